@@ -1,0 +1,212 @@
+"""Configurations of the fused text encoder and of the context aggregator.
+
+Ships to the Hub beside `modeling_granted.py`; imports nothing but transformers.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+
+FUSIONS = ("learned", "norm_avg", "avg", "single")
+LAST_LAYERS = ("as_reported", "pre_norm", "post_norm")
+
+
+def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the legal values when `value` is not one of them."""
+    if value not in legal:
+        raise ValueError(f"got {name}={value!r}, expected one of {', '.join(map(repr, legal))}")
+
+
+def check_layer_index(layer_index: int, num_layers: int) -> None:
+    """Raise a ValueError unless `layer_index` names one of `num_layers` layers (negative counts from the last)."""
+    if not -num_layers <= layer_index < num_layers:
+        raise ValueError(
+            f"got layer_index={layer_index}, expected {-num_layers} to {num_layers - 1} for an encoder of {num_layers} "
+            "layers (0 is the first block, -1 the last)"
+        )
+
+
+class GrantedConfig(PreTrainedConfig):
+    """Everything that changes the output of a [`GrantedModel`], so that a checkpoint is complete.
+
+    Args:
+        encoder_config (`PreTrainedConfig` or `dict`, defaults to Qwen3-VL): the encoder's own configuration.
+        fusion (`str`, defaults to `"learned"`): how layers become one feature. `"learned"`: softmax-weighted sum of
+            normalised layers (Equation 4; zero weights are Norm-Avg); `"norm_avg"`: their mean (Equation 1);
+            `"avg"`: mean of the raw layers; `"single"`: one raw layer.
+        layer_index (`int`, defaults to -1): the layer of `"single"`; 0 is the first block, -1 the last (it counts
+            `hidden_states[1:]`).
+        layers (`list[int]`, *optional*): the layers fused, numbered like `layer_index`; all by default. The
+            embeddings are never among them.
+        last_layer (`str`, defaults to `"as_reported"`): what stands for the last layer. `"as_reported"`: what
+            `hidden_states[-1]` is for this encoder (after the final norm for most, before it for CLIP);
+            `"pre_norm"`: the last block's output; `"post_norm"`: that output after the encoder's final norm.
+        layer_norm_eps (`float`, defaults to 1e-5): epsilon of the parameter-free LayerNorm of the fusion.
+        projection_dim (`int`, *optional*): width of a linear projection after the fusion.
+        projection_trained (`bool`, defaults to `False`): set by whoever trained the projection; without it the
+            projection refuses to run outside training.
+        prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
+        template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
+        max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
+        padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`.
+        output_dtype (`str`, *optional*): dtype of the output, such as `"float32"`; the encoder's by default.
+        keep_vision (`bool`, defaults to `False`): keep the encoder's other towers instead of its text trunk alone.
+        fused_hidden_states (`bool`, defaults to `True`): `output_hidden_states=True` answers L+1 times the fused
+            features, so that a pipeline that picks any hidden state gets the fusion; `False` gives the encoder's own.
+        encoder_name_or_path (`str`, *optional*), encoder_revision (`str`, *optional*): where the encoder is from.
+        encoder_in_checkpoint (`bool`, defaults to `True`): `False` in a checkpoint that carries the fusion only.
+    """
+
+    model_type = "granted"
+    sub_configs = {"encoder_config": AutoConfig}
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig | dict | None = None,
+        fusion: str = "learned",
+        layer_index: int = -1,
+        layers: list[int] | None = None,
+        last_layer: str = "as_reported",
+        layer_norm_eps: float = 1e-5,
+        projection_dim: int | None = None,
+        projection_trained: bool = False,
+        prompt_template: str | None = None,
+        template_drop_tokens: int = 0,
+        max_sequence_length: int = 512,
+        padding_side: str = "right",
+        output_dtype: str | None = None,
+        keep_vision: bool = False,
+        fused_hidden_states: bool = True,
+        encoder_name_or_path: str | None = None,
+        encoder_revision: str | None = None,
+        encoder_in_checkpoint: bool = True,
+        **kwargs,
+    ):
+        if encoder_config is None:
+            encoder_config = CONFIG_MAPPING["qwen3_vl"]()
+        elif isinstance(encoder_config, dict):
+            encoder_config = CONFIG_MAPPING[encoder_config["model_type"]](**encoder_config)
+        self.encoder_config = encoder_config
+        self.fusion = fusion
+        self.layer_index = layer_index
+        self.layers = layers
+        self.last_layer = last_layer
+        self.layer_norm_eps = layer_norm_eps
+        self.projection_dim = projection_dim
+        self.projection_trained = projection_trained
+        self.prompt_template = prompt_template
+        self.template_drop_tokens = template_drop_tokens
+        self.max_sequence_length = max_sequence_length
+        self.padding_side = padding_side
+        self.output_dtype = output_dtype
+        self.keep_vision = keep_vision
+        self.fused_hidden_states = fused_hidden_states
+        self.encoder_name_or_path = encoder_name_or_path
+        self.encoder_revision = encoder_revision
+        self.encoder_in_checkpoint = encoder_in_checkpoint
+        self._check()
+        super().__init__(**kwargs)
+
+    def _check(self) -> None:
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("last_layer", self.last_layer, LAST_LAYERS)
+        check_choice("padding_side", self.padding_side, ("right", "left"))
+        check_choice("output_dtype", self.output_dtype, (None, "float32", "bfloat16", "float16"))
+        check_layer_index(self.layer_index, self.num_hidden_layers)
+        for index in self.layers or ():
+            check_layer_index(index, self.num_hidden_layers)
+        if self.layers is not None and (len(self.layers) == 0 or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(f"got layers={self.layers}, expected at least one layer and none twice")
+        for name, least in (("max_sequence_length", 1), ("template_drop_tokens", 0), ("projection_dim", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"got {name}={value}, expected at least {least}")
+        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
+            raise ValueError(f"got prompt_template={self.prompt_template!r}, expected a text with '{{prompt}}' in it")
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The configuration of the encoder's text trunk."""
+        if getattr(self.encoder_config, "is_encoder_decoder", False):
+            return self.encoder_config.get_text_config(encoder=True)
+        return self.encoder_config.get_text_config()
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the output."""
+        return self.projection_dim or self.get_text_config().hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number L of Transformer layers of the text trunk, embeddings not counted."""
+        return self.get_text_config().num_hidden_layers
+
+
+class ContextAggregatorConfig(PreTrainedConfig):
+    """Configuration of a [`ContextAggregator`] (Section 3.3, Appendix A).
+
+    Args:
+        encoder_hidden_size (`int`, defaults to 4096): width D of the token features it reads.
+        hidden_size (`int`, *optional*): width of its blocks; D by default, else a linear layer leads from D to it.
+        context_dim (`int`, defaults to 1024): width of the context embedding.
+        num_blocks (`int`, defaults to 2), num_heads (`int`, defaults to 8), mlp_ratio (`int`, defaults to 4): its
+            Transformer blocks.
+        rope_theta (`float`, defaults to 10000.0): base of the rotary positions.
+        layer_norm_eps (`float`, defaults to 1e-5): epsilon of its LayerNorms and of the layer fusion's.
+        fusion (`str`, *optional*), layer_index (`int`, defaults to -1), num_layers (`int`, *optional*): how the
+            layers of the encoder become the feature it reads, as in [`GrantedConfig`]; `num_layers` is the encoder's
+            L. Without a fusion it reads fused features only.
+        feature (`str`, *optional*): display name of that feature, such as `"norm_avg"` or `"last"`.
+        encoder (`str`, *optional*), encoder_fingerprint (`str`, *optional*): the encoder it was trained for.
+    """
+
+    model_type = "granted_context_aggregator"
+
+    def __init__(
+        self,
+        encoder_hidden_size: int = 4096,
+        hidden_size: int | None = None,
+        context_dim: int = 1024,
+        num_blocks: int = 2,
+        num_heads: int = 8,
+        mlp_ratio: int = 4,
+        rope_theta: float = 10000.0,
+        layer_norm_eps: float = 1e-5,
+        fusion: str | None = None,
+        layer_index: int = -1,
+        num_layers: int | None = None,
+        feature: str | None = None,
+        encoder: str | None = None,
+        encoder_fingerprint: str | None = None,
+        **kwargs,
+    ):
+        self.encoder_hidden_size = encoder_hidden_size
+        self.hidden_size = hidden_size or encoder_hidden_size
+        self.context_dim = context_dim
+        self.num_blocks = num_blocks
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.rope_theta = rope_theta
+        self.layer_norm_eps = layer_norm_eps
+        self.fusion = fusion
+        self.layer_index = layer_index
+        self.num_layers = num_layers
+        self.feature = feature
+        self.encoder = encoder
+        self.encoder_fingerprint = encoder_fingerprint
+        check_choice("fusion", fusion, (None, *FUSIONS))
+        if (fusion is None) != (num_layers is None):
+            raise ValueError(f"got fusion={fusion!r} and num_layers={num_layers}, expected both or neither")
+        if num_layers is not None:
+            check_layer_index(layer_index, num_layers)
+        if self.hidden_size % (2 * num_heads):
+            raise ValueError(
+                f"got hidden_size={self.hidden_size} and num_heads={num_heads}, expected heads of an even width: "
+                f"choose a num_heads with hidden_size divisible by 2 * num_heads"
+            )
+        super().__init__(**kwargs)
+
+
+GrantedConfig.register_for_auto_class()
+ContextAggregatorConfig.register_for_auto_class()

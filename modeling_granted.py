@@ -1,0 +1,601 @@
+"""The fused text encoder: any Hugging Face text encoder whose layers become one feature (Sections 2.1 and 3.5).
+
+    encoder = GrantedModel.from_encoder("Qwen/Qwen3-VL-8B-Instruct", fusion="norm_avg")
+    features = encoder.encode(["a red cube on a blue sphere"])  # one (N, D) tensor per text
+
+Ships to the Hub; imports nothing but torch and transformers.
+"""
+
+import copy
+import hashlib
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import ModelOutput, cached_file
+from transformers.utils.logging import tqdm
+
+from .configuration_granted import GrantedConfig
+from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
+
+
+@dataclass
+class GrantedModelOutput(ModelOutput):
+    """Output of [`GrantedModel`].
+
+    Args:
+        last_hidden_state (`torch.Tensor`): fused features (B, N, D), exact zeros at padding.
+        attention_mask (`torch.Tensor`): (B, N), as it was given.
+        hidden_states (`tuple`, *optional*): L+1 tensors (B, N, D) with `output_hidden_states=True`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    attention_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The text trunk of an encoder and its layers, by one rule for all.
+
+    The trunk of an encoder-decoder is its encoder; of a model with several towers its language model, text model or
+    text encoder; else its decoder, which for a bare text model is itself. Its layers are the ModuleList that holds
+    `num_hidden_layers` modules.
+
+    Raises:
+        ValueError: nothing there reads text.
+    """
+    trunk = encoder
+    if hasattr(encoder, "get_encoder") and getattr(encoder.config, "is_encoder_decoder", False):
+        trunk = encoder.get_encoder()
+    else:
+        for name in ("language_model", "text_model", "text_encoder"):
+            if hasattr(encoder, name):
+                trunk = getattr(encoder, name)
+                break
+    if hasattr(trunk, "lm_head"):
+        trunk = trunk.get_decoder()  # a language model inside a wrapper may bring its head along
+    wanted = getattr(getattr(trunk, "config", None), "num_hidden_layers", None)
+    if hasattr(trunk, "get_input_embeddings") and isinstance(_input_embeddings(trunk), nn.Embedding):
+        for module in trunk.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == wanted:
+                return trunk, module
+    raise ValueError(
+        f"got {type(encoder).__name__}, expected a model with a text trunk (token embeddings and a list of "
+        f"num_hidden_layers={wanted} layers): choose a text or multimodal encoder"
+    )
+
+
+def _input_embeddings(trunk: nn.Module) -> nn.Module | None:
+    try:
+        return trunk.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def find_final_norm(trunk: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
+    """The norm that a trunk applies to its last layer's output, or None: the first norm registered after the layers."""
+    seen_layers = False
+    inside = {id(module) for module in layers.modules()}
+    for module in trunk.modules():
+        if id(module) in inside:
+            seen_layers = True
+        elif seen_layers and "norm" in type(module).__name__.lower():
+            return module
+    return None
+
+
+def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
+    """Indices of texts grouped by length, longest first, so that a padded batch holds at most `token_budget` tokens.
+
+    A text longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > token_budget:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+class GrantedModel(PreTrainedModel):
+    """Text encoder whose output is a fusion of all layers of its trunk.
+
+    Made by [`~GrantedModel.from_encoder`] from any checkpoint AutoModel can load, or by `from_pretrained` from a
+    folder that `save_pretrained` wrote. Layers are fused while they run: at no time are they held together.
+
+    The layer weights are in `fusion.weights`. With a frozen encoder (`model.encoder.requires_grad_(False)`) their
+    gradient is exact at the memory of inference, at the price of a second run of the encoder in backward; with a
+    trainable encoder it is ordinary autograd.
+    """
+
+    config: GrantedConfig
+    config_class = GrantedConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = ["fusion"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: GrantedConfig):
+        super().__init__(config)
+        encoder = _auto_class(config.encoder_config).from_config(config.encoder_config)
+        self.encoder = encoder if config.keep_vision else find_text_trunk(encoder)[0]
+        self.fusion = LayerFusion(
+            config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
+        )
+        if config.projection_dim is not None:
+            self.projection = nn.Linear(config.get_text_config().hidden_size, config.projection_dim)
+        self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
+        self._last_layer_source: str | None = None
+        self._tokenizer = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerFusion):
+            module.reset_parameters()
+
+    # ---------------------------------------------------------------------------------------------- building, saving
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device_map: str | dict | None = None,
+        quantization_config=None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        **config_options,
+    ) -> "GrantedModel":
+        """Build a fused encoder from a plain checkpoint.
+
+        Args:
+            name_or_path (`str`): Hub id, folder, or GGUF file.
+            revision (`str`, *optional*), dtype (defaults to the checkpoint's), device_map, quantization_config,
+                attn_implementation, trust_remote_code: passed on to `from_pretrained` of the encoder.
+            config_options: fields of [`GrantedConfig`], such as `fusion="norm_avg"`, or `fusion="single",
+                layer_index=-1`.
+
+        Raises:
+            OSError, ValueError: the checkpoint cannot be loaded, has no text trunk, or an option is not legal.
+        """
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        folder = os.fspath(name_or_path)
+        gguf = folder.endswith(".gguf")
+        if gguf:
+            folder, source["gguf_file"] = os.path.split(os.path.abspath(folder))
+        encoder_config = AutoConfig.from_pretrained(folder, **source)
+        if encoder_config.model_type == cls.config_class.model_type:
+            raise ValueError(f"got {name_or_path}, which is fused already, expected a plain encoder: use from_pretrained")
+        config = cls.config_class(
+            encoder_config=copy.deepcopy(encoder_config),
+            encoder_name_or_path=os.fspath(name_or_path),
+            encoder_revision=getattr(encoder_config, "_commit_hash", None),
+            **config_options,
+        )
+        load = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
+        if attn_implementation is not None:
+            load["attn_implementation"] = attn_implementation
+        encoder = _auto_class(encoder_config).from_pretrained(
+            folder, **source, **{key: value for key, value in load.items() if value is not None}
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        trunk, _ = find_text_trunk(encoder)
+
+        config.encoder_config = copy.deepcopy(encoder.config)
+        if gguf:
+            # A dequantised GGUF file is tagged as quantised, and a tagged model refuses to be saved.
+            del config.encoder_config.quantization_config
+        limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+        if "max_sequence_length" not in config_options:
+            config.max_sequence_length = min([config.max_sequence_length, *(limit for limit in limits if limit)])
+        config.dtype = encoder.dtype
+
+        with torch.device("meta"):  # nothing is initialised that is about to be replaced
+            model = cls(config)
+        model.encoder = encoder if config.keep_vision else trunk
+        model.fusion = LayerFusion(
+            config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
+        ).to(_input_embeddings(trunk).weight.device)
+        if config.projection_dim is not None:
+            model.projection = nn.Linear(
+                config.get_text_config().hidden_size, config.projection_dim, dtype=encoder.dtype, device=encoder.device
+            )
+        for name in ("hf_quantizer", "quantization_method", "is_quantized", "hf_device_map"):
+            if hasattr(encoder, name) and not gguf:
+                setattr(model, name, getattr(encoder, name))
+        model._tokenizer = tokenizer
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a saved model; a fusion-only checkpoint fetches its encoder at the revision it was saved with."""
+        where = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+        source = {key: kwargs[key] for key in where if key in kwargs}
+        config = kwargs.get("config")
+        if config is None:
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
+        if config.encoder_in_checkpoint:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        options = {
+            name: getattr(config, name)
+            for name in inspect.signature(cls.config_class.__init__).parameters
+            if name not in ("self", "kwargs") and not name.startswith("encoder_")
+        }
+        passed_on = ("dtype", "device_map", "quantization_config", "attn_implementation")
+        load = {key: kwargs[key] for key in passed_on if key in kwargs}
+        model = cls.from_encoder(config.encoder_name_or_path, revision=config.encoder_revision, **load, **options)
+        weights = cached_file(pretrained_model_name_or_path, "model.safetensors", **source)
+        state = load_state_dict(weights)
+        missing, unknown = model.load_state_dict(state, strict=False)
+        missing = [key for key in missing if not key.startswith("encoder.")]
+        if missing or unknown:
+            raise ValueError(f"got a fusion checkpoint with missing keys {missing} and unknown keys {unknown}")
+        return model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *, fusion_only: bool = False, **kwargs) -> None:
+        """Save weights, configuration, code and tokenizer.
+
+        Args:
+            save_directory (`str`): the folder.
+            fusion_only (`bool`, defaults to `False`): save only what was added to the encoder, and the encoder's Hub
+                id and revision.
+
+        Raises:
+            ValueError: `fusion_only` for an encoder that has no Hub id and revision to be found again by.
+        """
+        if not fusion_only:
+            super().save_pretrained(save_directory, **kwargs)
+        else:
+            if self.config.encoder_revision is None:
+                raise ValueError(
+                    f"got fusion_only=True for the encoder {self.config.encoder_name_or_path!r} without a Hub "
+                    "revision, expected one from the Hub: save the whole model"
+                )
+            state = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+            self.config.encoder_in_checkpoint = False
+            try:
+                super().save_pretrained(save_directory, state_dict=state, **kwargs)
+            finally:
+                self.config.encoder_in_checkpoint = True
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(save_directory)
+
+    @property
+    def tokenizer(self):
+        """The encoder's tokenizer, loaded from where the model is from when it is first asked for."""
+        if self._tokenizer is None:
+            # With the encoder's configuration at hand nothing is looked up that would need remote code.
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                self.config._name_or_path, config=self.config.encoder_config
+            )
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token  # padding is masked, so any token does
+        return self._tokenizer
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the encoder's layers: its weights, configuration, dtype and the tokenizer."""
+        digest = hashlib.sha256()
+        described = self.config.encoder_config.to_json_string(use_diff=False)
+        digest.update(described.encode())
+        digest.update(f"{self.config.last_layer} {self.dtype}".encode())
+        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    # ------------------------------------------------------------------------------------------------------- weights
+
+    @property
+    def layer_weights(self) -> torch.Tensor:
+        """The factor of every layer, (L,), softmaxed where learned (Equation 3); detached."""
+        return self.fusion.layer_weights().detach()
+
+    def freeze_layer_weights(self) -> None:
+        """Stop learning the layer weights (the second step of Section 3.5)."""
+        self.fusion.requires_grad_(False)
+
+    @property
+    def text_trunk(self) -> nn.Module:
+        """The module that turns token ids into hidden states."""
+        return find_text_trunk(self.encoder)[0] if self.config.keep_vision else self.encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_trunk.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_trunk.set_input_embeddings(value)
+
+    # ------------------------------------------------------------------------------------------------------- forward
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> GrantedModelOutput:
+        """N tokens in, N fused features out.
+
+        Args:
+            input_ids (`torch.LongTensor`): (B, N).
+            attention_mask (`torch.Tensor`, *optional*): (B, N), nonzero at real tokens; all real by default.
+            output_hidden_states (`bool`, *optional*): see `fused_hidden_states` of [`GrantedConfig`].
+            return_dict (`bool`, *optional*): `False` gives a tuple.
+            kwargs: passed on to the encoder (`pixel_values` and the like need `keep_vision`).
+
+        Returns:
+            [`GrantedModelOutput`] with `last_hidden_state` (B, N, D).
+        """
+        attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
+        (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], **kwargs)  # (B, N, D)
+        if self.config.projection_dim is not None:
+            if not (self.config.projection_trained or self.training):
+                raise ValueError(
+                    f"got an untrained projection to {self.config.projection_dim}, expected a trained one: train it "
+                    "with the diffusion model and set config.projection_trained = True"
+                )
+            fused = self.projection(fused.to(self.projection.weight.dtype))  # (B, N, projection_dim)
+        dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else self.text_trunk.dtype
+        fused = fused.to(dtype).masked_fill(~mask.unsqueeze(-1), 0)  # (B, N, D)
+        hidden_states = None
+        if output_hidden_states:
+            hidden_states = (fused,) * (self.config.num_hidden_layers + 1)
+            if not self.config.fused_hidden_states:
+                inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+                hidden_states = self.text_trunk(**inputs, output_hidden_states=True).hidden_states
+        output = GrantedModelOutput(fused, attention_mask, hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+    def fuse(
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None = None,
+        fusions: list[LayerFusion] | None = None,
+        recompute: bool = True,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        """Several fusions from one run of the encoder.
+
+        Args:
+            input_ids (`torch.LongTensor`): (B, N).
+            attention_mask (`torch.Tensor`, *optional*): (B, N).
+            fusions (`list[LayerFusion]`, *optional*): the model's own by default.
+            recompute (`bool`, defaults to `True`): get the gradient of learned weights over a frozen encoder from a
+                second run of it; `False` keeps the layers instead: faster, at the memory of the whole stack.
+
+        Returns:
+            One (B, N, D) fp32 tensor per fusion, zeros at padding, before projection.
+        """
+        fusions = [self.fusion] if fusions is None else fusions
+        for fusion in fusions:
+            if fusion.num_layers != self.config.num_hidden_layers:
+                raise ValueError(
+                    f"got a fusion of {fusion.num_layers} layers, expected {self.config.num_hidden_layers}: "
+                    "it was made for another encoder"
+                )
+        attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        inputs = {key: value for key, value in inputs.items() if value is not None}
+        pad = ~mask.unsqueeze(-1)  # (B, N, 1)
+
+        if torch.is_grad_enabled() and self._encoder_is_trainable(inputs):
+            layers: list[torch.Tensor] = []
+            self._run(inputs, lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
+            return [fusion.combine(layers).masked_fill(pad, 0) for fusion in fusions]
+
+        factors = [fusion.layer_weights() for fusion in fusions]  # (L,) each
+        learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
+        if learning and not recompute:
+            layers = []
+            with torch.no_grad(), evaluating(self.encoder):
+                self._run(inputs, lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
+            return [fusion.combine(layers).masked_fill(pad, 0) for fusion in fusions]
+        if learning:
+            # The second run must see what the first one saw, whatever the caller does to its tensors in between.
+            inputs = {key: value.clone() if torch.is_tensor(value) else value for key, value in inputs.items()}
+
+            def run(visit: Callable) -> None:
+                if self._encoder_is_trainable(inputs):
+                    raise RuntimeError("got an encoder made trainable between forward and backward, expected it frozen")
+                with torch.no_grad(), evaluating(self.encoder):
+                    self._run(inputs, visit)
+
+            sums = RecomputedFusion.apply(run, mask.clone(), fusions, *factors)
+        else:
+            accumulator = FusionAccumulator(fusions, factors)
+            with torch.no_grad():
+                self._run(inputs, accumulator.add)
+            sums = accumulator.sums
+        return [total.masked_fill(pad.to(total.device), 0) for total in sums]  # (B, N, D) each
+
+    def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None]) -> None:
+        """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes."""
+        trunk, layers = find_text_trunk(self.encoder)
+        last = len(layers) - 1
+        source = self._resolve_last_layer(trunk, layers, inputs)
+        final: dict[str, torch.Tensor] = {}
+
+        def visit_layer(index: int):
+            def hook(module, args, output):
+                hidden = output[0] if isinstance(output, tuple) else output  # (B, N, D)
+                if index < last:
+                    visit(index, hidden)
+                else:
+                    final["block"] = hidden
+
+            return hook
+
+        handles = [layer.register_forward_hook(visit_layer(index)) for index, layer in enumerate(layers)]
+        if source == "norm":
+            norm = find_final_norm(trunk, layers)
+            handles.append(norm.register_forward_hook(lambda module, args, output: final.update(norm=output)))
+        if source == "output":
+            handles.append(
+                trunk.register_forward_hook(lambda module, args, output: final.update(output=output.last_hidden_state))
+            )
+        # Images and videos enter through the whole encoder, which calls the trunk in turn.
+        whole = self.encoder if any(key.startswith(("pixel", "image", "video")) for key in inputs) else trunk
+        try:
+            whole(**inputs, **({"use_cache": False} if hasattr(trunk.config, "use_cache") else {}))
+        finally:
+            for handle in handles:
+                handle.remove()
+        visit(last, final[source])
+
+    def _resolve_last_layer(self, trunk: nn.Module, layers: nn.ModuleList, inputs: dict) -> str:
+        """Where the last layer is read: "block" (its raw output), "norm" (the final norm) or "output" (the trunk's)."""
+        if self.config.last_layer == "pre_norm":
+            return "block"
+        if self.config.last_layer == "post_norm":
+            if find_final_norm(trunk, layers) is None:
+                raise ValueError(
+                    f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
+                )
+            return "norm"
+        if self._last_layer_source is None:
+            # What hidden_states[-1] is differs between families and is written nowhere: compare on one token.
+            block = {}
+            handle = layers[-1].register_forward_hook(lambda module, args, output: block.update(output=output))
+            try:
+                with torch.no_grad(), evaluating(trunk):
+                    token = {"inputs_embeds": inputs["inputs_embeds"][:1, :1]} if "inputs_embeds" in inputs else {}
+                    token = token or {"input_ids": inputs["input_ids"][:1, :1]}
+                    probe = trunk(**token, output_hidden_states=True)
+            finally:
+                handle.remove()
+            raw = block["output"][0] if isinstance(block["output"], tuple) else block["output"]  # (1, 1, D)
+            reported = probe.hidden_states[-1]  # (1, 1, D)
+            if torch.equal(reported, raw.reshape(reported.shape)):
+                self._last_layer_source = "block"
+            elif torch.equal(reported, probe.last_hidden_state):
+                self._last_layer_source = "output"
+            else:
+                raise ValueError(
+                    f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: "
+                    "set last_layer to 'pre_norm' or 'post_norm'"
+                )
+        return self._last_layer_source
+
+    def _encoder_is_trainable(self, inputs: dict) -> bool:
+        embeds = inputs.get("inputs_embeds")
+        return (embeds is not None and embeds.requires_grad) or any(p.requires_grad for p in self.encoder.parameters())
+
+    def _masks(self, input_ids, attention_mask, inputs_embeds) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mask as the encoder takes it, and as bool; both (B, N)."""
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is None:
+            raise ValueError("got neither input_ids nor inputs_embeds, expected one of them")
+        if attention_mask is None:
+            attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)  # (B, N)
+        elif attention_mask.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"got attention_mask {tuple(attention_mask.shape)}, expected {tuple(tokens.shape[:2])} as the input"
+            )
+        return attention_mask, attention_mask.bool()
+
+    # -------------------------------------------------------------------------------------------------------- encode
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: list[str],
+        *,
+        max_sequence_length: int | None = None,
+        token_budget: int = 8192,
+        show_progress: bool | None = None,
+    ) -> list[torch.Tensor]:
+        """Encode texts of any number and length.
+
+        Args:
+            texts (`list[str]`): prompts; the configuration's template is put around each.
+            max_sequence_length (`int`, *optional*): most tokens read of a text; the configuration's by default.
+            token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
+            show_progress (`bool`, *optional*): a progress bar; by default for more than one batch.
+
+        Returns:
+            One (N_i, D) CPU tensor per text, in the order given, without padding and without the template tokens
+            that the configuration drops.
+        """
+        token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
+        batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
+        features: list[torch.Tensor | None] = [None] * len(texts)
+        with evaluating(self):
+            for batch in tqdm(batches, disable=len(batches) < 2 if show_progress is None else not show_progress):
+                input_ids, attention_mask = self.pad([token_ids[i] for i in batch])
+                output = self(input_ids, attention_mask).last_hidden_state  # (B, N, D)
+                for i, row, mask in zip(batch, output, attention_mask.bool()):
+                    features[i] = row[mask][self.config.template_drop_tokens :].cpu()  # (N_i, D)
+        return features
+
+    def tokenize(self, texts: list[str], max_sequence_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text with the prompt template around it; warns once with the number of texts cut."""
+        if isinstance(texts, str):
+            raise ValueError("got one string, expected a list of texts: put it in a list")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"got {text!r} at position {i}, expected a text that is not empty")
+        if not texts:
+            return []
+        limit = max_sequence_length or self.config.max_sequence_length
+        template = self.config.prompt_template
+        if template is not None:
+            texts = [template.replace("{prompt}", text) for text in texts]
+        token_ids = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts are longer than {limit} tokens (the longest has "
+                f"{max(len(token_ids[i]) for i in cut)}) and were cut; raise max_sequence_length to read them whole",
+                stacklevel=2,
+            )
+            # The tokenizer cuts, so that closing special tokens stay.
+            shortened = self.tokenizer([texts[i] for i in cut], truncation=True, max_length=limit)["input_ids"]
+            for i, ids in zip(cut, shortened):
+                token_ids[i] = ids
+        return token_ids
+
+    def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (B, N) of a batch, padded to its longest text, on the model's device."""
+        padded = self.tokenizer.pad(
+            {"input_ids": token_ids}, padding_side=self.config.padding_side, return_tensors="pt", verbose=False
+        )
+        return padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)  # (B, N) each
+
+
+def _auto_class(encoder_config) -> type:
+    """AutoModel, or for an encoder-decoder the one that leaves the decoder out where there is one."""
+    text_encoding = type(encoder_config) in AutoModelForTextEncoding._model_mapping
+    return AutoModelForTextEncoding if encoder_config.is_encoder_decoder and text_encoding else AutoModel
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the mode of every submodule restored after it."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+GrantedModel.register_for_auto_class("AutoModel")
