@@ -1,9 +1,19 @@
-"""Writing files so that a reader never sees half of one: everything is written beside its place, then renamed."""
+"""Reading and writing files: a reader never sees half of one, and a bad one is named in one line.
 
+    with atomic_path("scores.parquet") as temporary:      # written beside its place, then renamed
+        write_table(table, temporary)
+    for line_number, row in read_jsonl("pairs.jsonl.gz"):  # streamed
+        ...
+"""
+
+import errno
+import gzip
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,40 +21,72 @@ from typing import Any
 from granted.errors import InputError
 
 
+# What the operating system says when the place cannot be written to, as against a network error or a failed read.
+_UNWRITABLE = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    )
+)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary sibling of `path` (a file or a folder to create), renamed to `path` when the block succeeds.
+    """A temporary path (of a file or a folder to create), renamed to `path` when the block succeeds.
 
-    The parent folder is created. If the block fails the temporary is removed and `path` is as it was before. An
-    existing folder at `path` is replaced as a whole.
+    The parent folder is created. If the block fails the temporary is removed and `path` is as it was before. A file
+    replaces a file and a folder replaces a folder as a whole; a file never replaces a folder, nor a folder a file.
+
+    Args:
+        path (`str` or `os.PathLike`): the file or folder to make.
 
     Raises:
-        InputError: the disk is full or not writable.
+        InputError: the disk is full or the place is not writable.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.abspath(path))
+    workplace = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A private folder beside the target: same file system, no clash with another process or with a stale one.
+        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent))
+        temporary = workplace / target.name
         yield temporary
-        if path.is_dir():
-            retired = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
+        if temporary.is_dir() and target.is_dir():
+            retired = workplace / f"{target.name}.old"
+            target.rename(retired)
+            try:
+                temporary.rename(target)
+            except OSError:
+                retired.rename(target)
+                raise
         else:
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except OSError as error:
-        if error.filename2 is None and error.filename not in (None, str(temporary), str(path), str(path.parent)):
+        if error.errno not in _UNWRITABLE or not _concerns(error.filename, target, workplace):
             raise
         raise InputError(
-            f"got '{error.strerror}' while writing {path}, expected a writable place with free space: "
-            "free some or choose another folder"
+            f"got '{os.strerror(error.errno)}' while writing {path}, expected a writable place with free space: "
+            "free some or choose another place"
         ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        if workplace is not None:
+            shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _concerns(filename: Any, target: Path, workplace: Path | None) -> bool:
+    """Whether an error about `filename` is about the writing of `target` (an error without a name is)."""
+    if workplace is None or not isinstance(filename, str | bytes):
+        return True
+    path = Path(os.path.abspath(os.fsdecode(filename)))
+    return target.is_relative_to(path) or path.is_relative_to(workplace)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -54,20 +96,60 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a UTF-8 JSON file.
 
+    Args:
+        path (`str` or `os.PathLike`): the file.
+        object_pairs_hook (`Callable`, defaults to `None`): makes an object of its (key, value) pairs, as in `json`.
+
     Raises:
-        InputError: the file is missing, is not UTF-8 or is not JSON.
+        InputError: the file is missing or not readable, is not UTF-8 or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"got {path}, which does not exist, expected a JSON file: check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"got bytes in {path} that are not UTF-8 at offset {error.start}: save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"got malformed JSON in {path} (line {error.lineno}: {error.msg}), expected one JSON value: "
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(error, path, "one JSON value") from error
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+    """Stream the values of a UTF-8 JSON Lines file, gzipped if its name ends in `.gz`. Blank lines are passed over.
+
+    Yields:
+        `tuple[int, Any]`: the line's number, counted from 1, and its value.
+
+    Raises:
+        InputError: the file is missing or not readable, or a line (which is named) is not UTF-8 or not JSON.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    text = line.decode("utf-8")
+                    value = json.loads(text) if text.strip() else None
+                except (ValueError, RecursionError) as error:
+                    raise _unreadable(error, f"{path} line {number}", "one JSON value a line") from error
+                if text.strip():
+                    yield number, value
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(error, f"{path} after line {number}" if number else path, "JSON Lines") from error
+
+
+def _unreadable(error: Exception, place: str | os.PathLike, expected: str) -> InputError:
+    """The one line that says why `place` could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"got {place}, which does not exist, expected a file: check the path")
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(
+            f"got bytes that are not UTF-8 in {place} (offset {error.start}), expected UTF-8 text: save it as UTF-8"
+        )
+    if isinstance(error, RecursionError):
+        return InputError(f"got JSON nested too deeply in {place}, expected {expected}: check that file")
+    if isinstance(error, json.JSONDecodeError):
+        return InputError(
+            f"got malformed JSON in {place} (line {error.lineno}: {error.msg}), expected {expected}: "
             "the file may be cut off, fetch it again"
-        ) from error
+        )
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return InputError(f"got '{reason}' while reading {place}, expected {expected}: check the file and fetch it again")

@@ -92,14 +92,19 @@ def find_final_norm(trunk: nn.Module, layers: nn.ModuleList) -> nn.Module | None
 
 
 def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Indices of texts grouped by length, longest first, so that a padded batch holds at most `token_budget` tokens.
+    """Indices of texts grouped by length, longest first, into batches worth padding.
 
-    A text longer than the budget is a batch of its own.
+    A padded batch holds at most `token_budget` tokens (a longer text is a batch of its own), and texts shorter than
+    three quarters of a batch's longest go into the next one once 512 tokens are together: a batch of a long caption
+    and many short ones would be mostly padding.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
     for i in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > token_budget:
+        longest, count = (lengths[batches[-1][0]], len(batches[-1])) if batches else (0, 0)
+        full = (count + 1) * longest > token_budget
+        wasteful = 4 * lengths[i] < 3 * longest and count * longest >= 512
+        if not batches or full or wasteful:
             batches.append([])
         batches[-1].append(i)
     return batches

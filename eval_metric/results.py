@@ -2,12 +2,12 @@
 
     from granted.eval_metric.results import Result, load_all, merge_shards, provenance
     result = Result(encoder="SmolLM2-135M", feature="norm_avg", pooling="aggregator", seed=0, items=items,
-                    dataset=dataset, provenance=provenance(device="cpu", dtype="float32", seconds=34.0, tokens=250_000))
-    result.save("results")                  # results/SmolLM2-135M__norm_avg__aggregator__seed0__1a2b3c4d.json and .parquet
+                    dataset=dataset, provenance=provenance(device="cpu", dtype="float32", seconds=34.0, tokens=250))
+    result.save("results")          # results/SmolLM2-135M__norm_avg__aggregator__seed0__1a2b3c4d.json and .parquet
     load_all("results")
 
-Tables, charts, cards and the leaderboard are made from these files only. Everything is checked when a `Result` is made,
-so one that exists can be trusted: known fields only, finite scores, as many items as the dataset says.
+Tables, charts, cards and the leaderboard are made from these files only. Everything is checked when a `Result` is
+made, so one that exists can be trusted: known fields only, finite scores, as many items as the dataset says.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from granted.files import atomic_path, read_json, write_json
 
 
 KIND = "granted.result"
+BASELINES = ("chance", "word_overlap", "tfidf_cosine")
 POOLINGS = ("aggregator", "mean")
 ITEM_FIELDS = ("id", "caption_id", "category", "media", "label", "scores")
 DATASET_FIELDS = ("name", "config", "fingerprint", "instances", "captions")
@@ -94,7 +96,7 @@ def provenance(
         seed: of the run; if given it must be the result's.
 
     Returns:
-        The arguments, with `versions` of granted, torch, transformers, datasets and python, and `date` (UTC, ISO 8601).
+        The arguments, with `versions` of granted, torch, transformers, datasets and python, and `date` (UTC).
     """
     versions = {package: version(package) for package in ("granted", "torch", "transformers", "datasets")}
     return {
@@ -124,8 +126,8 @@ class Result:
         seed: of the aggregator; None where nothing is random.
         items: one dict per instance with id, caption_id, category, media, label and scores (one float per
             statement). They are kept in order of id, so that results on the same data line up.
-        dataset: name, config ("official", "sample" or "synthetic"), fingerprint, instances, captions; of the whole
-            dataset, also in a shard.
+        dataset: name, config ("official", "sample", "synthetic" or "custom"), fingerprint, instances, captions; of
+            the whole dataset, also in a shard.
         provenance: see `provenance`.
         baselines: see `granted.eval_metric.baselines.baseline_summary`; default none.
         shard: "i/n" with i from 1 to n where this is a part; default None, the whole.
@@ -152,7 +154,7 @@ class Result:
             raise InputError(f"got seed {self.seed} and provenance seed {self.provenance['seed']}, expected one seed")
         _check_json(self.dataset, "dataset")
         _check_json(self.provenance, "provenance")
-        _check_json(self.baselines, "baselines")
+        _check_baselines(self.baselines)
         items = sorted((_checked_item(item) for item in self.items), key=lambda item: item["id"])
         object.__setattr__(self, "items", items)
         _check_counts(self)
@@ -219,8 +221,10 @@ class Result:
     def name(self) -> str:
         """File name without suffix: readable, and unique to encoder, feature, pooling, seed, dataset and shard."""
         parts = [_slug(self.encoder), self.feature, self.pooling]
-        parts += [f"seed{self.seed}"] * (self.seed is not None)
-        parts += [f"shard-{self.shard.replace('/', '-of-')}"] * (self.shard is not None)
+        if self.seed is not None:
+            parts.append(f"seed{self.seed}")
+        if self.shard is not None:
+            parts.append(f"shard-{self.shard.replace('/', '-of-')}")
         digest = hashlib.sha256(json.dumps([*_identity(self), self.shard]).encode()).hexdigest()
         return "__".join([*parts, digest[:8]])
 
@@ -293,7 +297,9 @@ def merge_shards(results: Sequence[Result]) -> Result:
     for result in results[1:]:
         for name, one, other in _comparable(first, result):
             if one != other:
-                raise InputError(f"got shards with {name} {one!r} and {other!r}, expected one run: merge each by itself")
+                raise InputError(
+                    f"got shards with {name} {one!r} and {other!r}, expected one run: merge each by itself"
+                )
     numbers_given = sorted(int(result.shard.split("/")[0]) for result in results)
     total = int(first.shard.split("/")[1])
     if numbers_given != list(range(1, total + 1)):
@@ -359,7 +365,9 @@ def _load_items(path: Path, stored: dict) -> list[dict]:
     except FileNotFoundError as error:
         raise InputError(f"got {path} without {table.name} beside it, expected both: move them together") from error
     if hashlib.sha256(content).hexdigest() != stored["sha256"]:
-        raise InputError(f"got {table}, which is not the table saved with {path.name}, expected a pair: fetch both again")
+        raise InputError(
+            f"got {table}, which is not the table saved with {path.name}, expected a pair: fetch both again"
+        )
     try:
         return pq.read_table(pa.BufferReader(content)).to_pylist()
     except pa.ArrowInvalid as error:
@@ -401,7 +409,22 @@ def _check_json(value: dict, name: str) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"got {name} that is not JSON ({error}), expected plain finite values: convert them") from error
+        raise InputError(
+            f"got {name} that is not JSON ({error}), expected plain finite values: convert them"
+        ) from error
+
+
+def _check_baselines(baselines: dict) -> None:
+    _check_keys(baselines, BASELINES, "baselines")
+    for name, stored in baselines.items():
+        _check_keys(stored, ("accuracy", "categories", "media"), f"baseline {name}", required=True)
+        parts = [("accuracy", {"overall": stored["accuracy"]}, ("overall",))]
+        parts += [("categories", stored["categories"], CATEGORIES), ("media", stored["media"], MEDIA)]
+        for part, values, known in parts:
+            _check_keys(values, known, f"{part} of baseline {name}")
+            for value in values.values():
+                if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+                    raise InputError(f"got {value!r} in {part} of baseline {name}, expected a fraction from 0 to 1")
 
 
 def _checked_item(item: dict) -> dict:
@@ -416,7 +439,9 @@ def _checked_item(item: dict) -> dict:
             raise InputError(f"got {name} {item[name]!r} in {where}, expected one of {', '.join(legal)}")
     scores = list(item["scores"])
     if len(scores) < 2 or not all(isinstance(score, numbers.Real) and math.isfinite(score) for score in scores):
-        raise InputError(f"got scores {scores} in {where}, expected 2 or more finite numbers: check the encoder's output")
+        raise InputError(
+            f"got scores {scores} in {where}, expected 2 or more finite numbers: check the encoder's output"
+        )
     label = item["label"]
     if isinstance(label, bool) or not isinstance(label, numbers.Integral) or not 0 <= label < len(scores):
         raise InputError(f"got label {label!r} in {where}, expected 0 to {len(scores) - 1}")
@@ -430,7 +455,7 @@ def _check_counts(result: Result) -> None:
     if not result.items:
         raise InputError("got no items, expected at least one: evaluate a dataset that is not empty")
     ids = [item["id"] for item in result.items]
-    for one, other in zip(ids, ids[1:]):
+    for one, other in pairwise(ids):
         if one == other:
             raise InputError(f"got item {one!r} twice, expected every item once: remove the repeated one")
     captions = len({item["caption_id"] for item in result.items})
@@ -442,4 +467,6 @@ def _check_counts(result: Result) -> None:
             "says: evaluate all of it, or name the shard"
         )
     if result.shard is not None and found[0] > expected[0]:
-        raise InputError(f"got {found[0]} instances in shard {result.shard} of a dataset of {expected[0]}, expected fewer")
+        raise InputError(
+            f"got {found[0]} instances in shard {result.shard} of a dataset of {expected[0]}, expected fewer"
+        )

@@ -52,7 +52,7 @@ class Difference:
     Attributes:
         difference: the point estimate; positive where a is better.
         low, high: ends of the interval.
-        p_value: two-sided, from the same resamples: twice the share on the far side of 0, at least 2 / (resamples + 1).
+        p_value: two-sided, from the same resamples: twice the share beyond 0, at least 2 / (resamples + 1).
         n, groups: numbers of items and of groups.
     """
 
@@ -193,7 +193,7 @@ def _check_lined_up(a: np.ndarray, b: np.ndarray, ids_a: Sequence | None, ids_b:
     for i, (one, other) in enumerate(zip(ids_a, ids_b)):
         if one != other:
             raise InputError(
-                f"got item {one!r} in a and {other!r} in b at position {i}, expected the same items in the same order: "
+                f"got item {one!r} in a and {other!r} in b at position {i}, expected the same items in order: "
                 "compare on one dataset"
             )
 

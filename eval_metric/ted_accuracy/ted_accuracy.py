@@ -30,9 +30,9 @@ CATEGORIES = (
 MEDIA = ("image", "video")
 
 _DESCRIPTION = """
-TED accuracy is the share of TED instances that a text encoder answers rightly. An instance is one caption, one statement
-that agrees with it and a few that contradict it; it is right when the true statement has the strictly highest similarity
-to the caption. A tie of the true statement with any other counts as wrong and is reported.
+TED accuracy is the share of TED instances that a text encoder answers rightly. An instance is one caption, one
+statement that agrees with it and a few that contradict it; it is right when the true statement has the strictly
+highest similarity to the caption. A tie of the true statement with any other counts as wrong and is reported.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -53,7 +53,8 @@ Returns:
         share a caption in TED, for which a bootstrap over captions is the better interval.
     ties (`int`): instances in which the true statement ties with another for the best score.
     n (`int`): number of instances.
-    categories, media (`dict`, when given): the same per category and medium, `{"OCR": {"accuracy", "ci95", "n", "ties"}}`.
+    categories, media (`dict`, when given): the same per category and medium,
+        `{"OCR": {"accuracy", "ci95", "n", "ties"}}`.
 
 Raises:
     ValueError: no instances, lists of different lengths, fewer than 2 scores, a NaN or infinite score, a label out
@@ -107,7 +108,8 @@ class TedAccuracy(evaluate.Metric):
         super().add(prediction=prediction, reference=reference, **kwargs)
 
     def _compute(self, predictions, references, categories=None, media=None):
-        right, tied = np.array([_judge(p, label) for p, label in zip(predictions, references)], dtype=bool).T  # (n,) x2
+        judged = [_judge(prediction, label) for prediction, label in zip(predictions, references)]
+        right, tied = np.array(judged, dtype=bool).T  # (n,), (n,)
         whole = _summary(right, tied)
         result = {
             "accuracy": whole["accuracy"],
@@ -155,7 +157,9 @@ def _check_scores(i, scores, label):
         raise ValueError(f"got {len(scores)} scores at instance {i}, expected 2 or more: score every statement")
     for score in scores:
         if isinstance(score, bool) or not isinstance(score, numbers.Real) or not math.isfinite(score):
-            raise ValueError(f"got score {score!r} at instance {i}, expected finite numbers: check the encoder's output")
+            raise ValueError(
+                f"got score {score!r} at instance {i}, expected finite numbers: check the encoder's output"
+            )
     if label >= len(scores):
         raise ValueError(
             f"got label {label} at instance {i} with {len(scores)} scores, expected 0 to {len(scores) - 1}: "
@@ -197,7 +201,7 @@ def _by(names, right, tied, argument, legal):
     names = _plain(names)
     if len(names) != right.size:
         raise ValueError(
-            f"got {len(names)} {argument} for {right.size} instances, expected one each: pass the whole list to compute()"
+            f"got {len(names)} {argument} for {right.size} instances, expected one each: pass all to compute()"
         )
     unknown = [name for name in names if name not in legal]
     if unknown:

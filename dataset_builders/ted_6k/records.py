@@ -1,0 +1,182 @@
+"""The TED record: one caption, one question, one true statement among false ones. Schema, checks and identity.
+
+    validate_records(records)        # raises InputError naming the first record at fault
+    caption_text(record)             # "Caption Type: image\\nCaption: ...", what is encoded for a caption
+    fingerprint(records)             # what a result was measured on
+    composition_name(records)        # "official" only for the full benchmark
+
+Statements are encoded raw. The names of the categories, media and fields are those of the builder that ships with the
+data, `ted_6k.py`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from granted.dataset_builders.ted_6k.ted_6k import CATEGORIES, FEATURES, MEDIA, snake_case
+from granted.errors import InputError
+
+
+__all__ = [
+    "CATEGORIES",
+    "FEATURES",
+    "MAX_STATEMENTS",
+    "MEDIA",
+    "OFFICIAL_COUNTS",
+    "TedRecord",
+    "caption_text",
+    "composition_name",
+    "fingerprint",
+    "snake_case",
+    "validate_records",
+]
+
+MAX_STATEMENTS = 8  # the positive and at most seven negatives
+
+# Instances of the full benchmark per category, (image, video): the composition its authors published.
+OFFICIAL_COUNTS = {
+    "Action Recognition": (0, 755),
+    "Adjective": (260, 761),
+    "Adverb": (217, 611),
+    "Basic Event": (259, 766),
+    "Coreference": (198, 564),
+    "OCR": (55, 159),
+    "Quantity": (160, 588),
+    "Spatial Relationship": (225, 455),
+    "Temporal": (0, 608),
+}
+
+
+class TedRecord(TypedDict):
+    """One instance of the benchmark.
+
+    Fields:
+        id (`str`): unique, `{caption_id}/{category in snake_case}`.
+        caption_id (`str`): the caption's key; instances of one caption share it.
+        caption (`str`): the description of an image or a video.
+        media (`str`): `"image"` or `"video"`.
+        category (`str`): one of `CATEGORIES`.
+        question (`str`): what the statements answer; may be empty, is not encoded.
+        statements (`list[str]`): 2 to 8 statements, usually 4, of which one is true.
+        label (`int`): the index of the true one.
+        source (`str`): where the record comes from.
+    """
+
+    id: str
+    caption_id: str
+    caption: str
+    media: str
+    category: str
+    question: str
+    statements: list[str]
+    label: int
+    source: str
+
+
+def validate_records(records: Sequence[TedRecord]) -> None:
+    """Check every record against the schema.
+
+    Args:
+        records (`Sequence[TedRecord]`): the benchmark, or a part of it.
+
+    Raises:
+        InputError: there is no record, or one (which is named) breaks the schema, or an id occurs twice, or two
+            records give one caption_id to different captions.
+    """
+    if not records:
+        raise InputError("got no record, expected at least one: check that the file is the right one and is complete")
+    seen: set[str] = set()
+    captions: dict[str, tuple[str, str]] = {}
+    for number, record in enumerate(records):
+        _validate_record(record, number)
+        name = record["id"]
+        if name in seen:
+            raise InputError(f"got the record id {name!r} twice, expected unique ids: remove or rename one")
+        seen.add(name)
+        caption = (record["caption"], record["media"])
+        if captions.setdefault(record["caption_id"], caption) != caption:
+            raise InputError(
+                f"got record {name!r} with another caption than an earlier record of caption_id "
+                f"{record['caption_id']!r}, expected one caption per caption_id: rename one"
+            )
+
+
+def _validate_record(record: Any, number: int) -> None:
+    if not isinstance(record, dict):
+        raise InputError(
+            f"got a {type(record).__name__} as record {number}, expected a dict with {', '.join(FEATURES)}: correct it"
+        )
+    # A record without a usable id is named by its position.
+    name = repr(record["id"]) if isinstance(record.get("id"), str) and record["id"] else str(number)
+    if set(record) != set(FEATURES):
+        missing, extra = sorted(set(FEATURES) - set(record)), sorted(map(str, set(record) - set(FEATURES)))
+        raise InputError(
+            f"got record {name} with missing fields {missing} and unknown fields {extra}, "
+            f"expected exactly {', '.join(FEATURES)}: complete or rename them"
+        )
+    for field in ("id", "caption_id", "caption", "source"):
+        _require_text(record[field], f"{field} of record {name}")
+    _require_text(record["question"], f"question of record {name}", may_be_empty=True)
+    for field, legal in (("media", MEDIA), ("category", CATEGORIES)):
+        if record[field] not in legal:
+            raise InputError(
+                f"got {field} {record[field]!r} in record {name}, expected one of {', '.join(legal)}: correct it"
+            )
+    statements, label = record["statements"], record["label"]
+    if not isinstance(statements, list) or not 2 <= len(statements) <= MAX_STATEMENTS:
+        got = f"{len(statements)} statements" if isinstance(statements, list) else f"statements {statements!r}"
+        raise InputError(
+            f"got {got} in record {name}, expected a list of 2 to {MAX_STATEMENTS}: add negatives or drop some"
+        )
+    for index, statement in enumerate(statements):
+        _require_text(statement, f"statement {index} of record {name}")
+    if type(label) is not int or not 0 <= label < len(statements):
+        raise InputError(
+            f"got label {label!r} in record {name}, expected an integer from 0 to {len(statements) - 1}: "
+            "give the index of the true statement"
+        )
+
+
+def _require_text(value: Any, what: str, may_be_empty: bool = False) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"got {value!r} as {what}, expected a string: correct it")
+    if not value.strip() and not may_be_empty:
+        raise InputError(f"got an empty {what}, expected text: fill it in or remove the record")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"got half a surrogate pair at character {error.start} of {what}, expected valid Unicode: correct it"
+        ) from None
+
+
+def caption_text(record: TedRecord) -> str:
+    """The text that is encoded for a record's caption: its type on one line, itself on the next."""
+    return f"Caption Type: {record['media']}\nCaption: {record['caption']}"
+
+
+def fingerprint(records: Sequence[TedRecord]) -> str:
+    """SHA-256, in hexadecimal, of what a score depends on: every field but `source`, in any order of records.
+
+    The same benchmark read from JSON and from Parquet has one fingerprint.
+    """
+    rows = [
+        {field: record[field] for field in FEATURES if field != "source"}
+        for record in sorted(records, key=lambda record: record["id"])
+    ]
+    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def composition_name(records: Sequence[TedRecord]) -> str:
+    """`"official"` for records with the published number of instances per category and media, else `"custom"`."""
+    counts = Counter((record["category"], record["media"]) for record in records)
+    official = {
+        (category, media): count
+        for category, pair in OFFICIAL_COUNTS.items()
+        for media, count in zip(MEDIA, pair)
+        if count
+    }
+    return "official" if counts == official else "custom"

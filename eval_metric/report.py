@@ -1,0 +1,294 @@
+"""Tables, the chart and one self-contained page from results.
+
+    from granted.eval_metric.report import category_chart, html_report, markdown_table, table_rows
+    results = load_all("results")
+    markdown_table(results)                              # for a README or a model card
+    category_chart(results, "categories.png")
+    html_report(results, records, "report.html")         # records: the TED records that were scored
+
+Seeds of one encoder, feature and pooling are averaged. Every figure comes from the result files; text of the dataset
+is escaped wherever it appears.
+"""
+
+import base64
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from granted.errors import InputError
+from granted.eval_metric.chart import category_chart
+from granted.eval_metric.results import Result
+from granted.eval_metric.series import (
+    Series,
+    between_encoders,
+    compare_all,
+    group_seeds,
+    shared_baselines,
+    within_encoders,
+)
+from granted.files import atomic_path
+
+
+__all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]
+
+HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties")
+OFFICIAL_INSTANCES = 6641
+_BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
+_EXAMPLES_EACH = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the main table; fractions of 1.
+
+    Attributes:
+        encoder: display name, or the baseline's.
+        feature, pooling: None for a lexical baseline.
+        accuracy, low, high: mean over seeds and its interval; no interval (None) for a lexical baseline.
+        seeds: number of runs; 0 for a lexical baseline.
+        spread: highest minus lowest accuracy of the seeds, if several.
+        ties: tied items, mean over seeds; None for a lexical baseline, which shares them.
+        baseline: True below the line: mean pooling and the lexical baselines.
+    """
+
+    encoder: str
+    feature: str | None
+    pooling: str | None
+    accuracy: float
+    low: float | None
+    high: float | None
+    seeds: int
+    spread: float | None
+    ties: float | None
+    baseline: bool
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, one cell per entry of HEADER."""
+        accuracy = _percent(self.accuracy)
+        if self.low is not None:
+            accuracy += f" [{_percent(self.low)}, {_percent(self.high)}]"
+        seeds = "–" if not self.seeds else str(self.seeds)
+        if self.spread is not None:
+            seeds += f" ({_percent(self.spread)})"
+        ties = "shared" if self.ties is None else f"{self.ties:.1f}".removesuffix(".0")
+        return (self.encoder, self.feature or "–", self.pooling or "–", accuracy, seeds, ties)
+
+
+def table_rows(results: Iterable[Result]) -> list[Row]:
+    """Rows of the main table: encoders by accuracy, then the baselines by accuracy.
+
+    Raises:
+        InputError: the results cannot stand side by side (see `granted.eval_metric.series.group_seeds`).
+    """
+    return _rows(group_seeds(results))
+
+
+def markdown_table(results: Iterable[Result]) -> str:
+    """The main table in GitHub's Markdown; baselines in italics. Ends with a newline."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * 3 + "--:|" * 3]
+    for row in table_rows(results):
+        cells = [_markdown_escaped(cell) if i < 3 else cell for i, cell in enumerate(row.cells())]
+        lines.append("| " + " | ".join(f"*{cell}*" if row.baseline and cell != "–" else cell for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def html_report(results: Iterable[Result], records: Sequence[dict], path: str | os.PathLike) -> None:
+    """Write one HTML page that needs nothing else: no script, no request, charts inline.
+
+    Args:
+        results: whole results on one dataset.
+        records: the TED records that were scored, all of them; their text makes the examples.
+        path: of the page, written atomically.
+
+    Raises:
+        InputError: the results cannot stand side by side, or the records are not the ones that were scored.
+    """
+    series = group_seeds(results)
+    record_of = _records_by_id(series[0].runs[0], records)
+    best = next((one for one in series if one.pooling == "aggregator"), series[0])
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "signed": _signed, "p": _p_value}
+    runs = [run for one in series for run in one.runs]
+    page = environment.get_template("report.html").render(
+        **_heading(series[0].runs[0].dataset),
+        dataset=series[0].runs[0].dataset,
+        header=HEADER,
+        rows=_rows(series),
+        parts=_part_tables(series),
+        within=compare_all(within_encoders(series)),
+        between=compare_all(between_encoders(series)),
+        chart_light=_chart_uri(runs, dark=False),
+        chart_dark=_chart_uri(runs, dark=True),
+        best=best,
+        examples=_examples(best.runs[0], record_of),
+        runs=runs,
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _rows(series: Sequence[Series]) -> list[Row]:
+    rows = [
+        Row(
+            encoder=one.encoder,
+            feature=one.feature,
+            pooling=one.pooling,
+            accuracy=one.estimate.accuracy,
+            low=one.estimate.low,
+            high=one.estimate.high,
+            seeds=len(one.runs),
+            spread=one.spread,
+            ties=one.ties,
+            baseline=one.pooling == "mean",
+        )
+        for one in series
+    ]
+    for name, stored in shared_baselines(series).items():
+        rows.append(Row(_BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, True))
+    return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
+
+
+def _part_tables(series: Sequence[Series]) -> list[dict]:
+    """The tables by category and by medium: title, columns (name, n) and rows (label, cells); a cell may be None."""
+    tables = []
+    for title, kind in (("By category", "categories"), ("By medium", "media")):
+        first = getattr(series[0], kind)
+        names = list(first)
+        best = {name: max(getattr(one, kind)[name].accuracy for one in series) for name in names}
+        rows = [
+            {
+                "label": one.label,
+                "baseline": False,
+                "cells": [
+                    {
+                        "accuracy": part.accuracy,
+                        "low": part.low,
+                        "high": part.high,
+                        "best": part.accuracy == best[name],
+                    }
+                    for name, part in getattr(one, kind).items()
+                ],
+            }
+            for one in series
+        ]
+        for name, stored in shared_baselines(series).items():
+            values = [stored[kind].get(part) for part in names]
+            cells = [None if v is None else {"accuracy": v, "low": None, "high": None, "best": False} for v in values]
+            rows.append({"label": _BASELINE_NAMES[name], "baseline": True, "cells": cells})
+        tables.append({"title": title, "columns": [(name, first[name].n) for name in names], "rows": rows})
+    return tables
+
+
+def _heading(dataset: dict) -> dict[str, str]:
+    """Title, badge and notice, so that no dataset can pass for another."""
+    config, count = dataset["config"], dataset["instances"]
+    if config == "official" and count == OFFICIAL_INSTANCES:
+        return {"title": "Text encoders on TED-6K", "badge": "official TED-6K", "tone": "official", "notice": ""}
+    if config == "official":
+        notice = (
+            f"These are {count:,} of the {OFFICIAL_INSTANCES:,} instances of TED-6K. "
+            "The figures are not comparable with published ones."
+        )
+        return {"title": "Text encoders on part of TED-6K", "badge": "incomplete", "tone": "other", "notice": notice}
+    if config == "sample":
+        notice = (
+            f"These {count:,} instances are the sample shipped with granted: written by hand in the spirit of TED-6K "
+            "and no part of it. The figures say nothing about scores on TED-6K."
+        )
+        return {"title": "Text encoders on the TED sample", "badge": "sample", "tone": "other", "notice": notice}
+    if config == "synthetic":
+        notice = (
+            "These instances are synthetic: made by a program in the format of TED-6K, not taken from it. "
+            "The figures say nothing about scores on TED-6K."
+        )
+        title = "Text encoders on synthetic instances"
+        return {"title": title, "badge": "synthetic", "tone": "other", "notice": notice}
+    notice = (
+        f"These {count:,} instances are of the configuration “{config}”, which is not the official TED-6K of "
+        f"{OFFICIAL_INSTANCES:,}. The figures are not comparable with published ones."
+    )
+    return {"title": "Text encoders on TED-style instances", "badge": config, "tone": "other", "notice": notice}
+
+
+def _records_by_id(result: Result, records: Sequence[dict]) -> dict[str, dict]:
+    record_of = {record["id"]: record for record in records}
+    if len(record_of) != len(records) or set(record_of) != {item["id"] for item in result.items}:
+        raise InputError(
+            f"got {len(records)} records for {len(result.items)} scored items with other ids, expected the same "
+            "instances: load the dataset that was scored"
+        )
+    for item in result.items:
+        record = record_of[item["id"]]
+        if len(record["statements"]) != len(item["scores"]) or record["label"] != item["label"]:
+            raise InputError(
+                f"got record {item['id']!r} with other statements than were scored, expected the same instances: "
+                "load the dataset that was scored"
+            )
+    return record_of
+
+
+def _examples(run: Result, record_of: dict[str, dict]) -> list[dict]:
+    """Up to ten right and ten wrong items, drawn with a fixed seed in turn from every category."""
+    order = np.random.default_rng(0).permutation(len(run.items))  # (n,)
+    examples = []
+    for right in (False, True):
+        by_category: dict[str, list[int]] = {}
+        for i in order:
+            if run.correct[i] == right:
+                by_category.setdefault(run.items[i]["category"], []).append(i)
+        turns = [(turn, name, i) for name, found in by_category.items() for turn, i in enumerate(found)]
+        chosen = [i for _, _, i in sorted(turns)[:_EXAMPLES_EACH]]
+        examples += [_example(run.items[i], record_of[run.items[i]["id"]], right) for i in chosen]
+    return examples
+
+
+def _example(item: dict, record: dict, right: bool) -> dict:
+    best, low, span = max(item["scores"]), min(item["scores"]), np.ptp(item["scores"])
+    statements = [
+        {
+            "text": text,
+            "score": score,
+            "positive": i == item["label"],
+            "chosen": score == best,
+            "width": 100.0 if span == 0 else round(100 * (score - low) / span, 1),
+        }
+        for i, (text, score) in enumerate(zip(record["statements"], item["scores"]))
+    ]
+    return {"right": right, "item": item, "caption": record["caption"], "statements": statements}
+
+
+def _chart_uri(results: Sequence[Result], dark: bool) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chart.png"
+        category_chart(results, path, dark=dark)
+        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _markdown_escaped(text: str) -> str:
+    return re.sub(r"([\\`*$\[\]<>|])", r"\\\1", " ".join(text.split()))

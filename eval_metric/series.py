@@ -1,0 +1,201 @@
+"""Results ready to be compared: seeds of one encoder, feature and pooling become one series.
+
+    from granted.eval_metric.results import load_all
+    from granted.eval_metric.series import compare, group_seeds
+    best, second, *others = group_seeds(load_all("results"))
+    compare(best, second).difference
+
+All results of one call must be whole and on the same data; anything else is refused, because the figures could not
+stand side by side.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
+from granted.errors import InputError
+from granted.eval_metric.results import Result
+from granted.eval_metric.statistics import (
+    Difference,
+    Estimate,
+    McNemar,
+    bootstrap_accuracy,
+    mcnemar,
+    paired_difference,
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One encoder, feature and pooling with its runs, one per seed, in order of seed."""
+
+    encoder: str
+    feature: str
+    pooling: str
+    runs: tuple[Result, ...]
+
+    @property
+    def label(self) -> str:
+        """Short name for charts and lists."""
+        return f"{self.encoder} · {self.feature}" + (" · mean" if self.pooling == "mean" else "")
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(S, n) bool."""
+        return np.stack([run.correct for run in self.runs])  # (S, n)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Mean accuracy over seeds with its interval over captions."""
+        return bootstrap_accuracy(self.correct, self.runs[0].column("caption_id"))
+
+    @cached_property
+    def categories(self) -> dict[str, Estimate]:
+        """The same per category that occurs, in the benchmark's order."""
+        return self._by("category", CATEGORIES)
+
+    @cached_property
+    def media(self) -> dict[str, Estimate]:
+        """The same per medium that occurs."""
+        return self._by("media", MEDIA)
+
+    @property
+    def ties(self) -> float:
+        """Tied items, mean over seeds."""
+        return float(np.mean([run.ties for run in self.runs]))
+
+    @property
+    def spread(self) -> float | None:
+        """Highest minus lowest accuracy of the seeds; None for a single run."""
+        return float(np.ptp([run.accuracy for run in self.runs])) if len(self.runs) > 1 else None
+
+    def _by(self, name: str, values: Sequence[str]) -> dict[str, Estimate]:
+        column, captions = self.runs[0].column(name), self.runs[0].column("caption_id")  # (n,), (n,)
+        masks = {value: column == value for value in values if (column == value).any()}  # each (n,) bool
+        return {value: bootstrap_accuracy(self.correct[:, mask], captions[mask]) for value, mask in masks.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Series a against series b on the same items.
+
+    Attributes:
+        difference: paired, over all seeds.
+        mcnemar: of one run each: the first seed both have, else the first of each.
+        seeds: the seeds of those two runs.
+        adjusted_p: the difference's p value, Holm-adjusted over the comparisons made together.
+    """
+
+    a: Series
+    b: Series
+    difference: Difference
+    mcnemar: McNemar
+    seeds: tuple[int | None, int | None]
+    adjusted_p: float
+
+
+def group_seeds(results: Iterable[Result]) -> list[Series]:
+    """Group results into series, the most accurate first.
+
+    Raises:
+        InputError: no results, a shard, different datasets, one run twice, or seeds of different weights or settings.
+    """
+    results = list(results)
+    if not results:
+        raise InputError("got no results, expected at least one: evaluate an encoder first")
+    first = results[0]
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        if result.shard is not None:
+            raise InputError(f"got shard {result.shard} of {result.encoder}, expected whole results: merge the shards")
+        _check_same_data(first, result)
+        groups.setdefault((result.encoder, result.feature, result.pooling), []).append(result)
+    series = [Series(*key, tuple(_ordered_runs(key, runs))) for key, runs in groups.items()]
+    return sorted(series, key=lambda one: (-one.estimate.accuracy, one.label))
+
+
+def compare(a: Series, b: Series) -> Comparison:
+    """Compare two series item by item; positive differences favour a."""
+    return compare_all([(a, b)])[0]
+
+
+def compare_all(pairs: Sequence[tuple[Series, Series]]) -> list[Comparison]:
+    """Compare pairs of series, with p values Holm-adjusted over all of them (statsmodels)."""
+    if not pairs:
+        return []
+    drafts = [_compared(a, b) for a, b in pairs]
+    adjusted = multipletests([draft[2].p_value for draft in drafts], method="holm")[1]  # (pairs,)
+    return [Comparison(*draft, float(p_value)) for draft, p_value in zip(drafts, adjusted)]
+
+
+def within_encoders(series: Sequence[Series]) -> list[tuple[Series, Series]]:
+    """For each encoder its best series against each of its others. `series` in order of accuracy."""
+    best = best_of_encoders(series).values()
+    return [(top, one) for top in best for one in series if one.encoder == top.encoder and one is not top]
+
+
+def between_encoders(series: Sequence[Series]) -> list[tuple[Series, Series]]:
+    """The best series of the best encoder against the best of every other encoder. `series` in order of accuracy."""
+    leader, *others = best_of_encoders(series).values()
+    return [(leader, other) for other in others]
+
+
+def best_of_encoders(series: Sequence[Series]) -> dict[str, Series]:
+    """The most accurate series of each encoder, aggregators before mean pooling. `series` in order of accuracy."""
+    best: dict[str, Series] = {}
+    for one in sorted(series, key=lambda one: one.pooling != "aggregator"):
+        best.setdefault(one.encoder, one)
+    return dict(sorted(best.items(), key=lambda pair: (pair[1].pooling != "aggregator", -pair[1].estimate.accuracy)))
+
+
+def shared_baselines(series: Sequence[Series]) -> dict:
+    """The baselines stored with the results; empty if none has any.
+
+    Raises:
+        InputError: two results on the same data store different ones.
+    """
+    stored = [run.baselines for one in series for run in one.runs if run.baselines]
+    if any(other != stored[0] for other in stored):
+        raise InputError("got different baselines for one dataset, expected the same: run the older evaluation again")
+    return stored[0] if stored else {}
+
+
+def _compared(a: Series, b: Series) -> tuple:
+    captions, ids = a.runs[0].column("caption_id"), a.runs[0].column("id")  # (n,), (n,)
+    difference = paired_difference(a.correct, b.correct, captions, ids_a=ids, ids_b=b.runs[0].column("id"))
+    of_seed = {run.seed: run for run in b.runs}
+    run_a = next((run for run in a.runs if run.seed in of_seed), a.runs[0])
+    run_b = of_seed.get(run_a.seed, b.runs[0])
+    test = mcnemar(run_a.correct, run_b.correct, run_a.column("id"), run_b.column("id"))
+    return a, b, difference, test, (run_a.seed, run_b.seed)
+
+
+def _check_same_data(first: Result, other: Result) -> None:
+    for name in ("name", "config", "fingerprint"):
+        if first.dataset[name] != other.dataset[name]:
+            raise InputError(
+                f"got results on dataset {name} {first.dataset[name]!r} and {other.dataset[name]!r}, expected one "
+                "dataset: report each by itself"
+            )
+    if any((first.column(name) != other.column(name)).any() for name in ("id", "label", "caption_id", "category")):
+        raise InputError(
+            f"got other items in {other.encoder} {other.feature} than in {first.encoder} {first.feature} under one "
+            "dataset fingerprint, expected the same: run the evaluation again"
+        )
+
+
+def _ordered_runs(key: tuple, runs: list[Result]) -> list[Result]:
+    seeds = [run.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"got {' '.join(key)} twice with one seed, expected each run once: remove the older result")
+    for name in ("encoder_revision", "weights_fingerprint", "config_hash", "dtype"):
+        values = [run.provenance.get(name) for run in runs]
+        if any(value != values[0] for value in values):
+            raise InputError(
+                f"got seeds of {' '.join(key)} with different {name}, expected one encoder: give them different names"
+            )
+    return sorted(runs, key=lambda run: (run.seed is None, run.seed or 0))

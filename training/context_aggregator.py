@@ -1,0 +1,555 @@
+"""Contrastive training of context aggregators on caption pairs (Section 3.3), all requested features at once.
+
+    granted train aggregator --encoder Qwen/Qwen3-VL-8B-Instruct --pairs pairs.parquet --features last,norm_avg
+    accelerate launch -m granted.training.context_aggregator --config granted/training/configs/aggregator_paper.yaml
+
+Tiny, on CPU: `granted train aggregator --config training/configs/aggregator_tiny.yaml --encoder FOLDER --pairs FILE`.
+
+One run of the frozen encoder per batch serves an aggregator ("head") for every feature and learning rate. Heads share
+nothing else: each has its own loss and gradient clipping, so a head comes out the same whatever is trained beside it.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from granted.configuration_granted import ContextAggregatorConfig
+from granted.errors import InputError
+from granted.files import atomic_path, read_json, write_json
+from granted.modeling_context_aggregator import ContextAggregator
+from granted.modeling_granted import GrantedModel, length_sorted_batches
+from granted.modeling_layer_fusion import LayerFusion
+
+
+@dataclass
+class AggregatorTrainingConfig:
+    """Settings of the contrastive training; the defaults are the paper's.
+
+    Args:
+        features (`list[str]`): what the aggregators read; `"last"`, `"penultimate"`, `"layer_I"` (0 is the first
+            block), `"all_layers"` (every single one), `"avg"`, `"norm_avg"`, `"learned"` (layer weights learned with
+            the aggregator) or `"weights:PATH"` (layer weights learned elsewhere, frozen).
+        learning_rates (`list[float]`): peak rates. With more than one, a head is trained per feature and rate, and
+            the held-out pairs choose.
+        batch_size (`int`): pairs per process and step. Every text of the other pairs, on all processes, is a negative.
+        epochs (`int`), max_steps (`int`, *optional*): length; an incomplete last batch of an epoch is left out.
+        schedule (`str`): `"constant"` or `"cosine"` (to zero); warmup_steps (`int`): linear rise before it.
+        weight_decay (`float`), max_grad_norm (`float`), temperature (`float`): as in the loss and AdamW.
+        hard_negatives (`bool`): add the texts of each pair's `negatives` column to the negatives.
+        held_out (`int`): pairs kept from training to measure the heads on, at most a tenth of all.
+        seed (`int`): of initialisation, data order and the held-out choice.
+        mixed_precision (`str`): `"bf16"` or `"no"`; weights, positions and similarities stay in fp32.
+        recompute_layers (`bool`): learned layer weights get their gradient from a second run of the encoder, at the
+            memory of inference; `False` keeps the layers of a batch, which is faster where they fit.
+        token_budget (`int`): most tokens, padding included, that the encoder reads at a time.
+        save_steps (`int`): steps between checkpoints, from which an interrupted run goes on.
+        log_steps (`int`), tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
+    """
+
+    features: list[str] = field(default_factory=lambda: ["norm_avg"])
+    learning_rates: list[float] = field(default_factory=lambda: [1e-5])
+    batch_size: int = 16
+    epochs: int = 1
+    max_steps: int | None = None
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 1e-5
+    max_grad_norm: float = 0.5
+    temperature: float = 0.07
+    hard_negatives: bool = False
+    held_out: int = 500
+    seed: int = 0
+    mixed_precision: str = "bf16"
+    recompute_layers: bool = True
+    token_budget: int = 8192
+    save_steps: int = 200
+    log_steps: int = 10
+    tracker: str = "file"
+
+    def __post_init__(self):
+        for name, legal in (
+            ("schedule", ("constant", "cosine")),
+            ("mixed_precision", ("bf16", "no")),
+            ("tracker", ("file", "trackio")),
+        ):
+            if getattr(self, name) not in legal:
+                raise InputError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, legal))}")
+        for name in ("batch_size", "epochs", "temperature", "save_steps", "log_steps", "token_budget", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
+        if not self.features or not self.learning_rates:
+            raise InputError("got no features or no learning_rates, expected at least one of each")
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+
+def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
+    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice."""
+    expanded: list[str] = []
+    for name in features:
+        names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
+        for one in names:
+            feature_fusion(one, num_layers)
+            if one not in expanded:
+                expanded.append(one)
+    return expanded
+
+
+def feature_fusion(feature: str, num_layers: int) -> tuple[str, int]:
+    """`(fusion, layer_index)` of a feature name, as [`GrantedConfig`] takes them."""
+    single = {"last": -1, "penultimate": -2}
+    if feature in single:
+        return "single", single[feature]
+    if feature in ("avg", "norm_avg", "learned"):
+        return feature, -1
+    if feature.startswith("weights:"):
+        return "learned", -1
+    layer = re.fullmatch(r"layer_(\d+)", feature)
+    if layer and int(layer[1]) < num_layers:
+        return "single", int(layer[1])
+    raise InputError(
+        f"got feature {feature!r}, expected last, penultimate, layer_0 to layer_{num_layers - 1}, all_layers, avg, "
+        "norm_avg, learned or weights:PATH"
+    )
+
+
+def feature_label(feature: str) -> str:
+    """The name under which a feature is stored and shown: itself, or `frozen_NAME` for `weights:PATH`."""
+    if not feature.startswith("weights:"):
+        return feature
+    path = Path(feature.removeprefix("weights:"))
+    name = path.parent.name if path.name == "model.safetensors" else path.stem
+    return "frozen_" + re.sub(r"[^A-Za-z0-9]+", "_", name)
+
+
+def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor:
+    """The learned layer weights w (L,), before the softmax, of a saved model, aggregator or safetensors file."""
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            weights = tensors.get_tensor("fusion.weights").float()  # (L,)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"got {path}, expected a saved model or safetensors file with 'fusion.weights' ({error})"
+        ) from error
+    if weights.shape != (num_layers,):
+        raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
+    return weights
+
+
+def new_aggregator(feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int):
+    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed."""
+    num_layers = encoder.config.num_hidden_layers
+    fusion, layer_index = feature_fusion(feature, num_layers)
+    config = ContextAggregatorConfig(
+        encoder_hidden_size=encoder.config.get_text_config().hidden_size,
+        fusion=fusion,
+        layer_index=layer_index,
+        num_layers=num_layers,
+        feature=feature_label(feature),
+        encoder=encoder_name,
+        encoder_fingerprint=fingerprint,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        aggregator = ContextAggregator(config)
+    if feature.startswith("weights:"):
+        aggregator.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
+        aggregator.fusion.requires_grad_(False)
+    return aggregator
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def contrastive_loss(
+    embeddings: torch.Tensor, text_ids: torch.Tensor, num_pairs: int, temperature: float = 0.07
+) -> torch.Tensor:
+    """InfoNCE over the 2B texts of B pairs: each text's partner is its positive, every other text a negative.
+
+    Args:
+        embeddings (`torch.Tensor`): (2B + K, D): captions a, captions b, then K further texts that are only negatives.
+        text_ids (`torch.Tensor`): (2B + K,) equal where the texts are equal, -1 at rows to leave out. A negative whose
+            text is that of the anchor or of its partner is no negative and is masked.
+        num_pairs (`int`): B.
+        temperature (`float`, defaults to 0.07): divides the cosines.
+
+    Returns:
+        Mean over the 2B anchors, in fp32; log(N) for N equal candidates. Source: Section 3.3, van den Oord et al. 2018.
+    """
+    z = F.normalize(embeddings.float(), dim=-1)  # (2B + K, D)
+    anchors = 2 * num_pairs
+    logits = z[:anchors] @ z.T / temperature  # (2B, 2B + K)
+    partner = torch.arange(anchors, device=z.device).roll(num_pairs)  # (2B,)
+    same = text_ids[:anchors, None] == text_ids[None]  # (2B, 2B + K)
+    masked = same | same[partner] | (text_ids == -1)  # (2B, 2B + K)
+    masked = masked.scatter(1, partner[:, None], False)
+    return F.cross_entropy(logits.masked_fill(masked, -torch.inf), partner)
+
+
+def text_id(text: str) -> int:
+    """A 63-bit number that stands for a text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class AggregatorHeads(nn.Module):
+    """All aggregators of a run, fed by one pass of the encoder."""
+
+    def __init__(self, heads: dict[str, ContextAggregator]):
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, encoder: GrantedModel, texts: list[str], token_budget: int, recompute: bool = True):
+        """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim)."""
+        token_ids = encoder.tokenize(texts)
+        batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
+        fusions, feature_of = self._distinct_fusions()
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in self.heads}
+        for batch in batches:
+            input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
+            features = encoder.fuse(input_ids, attention_mask, fusions, recompute=recompute)  # (b, n, D) each
+            for name, head in self.heads.items():
+                output = head(features[feature_of[name]], attention_mask=attention_mask)
+                rows[name].append(output.context_embedding)  # (b, context_dim)
+        order = torch.tensor([i for batch in batches for i in batch], device=input_ids.device).argsort()  # (texts,)
+        return {name: torch.cat(parts)[order] for name, parts in rows.items()}
+
+    def _distinct_fusions(self) -> tuple[list[LayerFusion], dict[str, int]]:
+        """The fusions to compute and which one each head reads: heads of one fixed feature share it."""
+        fusions: list[LayerFusion] = []
+        places: dict[str, int] = {}
+        feature_of = {}
+        for name, head in self.heads.items():
+            learned = head.fusion.fusion == "learned"
+            key = name if learned else head.config.feature
+            if key not in places:
+                places[key] = len(fusions)
+                fusions.append(head.fusion)
+            feature_of[name] = places[key]
+        return fusions, feature_of
+
+
+def batch_loss(embeddings: torch.Tensor, ids: torch.Tensor, num_pairs: int, temperature: float, accelerator):
+    """The loss over the pairs of all processes, the same on each, differentiable in this process's embeddings.
+
+    Every process computes the whole loss. Its gradient in a process's own embeddings is then complete, as row and as
+    column; data-parallel averaging divides by the number of processes, which the factor undoes.
+    """
+    if accelerator.num_processes == 1:
+        return contrastive_loss(embeddings, ids, num_pairs, temperature)
+    size = embeddings.shape[0]
+    everyone = accelerator.gather(embeddings.detach())  # (W * size, D)
+    all_ids = accelerator.gather(ids)  # (W * size,)
+    start = accelerator.process_index * size
+    everyone = torch.cat([everyone[:start], embeddings, everyone[start + size :]])  # (W * size, D)
+    # From process by process to: all captions a, all captions b, all further negatives.
+    grid = torch.arange(everyone.shape[0], device=everyone.device).view(-1, size)  # (W, size)
+    a, b, rest = grid[:, :num_pairs], grid[:, num_pairs : 2 * num_pairs], grid[:, 2 * num_pairs :]
+    order = torch.cat([a.flatten(), b.flatten(), rest.flatten()])  # (W * size,)
+    world = accelerator.num_processes
+    loss = contrastive_loss(everyone[order], all_ids[order], world * num_pairs, temperature)
+    return loss * world
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def learning_rate_factor(step: int, total: int, config: AggregatorTrainingConfig) -> float:
+    """What the peak learning rate is multiplied by at `step` (counted from 0) of `total`."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_indices(num_pairs: int, batch: int, epochs: int, seed: int, first: int) -> Iterator[list[int]]:
+    """Batches of pair numbers from step `first` on; step s is the same whether or not the run was interrupted."""
+    per_epoch = num_pairs // batch
+    for step in range(first, epochs * per_epoch):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or step == first:
+            order = torch.randperm(num_pairs, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
+        yield order[place * batch : (place + 1) * batch]
+
+
+def pair_texts(pairs: Sequence[dict], indices: list[int], hard_negatives: int = 0) -> tuple[list[str], torch.Tensor]:
+    """Texts and their numbers: captions a, captions b, then `hard_negatives` per pair (number -1 where it has fewer)."""
+    rows = [pairs[i] for i in indices]
+    texts = [row["caption_a"] for row in rows] + [row["caption_b"] for row in rows]
+    ids = [text_id(text) for text in texts]
+    for row in rows if hard_negatives else []:
+        own = list(row.get("negatives") or [])[:hard_negatives]
+        missing = hard_negatives - len(own)
+        texts += own + [row["caption_a"]] * missing
+        ids += [text_id(text) for text in own] + [-1] * missing
+    return texts, torch.tensor(ids)  # (texts,)
+
+
+def train_context_aggregators(
+    encoder: GrantedModel,
+    pairs: Sequence[dict],
+    output_dir: str | os.PathLike,
+    config: AggregatorTrainingConfig | None = None,
+    *,
+    encoder_name: str | None = None,
+    show_progress: bool = True,
+) -> dict[str, Path]:
+    """Train an aggregator for every feature of a frozen encoder; go on where an interrupted run stopped.
+
+    Args:
+        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not.
+        pairs (`Sequence[dict]`): rows with `caption_a`, `caption_b` and, for hard negatives, `negatives`.
+        output_dir (`str`): gets one folder per feature, loadable by `ContextAggregator.from_pretrained`, with
+            `training.json` (settings and held-out figures) in it; while it runs also `checkpoint-STEP`.
+        config ([`AggregatorTrainingConfig`], *optional*): the paper's settings by default.
+        encoder_name (`str`, *optional*): what to call the encoder in files and messages.
+
+    Returns:
+        The folder of every feature, by its label.
+
+    Raises:
+        InputError: too few pairs, an unknown feature, or `output_dir` holds another run.
+    """
+    config = config or AggregatorTrainingConfig()
+    output_dir = Path(output_dir)
+    encoder_name = encoder_name or encoder.config.encoder_name_or_path or encoder.config._name_or_path
+    features = expand_features(config.features, encoder.config.num_hidden_layers)
+    folders = {feature_label(feature): output_dir / feature_label(feature) for feature in features}
+
+    precision = config.mixed_precision
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with="trackio" if config.tracker == "trackio" else None,
+        project_dir=str(output_dir),
+    )
+    if torch.cuda.is_available():
+        encoder = encoder.to(accelerator.device)
+    encoder.requires_grad_(False).eval()
+    set_seed(config.seed)
+
+    fingerprint = encoder.fingerprint()
+    identity = run_identity(config, fingerprint, pairs)
+    if all((folder / "training.json").exists() for folder in folders.values()):
+        for folder in folders.values():
+            _check_identity(folder / "training.json", identity)
+        return folders
+
+    held_out, training = split_pairs(len(pairs), config)
+    step_pairs = config.batch_size * accelerator.num_processes
+    total = config.epochs * (len(training) // step_pairs)
+    total = min(total, config.max_steps) if config.max_steps else total
+    if total == 0:
+        raise InputError(
+            f"got {len(training)} pairs to train on, expected at least one batch of {step_pairs}: "
+            "give more pairs or lower batch_size"
+        )
+    negatives = max((len(pairs[i].get("negatives") or []) for i in range(len(pairs))), default=0)
+    if config.hard_negatives and negatives == 0:
+        raise InputError("got hard_negatives=True and pairs without any, expected a 'negatives' column: add it")
+    negatives = negatives if config.hard_negatives else 0
+
+    names = {}  # head -> (feature, learning rate)
+    for feature in features:
+        for rate in config.learning_rates:
+            names[f"{feature_label(feature)}@{rate:.0e}" if len(config.learning_rates) > 1 else feature_label(feature)] = (
+                feature,
+                rate,
+            )
+    heads = AggregatorHeads(
+        {
+            name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed)
+            for name, (feature, _) in names.items()
+        }
+    ).train()
+    optimizer = torch.optim.AdamW(
+        [{"params": list(heads.heads[name].parameters()), "lr": rate} for name, (_, rate) in names.items()],
+        weight_decay=config.weight_decay,
+    )
+    model = accelerator.prepare(heads)
+    first, log = resume(output_dir, identity, heads, optimizer)
+    if config.tracker == "trackio":
+        accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
+
+    bar = tqdm(total=total, initial=first, desc="aggregator", disable=not (show_progress and accelerator.is_main_process))
+    started, tokens = time.perf_counter(), 0
+    batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
+    step = first
+    try:
+        for step, batch in zip(range(first, total), batches):
+            mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
+            texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)
+            factor = learning_rate_factor(step, total, config)
+            for group, (_, rate) in zip(optimizer.param_groups, names.values()):
+                group["lr"] = rate * factor
+            with accelerator.autocast():
+                embeddings = model(encoder, texts, config.token_budget, config.recompute_layers)
+            losses = {
+                name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
+                for name, rows in embeddings.items()
+            }
+            accelerator.backward(torch.stack(list(losses.values())).sum())
+            for name in names:
+                nn.utils.clip_grad_norm_(heads.heads[name].parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+            if (step + 1) % config.log_steps == 0 or step + 1 == total:
+                row = {f"loss/{name}": loss.item() / accelerator.num_processes for name, loss in losses.items()}
+                log.append({"step": step + 1, "learning_rate_factor": factor, **row})
+                bar.set_postfix(loss=f"{sum(row.values()) / len(row):.3f}")
+                if config.tracker == "trackio":
+                    accelerator.log(row, step=step + 1)
+            if (step + 1) % config.save_steps == 0 and step + 1 < total:
+                save_checkpoint(output_dir, step + 1, identity, heads, optimizer, log, accelerator)
+    except KeyboardInterrupt:
+        # The interrupt may fall inside an update, so the run goes on from the last checkpoint, which is whole.
+        bar.close()
+        raise
+    bar.close()
+
+    figures = {}
+    if accelerator.is_main_process:
+        figures = evaluate_heads(heads.eval(), encoder, pairs, held_out, config, accelerator)
+        report = {
+            "identity": identity,
+            "encoder": encoder_name,
+            "settings": asdict(config),
+            "pairs": {"training": len(training), "held_out": len(held_out)},
+            "steps": total,
+            "processes": accelerator.num_processes,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        with atomic_path(output_dir / "training.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+        for feature in features:
+            candidates = {name: figures[name] for name, (one, _) in names.items() if one == feature}
+            # Ranked by held-out loss; without held-out pairs there is one rate only (checked in split_pairs).
+            best = min(candidates, key=lambda name: candidates[name].get("loss", 0.0))
+            chosen = {"learning_rate": names[best][1], "held_out": candidates[best]}
+            tried = {f"{names[name][1]:g}": figure for name, figure in candidates.items()}
+            with atomic_path(folders[feature_label(feature)]) as temporary:
+                heads.heads[best].save_pretrained(temporary)
+                write_json(temporary / "training.json", report | chosen | {"learning_rates_tried": tried})
+        for folder in output_dir.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return folders
+
+
+def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the held-out pairs and of the training pairs; the split is the same for every seed."""
+    held_out = min(config.held_out, count // 10)
+    if held_out == 0 and len(config.learning_rates) > 1:
+        raise InputError("got several learning_rates and no held-out pairs, expected pairs to choose by: set held_out")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(20251)).tolist()
+    return sorted(order[:held_out]), sorted(order[held_out:])
+
+
+@torch.no_grad()
+def evaluate_heads(heads, encoder, pairs, held_out: list[int], config, accelerator) -> dict[str, dict[str, float]]:
+    """Loss and retrieval accuracy of every head on held-out pairs, in groups of 64 pairs (chance: 1 in 127)."""
+    group = 64
+    totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
+    for start in range(0, len(held_out), group):
+        indices = held_out[start : start + group]
+        if len(indices) < group and start:
+            break  # a smaller group would be easier
+        texts, ids = pair_texts(pairs, indices)
+        with accelerator.autocast():
+            embeddings = heads(encoder, texts, config.token_budget)
+        for name, rows in embeddings.items():
+            loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()
+            z = F.normalize(rows.float(), dim=-1)  # (2B, D)
+            similarity = (z @ z.T).fill_diagonal_(-torch.inf)  # (2B, 2B)
+            partner = torch.arange(len(z), device=z.device).roll(len(indices))  # (2B,)
+            right = (similarity.argmax(-1) == partner).float().mean().item()
+            totals[name].append((loss, right, len(indices)))
+    figures = {}
+    for name, parts in totals.items():
+        pairs_seen = sum(part[2] for part in parts)
+        if pairs_seen:
+            figures[name] = {
+                "loss": sum(part[0] * part[2] for part in parts) / pairs_seen,
+                "retrieval_accuracy": sum(part[1] * part[2] for part in parts) / pairs_seen,
+                "pairs": pairs_seen,
+            }
+        else:
+            figures[name] = {}
+    return figures
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def run_identity(config: AggregatorTrainingConfig, fingerprint: str, pairs: Sequence[dict]) -> dict[str, str]:
+    """What makes two runs the same run: every setting that changes the weights, the encoder and the pairs."""
+    settings = asdict(config)
+    for name in ("save_steps", "log_steps", "tracker"):
+        del settings[name]
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(json.dumps([pair["caption_a"], pair["caption_b"], pair.get("negatives") or []]).encode())
+    return {"settings": json.dumps(settings, sort_keys=True), "encoder": fingerprint, "pairs": digest.hexdigest()}
+
+
+def _check_identity(path: Path, identity: dict[str, str]) -> None:
+    found = read_json(path).get("identity", {})
+    different = [name for name in identity if found.get(name) != identity[name]]
+    if different:
+        raise InputError(
+            f"got {path.parent}, which holds a run with other {' and '.join(different)}, expected this run's: "
+            "choose another output folder or remove it"
+        )
+
+
+def save_checkpoint(output_dir, step, identity, heads, optimizer, log, accelerator) -> None:
+    """Write `checkpoint-STEP` whole, then remove the older ones."""
+    if not accelerator.is_main_process:
+        return
+    state = optimizer.state_dict()["state"]
+    moments = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+    with atomic_path(output_dir / f"checkpoint-{step}") as temporary:
+        temporary.mkdir()
+        save_file({k: v.contiguous() for k, v in heads.state_dict().items()}, temporary / "heads.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", {"step": step, "identity": identity, "log": log})
+    for folder in output_dir.glob("checkpoint-*"):
+        if folder.name != f"checkpoint-{step}":
+            shutil.rmtree(folder)
+
+
+def resume(output_dir: Path, identity, heads, optimizer) -> tuple[int, list[dict]]:
+    """Load the newest checkpoint, if any; the step to go on from and the log so far."""
+    folders = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not folders:
+        return 0, []
+    folder = folders[-1]
+    _check_identity(folder / "state.json", identity)
+    state = read_json(folder / "state.json")
+    heads.load_state_dict(load_file(folder / "heads.safetensors"))
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state["step"], state["log"]
