@@ -1,6 +1,6 @@
 """The `granted` command. It reads options, calls the library and prints; anything worth testing is elsewhere.
 
-    granted evaluate smollm2=SmolLM2-135M-Instruct.gguf --ted sample --pairs pairs.parquet --features last,norm_avg
+granted evaluate smollm2=SmolLM2-135M-Instruct.gguf --ted sample --pairs pairs.parquet --features last,norm_avg
 """
 
 import os
@@ -39,11 +39,13 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
     known = {parameter.name for parameter in context.command.params} - {"config"}
+    several = {parameter.name for parameter in context.command.params if parameter.nargs == -1}
     if not isinstance(values, dict) or set(values) - known:
-        unknown = ", ".join(map(str, set(values) - known)) if isinstance(values, dict) else "no mapping"
+        unknown = ", ".join(sorted(map(str, set(values) - known))) if isinstance(values, dict) else "no mapping"
         raise InputError(f"got {unknown} in {path}, expected options of this command: {', '.join(sorted(known))}")
     context.default_map = {
-        key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()
+        key: ",".join(map(str, value)) if isinstance(value, list) and key not in several else value
+        for key, value in values.items()
     }
     return path
 
@@ -52,62 +54,226 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="YAML file with any of these options.", callback=_read_config, is_eager=True),
 ]
-EncoderName = Annotated[str, typer.Option("--encoder", help="Hub id, folder or GGUF file; NAME=PATH names it.")]
 EncoderDtype = Annotated[str, typer.Option("--dtype", help="The encoder's: auto, float32, bfloat16 or float16.")]
+Pairs = Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")]
+Features = Annotated[
+    str,
+    typer.Option(help="last, penultimate, layer_I, all_layers, avg, norm_avg, learned, weights:PATH; with commas."),
+]
+LearningRates = Annotated[str, typer.Option(help="One, or several from which held-out pairs choose.")]
+BatchSize = Annotated[int, typer.Option(help="Pairs per process and step.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the pairs.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps.")]
+Schedule = Annotated[str, typer.Option(help="constant or cosine.")]
+WarmupSteps = Annotated[int, typer.Option(help="Steps of linear rise.")]
+WeightDecay = Annotated[float, typer.Option(help="Of AdamW.")]
+MaxGradNorm = Annotated[float, typer.Option(help="Gradient clip, per aggregator.")]
+Temperature = Annotated[float, typer.Option(help="Of the contrastive loss.")]
+HardNegatives = Annotated[bool, typer.Option(help="Use the pairs' negatives column.")]
+HeldOut = Annotated[int, typer.Option(help="Pairs kept to measure on (at most a tenth).")]
+MixedPrecision = Annotated[str, typer.Option(help="Of the aggregators: bf16 or no.")]
+RecomputeLayers = Annotated[bool, typer.Option(help="Least memory, not least time, for learned layer weights.")]
+TokenBudget = Annotated[int, typer.Option(help="Most tokens the encoder reads at a time, padding included.")]
+SaveSteps = Annotated[int, typer.Option(help="Steps between checkpoints; 1 loses nothing to a kill.")]
+LogSteps = Annotated[int, typer.Option(help="Steps between points of the curve.")]
+Tracker = Annotated[str, typer.Option(help="Where curves go: file or trackio.")]
+Ted = Annotated[str, typer.Option(help="TED-6K.json, an exported folder, or the word sample.")]
+
+
+@app.command()
+def evaluate(
+    encoders: Annotated[list[str], typer.Argument(help="Hub ids, folders or GGUF files; NAME=PATH names one.")],
+    ted: Ted = "sample",
+    pairs: Annotated[
+        str, typer.Option(help="Caption pairs to train the aggregators on; files, comma-separated.")
+    ] = "",
+    aggregator: Annotated[
+        Path | None, typer.Option(help="A trained aggregator, or a folder of them, instead.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of aggregators, results and report.")] = Path("evaluation"),
+    config: ConfigFile = None,
+    seeds: Annotated[str, typer.Option(help="An aggregator per feature is trained for each.")] = "0",
+    shard: Annotated[str | None, typer.Option(help="Score part i/n only; see `granted merge`.")] = None,
+    dtype: EncoderDtype = "auto",
+    features: Features = "norm_avg",
+    learning_rates: LearningRates = "1e-5",
+    batch_size: BatchSize = 16,
+    epochs: Epochs = 1,
+    max_steps: MaxSteps = None,
+    schedule: Schedule = "constant",
+    warmup_steps: WarmupSteps = 0,
+    weight_decay: WeightDecay = 1e-5,
+    max_grad_norm: MaxGradNorm = 0.5,
+    temperature: Temperature = 0.07,
+    hard_negatives: HardNegatives = False,
+    held_out: HeldOut = 500,
+    mixed_precision: MixedPrecision = "bf16",
+    recompute_layers: RecomputeLayers = True,
+    token_budget: TokenBudget = 8192,
+    save_steps: SaveSteps = 200,
+    log_steps: LogSteps = 10,
+    tracker: Tracker = "file",
+):
+    """Score text encoders on TED: train an aggregator per feature where none is given, score, write the report.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.eval_metric import evaluation
+    from granted.eval_metric.results import load_all
+
+    settings = _training_settings(locals() | {"seed": 0})
+    records, info = read_ted(ted)
+    rows = _read_pairs(pairs) if pairs else None
+    evaluation.evaluate(
+        encoders,
+        records,
+        info,
+        output,
+        pairs=rows,
+        settings=settings,
+        seeds=_whole_numbers(seeds),
+        aggregator=aggregator,
+        dtype=dtype,
+        shard=shard,
+    )
+    if shard is None:
+        _show_report([result for result in load_all(output / "results") if not result.shard], records, output)
+    else:
+        console.print(f"wrote shard {shard} to {output / 'results'}; join the shards with granted merge")
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Result folders of all shards.")],
+    ted: Ted = "sample",
+    output: Annotated[Path, typer.Option(help="Folder of the joined results and the report.")] = Path("evaluation"),
+):
+    """Join the results of `granted evaluate --shard i/n` and write the report."""
+    from itertools import groupby
+
+    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.eval_metric.results import load_all, merge_shards
+
+    def run(result):
+        return (result.encoder, result.feature, result.pooling, -1 if result.seed is None else result.seed)
+
+    records, _ = read_ted(ted)
+    parts = sorted((result for folder in folders for result in load_all(folder) if result.shard), key=run)
+    if not parts:
+        raise InputError("got folders without a single shard, expected results of granted evaluate --shard i/n")
+    merged = [merge_shards(list(shards)) for _, shards in groupby(parts, key=run)]
+    for result in merged:
+        result.save(output / "results")
+    _show_report(merged, records, output)
+
+
+@app.command()
+def encode(
+    encoder: Annotated[str, typer.Argument(help="Hub id, folder or GGUF file.")],
+    texts: Annotated[Path, typer.Argument(help="UTF-8 file, one text a line.")],
+    output: Annotated[Path, typer.Option(help="Folder of safetensors shards, keyed by text.")],
+    config: ConfigFile = None,
+    fusion: Annotated[
+        str, typer.Option(help="learned, norm_avg, avg or single; a saved model keeps its own.")
+    ] = "norm_avg",
+    layer_index: Annotated[int, typer.Option(help="The layer of fusion single; -1 is the last.")] = -1,
+    max_sequence_length: Annotated[int, typer.Option(help="Most tokens read of a text.")] = 512,
+    token_budget: TokenBudget = 8192,
+    dtype: EncoderDtype = "auto",
+):
+    """Encode texts into fused features (N, D) on disk. Run again to go on after an interruption."""
+    from granted.eval_metric.evaluation import encode_file
+
+    count, total = encode_file(
+        encoder,
+        texts,
+        output,
+        fusion=fusion,
+        layer_index=layer_index,
+        max_sequence_length=max_sequence_length,
+        token_budget=token_budget,
+        dtype=dtype,
+    )
+    console.print(f"encoded {count} texts; {output} holds {total}")
 
 
 @train.command("aggregator")
 def train_aggregator(
-    encoder: EncoderName,
-    pairs: Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")],
+    encoder: Annotated[str, typer.Option(help="Hub id, folder or GGUF file; NAME=PATH names it.")],
+    pairs: Pairs,
     output: Annotated[Path, typer.Option(help="Folder that gets one aggregator per feature.")],
     config: ConfigFile = None,
-    features: Annotated[
-        str,
-        typer.Option(help="last, penultimate, layer_I, all_layers, avg, norm_avg, learned, weights:PATH; with commas."),
-    ] = "norm_avg",
-    learning_rates: Annotated[str, typer.Option(help="One, or several from which held-out pairs choose.")] = "1e-5",
-    batch_size: Annotated[int, typer.Option(help="Pairs per process and step.")] = 16,
-    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 1,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "constant",
-    warmup_steps: Annotated[int, typer.Option(help="Steps of linear rise.")] = 0,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 1e-5,
-    max_grad_norm: Annotated[float, typer.Option(help="Gradient clip, per aggregator.")] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.07,
-    hard_negatives: Annotated[bool, typer.Option(help="Use the pairs' negatives column.")] = False,
-    held_out: Annotated[int, typer.Option(help="Pairs kept to measure on (at most a tenth).")] = 500,
     seed: Annotated[int, typer.Option(help="Of initialisation and data order.")] = 0,
-    mixed_precision: Annotated[str, typer.Option(help="bf16 or no.")] = "bf16",
-    recompute_layers: Annotated[bool, typer.Option(help="Least memory for learned layer weights.")] = True,
-    token_budget: Annotated[int, typer.Option(help="Most tokens the encoder reads at a time.")] = 8192,
-    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
-    log_steps: Annotated[int, typer.Option(help="Steps between points of the curve.")] = 10,
-    tracker: Annotated[str, typer.Option(help="file or trackio.")] = "file",
     dtype: EncoderDtype = "auto",
+    features: Features = "norm_avg",
+    learning_rates: LearningRates = "1e-5",
+    batch_size: BatchSize = 16,
+    epochs: Epochs = 1,
+    max_steps: MaxSteps = None,
+    schedule: Schedule = "constant",
+    warmup_steps: WarmupSteps = 0,
+    weight_decay: WeightDecay = 1e-5,
+    max_grad_norm: MaxGradNorm = 0.5,
+    temperature: Temperature = 0.07,
+    hard_negatives: HardNegatives = False,
+    held_out: HeldOut = 500,
+    mixed_precision: MixedPrecision = "bf16",
+    recompute_layers: RecomputeLayers = True,
+    token_budget: TokenBudget = 8192,
+    save_steps: SaveSteps = 200,
+    log_steps: LogSteps = 10,
+    tracker: Tracker = "file",
 ):
-    """Train context aggregators on caption pairs; rerun to go on after an interruption. Defaults are the paper's."""
-    from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
+    """Train context aggregators on caption pairs; run again to go on where it stopped. Defaults are the paper's."""
+    from granted.eval_metric.evaluation import load_encoder
+    from granted.training.context_aggregator import train_context_aggregators
 
-    options = dict(locals())
-    settings = {field.name: options[field.name] for field in fields(AggregatorTrainingConfig)}
-    settings |= {"features": _names(features), "learning_rates": _numbers(learning_rates)}
-    name, model = _load_encoder(encoder, dtype)
+    settings = _training_settings(locals())
     rows = _read_pairs(pairs)
-    folders = train_context_aggregators(model, rows, output, AggregatorTrainingConfig(**settings), encoder_name=name)
+    with console.status(f"loading {encoder}"):
+        name, model = load_encoder(encoder, dtype)
+    folders = train_context_aggregators(model, rows, output, settings, encoder_name=name)
     for folder in folders.values():
         console.print(f"wrote {folder}")
+
+
+@data.command("ted")
+def data_ted(
+    input: Annotated[str, typer.Option(help="The authors' TED-6K.json, or the word sample.")],
+    output: Annotated[Path, typer.Option(help="The folder to write; call it ted-6k to load it by that name.")],
+    config: ConfigFile = None,
+):
+    """Turn TED-6K into a folder that load_dataset reads, with card and statistics."""
+    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.dataset_builders.ted_6k.export import export_dataset
+    from granted.dataset_builders.ted_6k.statistics import describe, rows
+
+    records, info = read_ted(input)
+    export_dataset(records, output, config_name=info["config"], source_note=info["source"])
+    header, *lines = rows(describe(records))
+    table = Table(*header, title=f"{output} ({info['config']})")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    for reason, count in info["skipped"].items():
+        if count:
+            console.print(f"skipped {count}: {reason.replace('_', ' ')}")
 
 
 @data.command("pairs")
 def data_pairs(
     output: Annotated[Path, typer.Option(help="The Parquet file to write.")],
     groups: Annotated[str, typer.Option(help="JSON Lines files of caption groups (id, media, captions).")] = "",
-    authors: Annotated[str, typer.Option(help="The authors' JSON Lines (processed_caption1, processed_caption2).")] = "",
+    authors: Annotated[
+        str, typer.Option(help="The authors' JSON Lines (processed_caption1, processed_caption2).")
+    ] = "",
     dataset: Annotated[str, typer.Option(help="Any dataset that load_dataset takes; needs --columns.")] = "",
     columns: Annotated[str, typer.Option(help="Its two caption columns, comma-separated.")] = "",
     split: Annotated[str, typer.Option(help="Its split.")] = "train",
-    target_words: Annotated[str, typer.Option(help="Words of a text made from a group; one number, or one per file.")] = "60",
+    target_words: Annotated[
+        str, typer.Option(help="Words of a text made from a group; one number, or one per file.")
+    ] = "60",
     limit: Annotated[str, typer.Option(help="Most pairs from each groups file; one number, or one per file.")] = "",
     seed: Annotated[int, typer.Option(help="Of the choice of captions.")] = 0,
     config: ConfigFile = None,
@@ -165,8 +331,15 @@ def _numbers(text: str) -> list[float]:
         raise InputError(f"got {text!r}, expected numbers separated by commas ({error})") from error
 
 
+def _whole_numbers(text: str) -> list[int]:
+    numbers = _numbers(text)
+    if any(number % 1 != 0 for number in numbers):
+        raise InputError(f"got {text!r}, expected whole numbers separated by commas")
+    return [int(number) for number in numbers]
+
+
 def _per_file(text: str, files: list[str], option: str) -> list[int | None]:
-    values = [int(value) for value in _numbers(text)] or [None]
+    values = _whole_numbers(text) or [None]
     if len(values) not in (1, len(files)):
         raise InputError(f"got {len(values)} values for --{option} and {len(files)} files, expected one, or one each")
     return values * len(files) if len(values) == 1 else values
@@ -179,12 +352,26 @@ def _read_pairs(paths: str) -> list[dict]:
         return [pair for path in _names(paths) for pair in read_pairs(path)]
 
 
-def _load_encoder(spec: str, dtype: str):
-    """Name and model of `PATH` or `NAME=PATH`."""
-    from granted.eval_metric.evaluation import load_encoder
+def _training_settings(options: dict):
+    """The training's settings among a command's options."""
+    from granted.training.context_aggregator import AggregatorTrainingConfig
 
-    with console.status(f"loading {spec}"):
-        return load_encoder(spec, dtype)
+    settings = {field.name: options[field.name] for field in fields(AggregatorTrainingConfig)}
+    settings |= {"features": _names(options["features"]), "learning_rates": _numbers(options["learning_rates"])}
+    return AggregatorTrainingConfig(**settings)
+
+
+def _show_report(results, records, output: Path) -> None:
+    from granted.eval_metric.evaluation import write_report
+    from granted.eval_metric.report import HEADER, table_rows
+
+    paths = write_report(results, records, output)
+    table = Table(*HEADER, title=f"TED accuracy, {results[0].dataset['config']}, {len(records)} instances")
+    for row in table_rows(results):
+        table.add_row(*row.cells(), style="dim" if row.baseline else None)
+    console.print(table)
+    for path in paths:
+        console.print(f"wrote {path}")
 
 
 def main() -> None:
@@ -194,13 +381,14 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        app(prog_name="granted")
     except InputError as error:
         print(f"granted: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("granted: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of a KeyboardInterrupt
+            print("granted: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+        raise
 
 
 if __name__ == "__main__":

@@ -23,9 +23,21 @@ def check_layer_index(layer_index: int, num_layers: int) -> None:
     """Raise a ValueError unless `layer_index` names one of `num_layers` layers (negative counts from the last)."""
     if not -num_layers <= layer_index < num_layers:
         raise ValueError(
-            f"got layer_index={layer_index}, expected {-num_layers} to {num_layers - 1} for an encoder of {num_layers} "
-            "layers (0 is the first block, -1 the last)"
+            f"got layer_index={layer_index}, expected {-num_layers} to {num_layers - 1} for an encoder of "
+            f"{num_layers} layers (0 is the first block, -1 the last)"
         )
+
+
+def check_layers(fusion: str, layers: list[int] | None, num_layers: int) -> None:
+    """Raise a ValueError unless `layers`, where given, names layers that a fusion of several can use."""
+    if layers is None:
+        return
+    if fusion == "single":
+        raise ValueError(f"got layers={layers} with fusion='single', expected layer_index alone")
+    for index in layers:
+        check_layer_index(index, num_layers)
+    if len(layers) == 0 or len({index % num_layers for index in layers}) < len(layers):
+        raise ValueError(f"got layers={layers} of {num_layers}, expected at least one layer and none twice")
 
 
 class GrantedConfig(PreTrainedConfig):
@@ -50,7 +62,8 @@ class GrantedConfig(PreTrainedConfig):
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
         max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
-        padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`.
+        padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`; an encoder with learned absolute positions
+            (BERT, CLIP) needs `"right"`.
         output_dtype (`str`, *optional*): dtype of the output, such as `"float32"`; the encoder's by default.
         keep_vision (`bool`, defaults to `False`): keep the encoder's other towers instead of its text trunk alone.
         fused_hidden_states (`bool`, defaults to `True`): `output_hidden_states=True` answers L+1 times the fused
@@ -87,7 +100,13 @@ class GrantedConfig(PreTrainedConfig):
         if encoder_config is None:
             encoder_config = CONFIG_MAPPING["qwen3_vl"]()
         elif isinstance(encoder_config, dict):
-            encoder_config = CONFIG_MAPPING[encoder_config["model_type"]](**encoder_config)
+            model_type = encoder_config.get("model_type")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"got encoder_config with model_type={model_type!r}, expected one that transformers knows: see "
+                    "https://huggingface.co/docs/transformers/model_doc/auto"
+                )
+            encoder_config = CONFIG_MAPPING[model_type](**encoder_config)
         self.encoder_config = encoder_config
         self.fusion = fusion
         self.layer_index = layer_index
@@ -115,11 +134,9 @@ class GrantedConfig(PreTrainedConfig):
         check_choice("padding_side", self.padding_side, ("right", "left"))
         check_choice("output_dtype", self.output_dtype, (None, "float32", "bfloat16", "float16"))
         check_layer_index(self.layer_index, self.num_hidden_layers)
-        for index in self.layers or ():
-            check_layer_index(index, self.num_hidden_layers)
-        if self.layers is not None and (len(self.layers) == 0 or len(set(self.layers)) < len(self.layers)):
-            raise ValueError(f"got layers={self.layers}, expected at least one layer and none twice")
-        for name, least in (("max_sequence_length", 1), ("template_drop_tokens", 0), ("projection_dim", 1)):
+        check_layers(self.fusion, self.layers, self.num_hidden_layers)
+        lengths = (("template_drop_tokens", 0), ("max_sequence_length", self.template_drop_tokens + 1))
+        for name, least in (*lengths, ("projection_dim", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"got {name}={value}, expected at least {least}")
@@ -129,7 +146,8 @@ class GrantedConfig(PreTrainedConfig):
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The configuration of the encoder's text trunk."""
         if getattr(self.encoder_config, "is_encoder_decoder", False):
-            return self.encoder_config.get_text_config(encoder=True)
+            half = getattr(self.encoder_config, "encoder", None)  # T5Gemma has one configuration for each half
+            return half or self.encoder_config.get_text_config(encoder=True)
         return self.encoder_config.get_text_config()
 
     @property
@@ -200,6 +218,8 @@ class ContextAggregatorConfig(PreTrainedConfig):
             raise ValueError(f"got fusion={fusion!r} and num_layers={num_layers}, expected both or neither")
         if num_layers is not None:
             check_layer_index(layer_index, num_layers)
+        if num_blocks < 1:
+            raise ValueError(f"got num_blocks={num_blocks}, expected at least 1")
         if self.hidden_size % (2 * num_heads):
             raise ValueError(
                 f"got hidden_size={self.hidden_size} and num_heads={num_heads}, expected heads of an even width: "

@@ -47,18 +47,21 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | os.PathLike, identity: dict[str, Any]):
         self.folder = Path(folder)
+        identity = json.loads(json.dumps(identity))  # as it comes back from the file
         self._place: dict[str, tuple[Path, int]] = {}  # text key -> shard, row
         self._lengths: dict[Path, dict[str, list[int]]] = {}
         description = self.folder / "identity.json"
         if description.exists():
             found = read_json(description)
+            if not isinstance(found, dict):
+                raise InputError(f"got {description} without an identity, expected a cache: remove the folder")
             different = [key for key in identity.keys() | found.keys() if found.get(key) != identity.get(key)]
             if different:
                 raise InputError(
                     f"got the cache {folder} of another {' and '.join(sorted(different))}, expected this run's: "
                     "choose another folder or remove it"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise InputError(f"got {folder}, which holds other files, expected a cache or an empty folder: choose one")
         else:
             write_json(description, identity)
@@ -69,11 +72,12 @@ class EmbeddingCache:
         try:
             with safe_open(shard, framework="pt") as tensors:
                 metadata = tensors.metadata()
-        except SafetensorError as error:
+            keys, lengths = json.loads(metadata["keys"]), json.loads(metadata["lengths"])
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise InputError(f"got the damaged shard {shard} ({error}): remove it and run again") from error
-        for row, key in enumerate(json.loads(metadata["keys"])):
+        for row, key in enumerate(keys):
             self._place[key] = (shard, row)
-        self._lengths[shard] = json.loads(metadata["lengths"])
+        self._lengths[shard] = lengths
 
     def __contains__(self, text: str) -> bool:
         return text_key(text) in self._place

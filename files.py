@@ -10,6 +10,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from granted.errors import InputError
 
@@ -69,16 +72,25 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, target)
-    except OSError as error:
-        if error.errno not in _UNWRITABLE or not _concerns(error.filename, target, workplace):
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error)
+        if number not in _UNWRITABLE or not _concerns(getattr(error, "filename", None), target, workplace):
             raise
         raise InputError(
-            f"got '{os.strerror(error.errno)}' while writing {path}, expected a writable place with free space: "
+            f"got '{os.strerror(number)}' while writing {path}, expected a writable place with free space: "
             "free some or choose another place"
         ) from error
     finally:
         if workplace is not None:
             shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's number of an error, which safetensors gives in its message only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _concerns(filename: Any, target: Path, workplace: Path | None) -> bool:

@@ -110,7 +110,7 @@ class ContextAggregator(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        super_init = super()._init_weights
+        super()._init_weights(module)
         if isinstance(module, ContextAggregator):
             nn.init.trunc_normal_(module.context_token, std=0.02)
         elif module is self.out_proj:
@@ -118,8 +118,6 @@ class ContextAggregator(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, LayerFusion | nn.Linear):
             module.reset_parameters()
-        else:
-            super_init(module)
 
     def forward(self, features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> ContextAggregatorOutput:
         """Aggregate token features.
@@ -156,6 +154,8 @@ class ContextAggregator(PreTrainedModel):
         cos, sin = rotary(position, head_dim, self.config.rope_theta)  # (B, 1, 1 + N, head_dim) each
         key_mask = None if bool(mask.all()) else mask[:, None, None, :]  # (B, 1, 1, 1 + N)
 
+        # A zero attention weight does not remove the NaN that an encoder may leave at padding; zeroing does.
+        features = features.masked_fill(~attention_mask.bool().unsqueeze(-1), 0)  # (B, N, D)
         tokens = self.in_proj(features.to(self.context_token.dtype))  # (B, N, D)
         x = torch.cat([self.context_token.expand(batch, -1, -1), tokens], dim=1)  # (B, 1 + N, D)
         for block in self.blocks[:-1]:
@@ -177,11 +177,13 @@ class ContextAggregator(PreTrainedModel):
         except FileNotFoundError:
             raise
         except Exception as error:  # torch.load raises many types on a file that is no checkpoint
-            raise ValueError(f"got {path}, expected a torch file of plain tensors: {error}") from error
-        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"got {path}, expected a torch file of plain tensors: {reason}") from error
+        weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+        if not isinstance(weights, dict) or not all(torch.is_tensor(value) for value in weights.values()):
             raise ValueError(f"got {path}, expected a dict whose 'model' is the aggregator's state dict")
         state = {}
-        for key, value in checkpoint["model"].items():
+        for key, value in weights.items():
             key = key.removeprefix("module.")
             if key == "pool_token":
                 key = "context_token"
@@ -191,17 +193,20 @@ class ContextAggregator(PreTrainedModel):
             elif key.startswith("proj."):
                 key = "out_" + key
             state[key] = value.float()
-        if "context_token" not in state or "out_proj.weight" not in state:
+        if "context_token" not in state or "out_proj.weight" not in state or state["out_proj.weight"].ndim != 2:
             raise ValueError(f"got {path} without 'pool_token' or 'proj.weight', expected an aggregator's state dict")
         state["context_token"] = state["context_token"].reshape(1, 1, -1)  # (1, 1, D)
         context_dim, width = state["out_proj.weight"].shape
         state.setdefault("out_proj.bias", torch.zeros(context_dim))  # (context_dim,)
         blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
         config = ContextAggregatorConfig(
-            encoder_hidden_size=width, context_dim=context_dim, num_blocks=len(blocks), num_heads=8
+            encoder_hidden_size=width, context_dim=context_dim, num_blocks=max(len(blocks), 1), num_heads=8
         )
         aggregator = cls(config)
-        missing, unknown = aggregator.load_state_dict(state, strict=False)
+        try:
+            missing, unknown = aggregator.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # tensors of another shape
+            raise ValueError(f"got {path}, expected an aggregator of width {width}: {error}") from error
         if missing or unknown:
             raise ValueError(f"got {path} with missing keys {missing} and unknown keys {unknown}, expected neither")
         return aggregator.eval()

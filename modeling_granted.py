@@ -3,12 +3,13 @@
     encoder = GrantedModel.from_encoder("Qwen/Qwen3-VL-8B-Instruct", fusion="norm_avg")
     features = encoder.encode(["a red cube on a blue sphere"])  # one (N, D) tensor per text
 
-Ships to the Hub; imports nothing but torch and transformers.
+Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 """
 
 import copy
 import hashlib
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from transformers.utils.logging import tqdm
 
 from .configuration_granted import GrantedConfig
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
+from .modeling_text_trunk import evaluating, find_last_layer, find_text_trunk, input_embeddings, streaming
 
 
 @dataclass
@@ -39,56 +41,6 @@ class GrantedModelOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     attention_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
-
-
-def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
-    """The text trunk of an encoder and its layers, by one rule for all.
-
-    The trunk of an encoder-decoder is its encoder; of a model with several towers its language model, text model or
-    text encoder; else its decoder, which for a bare text model is itself. Its layers are the ModuleList that holds
-    `num_hidden_layers` modules.
-
-    Raises:
-        ValueError: nothing there reads text.
-    """
-    trunk = encoder
-    if hasattr(encoder, "get_encoder") and getattr(encoder.config, "is_encoder_decoder", False):
-        trunk = encoder.get_encoder()
-    else:
-        for name in ("language_model", "text_model", "text_encoder"):
-            if hasattr(encoder, name):
-                trunk = getattr(encoder, name)
-                break
-    if hasattr(trunk, "lm_head"):
-        trunk = trunk.get_decoder()  # a language model inside a wrapper may bring its head along
-    wanted = getattr(getattr(trunk, "config", None), "num_hidden_layers", None)
-    if hasattr(trunk, "get_input_embeddings") and isinstance(_input_embeddings(trunk), nn.Embedding):
-        for module in trunk.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == wanted:
-                return trunk, module
-    raise ValueError(
-        f"got {type(encoder).__name__}, expected a model with a text trunk (token embeddings and a list of "
-        f"num_hidden_layers={wanted} layers): choose a text or multimodal encoder"
-    )
-
-
-def _input_embeddings(trunk: nn.Module) -> nn.Module | None:
-    try:
-        return trunk.get_input_embeddings()
-    except (NotImplementedError, AttributeError):
-        return None
-
-
-def find_final_norm(trunk: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
-    """The norm that a trunk applies to its last layer's output, or None: the first norm registered after the layers."""
-    seen_layers = False
-    inside = {id(module) for module in layers.modules()}
-    for module in trunk.modules():
-        if id(module) in inside:
-            seen_layers = True
-        elif seen_layers and "norm" in type(module).__name__.lower():
-            return module
-    return None
 
 
 def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
@@ -135,7 +87,7 @@ class GrantedModel(PreTrainedModel):
 
     def __init__(self, config: GrantedConfig):
         super().__init__(config)
-        encoder = _auto_class(config.encoder_config).from_config(config.encoder_config)
+        encoder = _auto_class(config.encoder_config).from_config(copy.deepcopy(config.encoder_config))
         self.encoder = encoder if config.keep_vision else find_text_trunk(encoder)[0]
         self.fusion = LayerFusion(
             config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
@@ -143,7 +95,7 @@ class GrantedModel(PreTrainedModel):
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.get_text_config().hidden_size, config.projection_dim)
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
-        self._last_layer_source: str | None = None
+        self._last_layer_name: str | None = None
         self._tokenizer = None
         self.post_init()
 
@@ -181,16 +133,17 @@ class GrantedModel(PreTrainedModel):
         """
         source = {"revision": revision, "trust_remote_code": trust_remote_code}
         folder = os.fspath(name_or_path)
+        local = os.path.exists(folder)
         gguf = folder.endswith(".gguf")
         if gguf:
             folder, source["gguf_file"] = os.path.split(os.path.abspath(folder))
         encoder_config = AutoConfig.from_pretrained(folder, **source)
         if encoder_config.model_type == cls.config_class.model_type:
-            raise ValueError(f"got {name_or_path}, which is fused already, expected a plain encoder: use from_pretrained")
+            raise ValueError(f"got {name_or_path}, a fused encoder, expected a plain one: use from_pretrained")
         config = cls.config_class(
             encoder_config=copy.deepcopy(encoder_config),
             encoder_name_or_path=os.fspath(name_or_path),
-            encoder_revision=getattr(encoder_config, "_commit_hash", None),
+            encoder_revision=None if local else getattr(encoder_config, "_commit_hash", None),
             **config_options,
         )
         load = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
@@ -214,13 +167,11 @@ class GrantedModel(PreTrainedModel):
         with torch.device("meta"):  # nothing is initialised that is about to be replaced
             model = cls(config)
         model.encoder = encoder if config.keep_vision else trunk
-        model.fusion = LayerFusion(
-            config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
-        ).to(_input_embeddings(trunk).weight.device)
+        device = input_embeddings(trunk).weight.device
+        device = "cpu" if device.type == "meta" else device  # embeddings on meta are offloaded
+        model.fusion.to_empty(device=device).reset_parameters()
         if config.projection_dim is not None:
-            model.projection = nn.Linear(
-                config.get_text_config().hidden_size, config.projection_dim, dtype=encoder.dtype, device=encoder.device
-            )
+            model.projection.to_empty(device=device).to(encoder.dtype).reset_parameters()
         for name in ("hf_quantizer", "quantization_method", "is_quantized", "hf_device_map"):
             if hasattr(encoder, name) and not gguf:
                 setattr(model, name, getattr(encoder, name))
@@ -242,8 +193,8 @@ class GrantedModel(PreTrainedModel):
             for name in inspect.signature(cls.config_class.__init__).parameters
             if name not in ("self", "kwargs") and not name.startswith("encoder_")
         }
-        passed_on = ("dtype", "device_map", "quantization_config", "attn_implementation")
-        load = {key: kwargs[key] for key in passed_on if key in kwargs}
+        passed_on = ("dtype", "device_map", "quantization_config", "attn_implementation", "trust_remote_code")
+        load = {"dtype": config.dtype or "auto"} | {key: kwargs[key] for key in passed_on if key in kwargs}
         model = cls.from_encoder(config.encoder_name_or_path, revision=config.encoder_revision, **load, **options)
         weights = cached_file(pretrained_model_name_or_path, "model.safetensors", **source)
         state = load_state_dict(weights)
@@ -264,6 +215,7 @@ class GrantedModel(PreTrainedModel):
         Raises:
             ValueError: `fusion_only` for an encoder that has no Hub id and revision to be found again by.
         """
+        tokenizer = self._find_tokenizer()
         if not fusion_only:
             super().save_pretrained(save_directory, **kwargs)
         else:
@@ -278,28 +230,45 @@ class GrantedModel(PreTrainedModel):
                 super().save_pretrained(save_directory, state_dict=state, **kwargs)
             finally:
                 self.config.encoder_in_checkpoint = True
-        if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(save_directory)
+        if tokenizer is not None and kwargs.get("is_main_process", True):
+            tokenizer.save_pretrained(save_directory)
 
     @property
     def tokenizer(self):
         """The encoder's tokenizer, loaded from where the model is from when it is first asked for."""
-        if self._tokenizer is None:
-            # With the encoder's configuration at hand nothing is looked up that would need remote code.
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                self.config._name_or_path, config=self.config.encoder_config
+        tokenizer = self._find_tokenizer()
+        if tokenizer is None:
+            raise ValueError(
+                f"got a model without a tokenizer (looked in {self.config._name_or_path!r}), expected one beside the "
+                "weights: save the encoder's tokenizer there, or build the model with from_encoder"
             )
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token  # padding is masked, so any token does
+        if tokenizer.pad_token is None:
+            # Padding is masked, so any token does.
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        return tokenizer
+
+    def _find_tokenizer(self):
+        if self._tokenizer is None and self.config._name_or_path:
+            source = {"revision": getattr(self.config, "_commit_hash", None) or "main"}
+            found = cached_file(
+                self.config._name_or_path,
+                "tokenizer_config.json",
+                _raise_exceptions_for_missing_entries=False,
+                **source,
+            )
+            if found is not None:
+                # With the encoder's configuration at hand nothing is looked up that would need remote code.
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    self.config._name_or_path, config=self.config.encoder_config, **source
+                )
         return self._tokenizer
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the encoder's layers: its weights, configuration, dtype and the tokenizer."""
+        """Hash of all that decides the encoder's layers: its weights, configuration, dtype and tokenizer."""
         digest = hashlib.sha256()
-        described = self.config.encoder_config.to_json_string(use_diff=False)
-        digest.update(described.encode())
+        digest.update(json.dumps(_without_provenance(self.config.encoder_config.to_dict()), sort_keys=True).encode())
         digest.update(f"{self.config.last_layer} {self.dtype}".encode())
-        digest.update(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        digest.update(_tokenizer_rules(self.tokenizer).encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -359,13 +328,15 @@ class GrantedModel(PreTrainedModel):
                 )
             fused = self.projection(fused.to(self.projection.weight.dtype))  # (B, N, projection_dim)
         dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else self.text_trunk.dtype
-        fused = fused.to(dtype).masked_fill(~mask.unsqueeze(-1), 0)  # (B, N, D)
+        fused = fused.to(dtype).masked_fill(~mask.to(fused.device).unsqueeze(-1), 0)  # (B, N, D)
         hidden_states = None
         if output_hidden_states:
             hidden_states = (fused,) * (self.config.num_hidden_layers + 1)
             if not self.config.fused_hidden_states:
                 inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-                hidden_states = self.text_trunk(**inputs, output_hidden_states=True).hidden_states
+                with self._reading(frozen=not self._encoder_is_trainable(inputs)):
+                    own = self._entry(inputs)(**inputs, output_hidden_states=True, return_dict=True)
+                hidden_states = own.hidden_states
         output = GrantedModelOutput(fused, attention_mask, hidden_states)
         return output.to_tuple() if return_dict is False else output
 
@@ -400,104 +371,58 @@ class GrantedModel(PreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         inputs = {key: value for key, value in inputs.items() if value is not None}
         pad = ~mask.unsqueeze(-1)  # (B, N, 1)
-
-        if torch.is_grad_enabled() and self._encoder_is_trainable(inputs):
-            layers: list[torch.Tensor] = []
-            self._run(inputs, lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
-            return [fusion.combine(layers).masked_fill(pad, 0) for fusion in fusions]
-
+        frozen = not self._encoder_is_trainable(inputs)
         factors = [fusion.layer_weights() for fusion in fusions]  # (L,) each
         learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
-        if learning and not recompute:
-            layers = []
-            with torch.no_grad(), evaluating(self.encoder):
-                self._run(inputs, lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
-            return [fusion.combine(layers).masked_fill(pad, 0) for fusion in fusions]
-        if learning:
+
+        def run(visit: Callable[[int, torch.Tensor], None]) -> None:
+            if frozen and self._encoder_is_trainable(inputs):
+                raise RuntimeError("got an encoder made trainable between forward and backward, expected it frozen")
+            with self._reading(frozen):
+                self._run(inputs, visit)
+
+        if (torch.is_grad_enabled() and not frozen) or (learning and not recompute):
+            layers: list[torch.Tensor] = []
+            run(lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
+            sums = [fusion.combine(layers) for fusion in fusions]
+        elif learning:
             # The second run must see what the first one saw, whatever the caller does to its tensors in between.
             inputs = {key: value.clone() if torch.is_tensor(value) else value for key, value in inputs.items()}
-
-            def run(visit: Callable) -> None:
-                if self._encoder_is_trainable(inputs):
-                    raise RuntimeError("got an encoder made trainable between forward and backward, expected it frozen")
-                with torch.no_grad(), evaluating(self.encoder):
-                    self._run(inputs, visit)
-
             sums = RecomputedFusion.apply(run, mask.clone(), fusions, *factors)
         else:
             accumulator = FusionAccumulator(fusions, factors)
-            with torch.no_grad():
-                self._run(inputs, accumulator.add)
+            run(accumulator.add)
             sums = accumulator.sums
         return [total.masked_fill(pad.to(total.device), 0) for total in sums]  # (B, N, D) each
 
     def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None]) -> None:
         """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes."""
         trunk, layers = find_text_trunk(self.encoder)
-        last = len(layers) - 1
-        source = self._resolve_last_layer(trunk, layers, inputs)
-        final: dict[str, torch.Tensor] = {}
+        if self._last_layer_name is None:
+            key = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
+            token = {key: inputs[key][:1, :1]}  # (1, 1)
+            self._last_layer_name = find_last_layer(trunk, layers, self.config.last_layer, token)
+        modules = [*layers[:-1], trunk.get_submodule(self._last_layer_name)]
+        cache = {"use_cache": False} if hasattr(trunk.config, "use_cache") else {}
+        entry = self._entry(inputs)
+        with streaming(modules, visit):
+            entry(**inputs, **cache, output_hidden_states=False, return_dict=True)
 
-        def visit_layer(index: int):
-            def hook(module, args, output):
-                hidden = output[0] if isinstance(output, tuple) else output  # (B, N, D)
-                if index < last:
-                    visit(index, hidden)
-                else:
-                    final["block"] = hidden
+    def _entry(self, inputs: dict) -> nn.Module:
+        """The module to call: images and videos enter through the whole encoder, which calls the trunk in turn."""
+        visual = [key for key in inputs if key.startswith(("pixel", "image", "video"))]
+        if visual and not self.config.keep_vision:
+            raise ValueError(f"got {', '.join(visual)}, expected text alone: build the encoder with keep_vision=True")
+        return self.encoder if visual else self.text_trunk
 
-            return hook
-
-        handles = [layer.register_forward_hook(visit_layer(index)) for index, layer in enumerate(layers)]
-        if source == "norm":
-            norm = find_final_norm(trunk, layers)
-            handles.append(norm.register_forward_hook(lambda module, args, output: final.update(norm=output)))
-        if source == "output":
-            handles.append(
-                trunk.register_forward_hook(lambda module, args, output: final.update(output=output.last_hidden_state))
-            )
-        # Images and videos enter through the whole encoder, which calls the trunk in turn.
-        whole = self.encoder if any(key.startswith(("pixel", "image", "video")) for key in inputs) else trunk
-        try:
-            whole(**inputs, **({"use_cache": False} if hasattr(trunk.config, "use_cache") else {}))
-        finally:
-            for handle in handles:
-                handle.remove()
-        visit(last, final[source])
-
-    def _resolve_last_layer(self, trunk: nn.Module, layers: nn.ModuleList, inputs: dict) -> str:
-        """Where the last layer is read: "block" (its raw output), "norm" (the final norm) or "output" (the trunk's)."""
-        if self.config.last_layer == "pre_norm":
-            return "block"
-        if self.config.last_layer == "post_norm":
-            if find_final_norm(trunk, layers) is None:
-                raise ValueError(
-                    f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
-                )
-            return "norm"
-        if self._last_layer_source is None:
-            # What hidden_states[-1] is differs between families and is written nowhere: compare on one token.
-            block = {}
-            handle = layers[-1].register_forward_hook(lambda module, args, output: block.update(output=output))
-            try:
-                with torch.no_grad(), evaluating(trunk):
-                    token = {"inputs_embeds": inputs["inputs_embeds"][:1, :1]} if "inputs_embeds" in inputs else {}
-                    token = token or {"input_ids": inputs["input_ids"][:1, :1]}
-                    probe = trunk(**token, output_hidden_states=True)
-            finally:
-                handle.remove()
-            raw = block["output"][0] if isinstance(block["output"], tuple) else block["output"]  # (1, 1, D)
-            reported = probe.hidden_states[-1]  # (1, 1, D)
-            if torch.equal(reported, raw.reshape(reported.shape)):
-                self._last_layer_source = "block"
-            elif torch.equal(reported, probe.last_hidden_state):
-                self._last_layer_source = "output"
-            else:
-                raise ValueError(
-                    f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: "
-                    "set last_layer to 'pre_norm' or 'post_norm'"
-                )
-        return self._last_layer_source
+    @contextmanager
+    def _reading(self, frozen: bool) -> Iterator[None]:
+        """A frozen encoder is read in evaluation mode and without a graph, a trainable one as it stands."""
+        if frozen:
+            with torch.no_grad(), evaluating(self.encoder):
+                yield
+        else:
+            yield
 
     def _encoder_is_trainable(self, inputs: dict) -> bool:
         embeds = inputs.get("inputs_embeds")
@@ -559,7 +484,12 @@ class GrantedModel(PreTrainedModel):
                 raise ValueError(f"got {text!r} at position {i}, expected a text that is not empty")
         if not texts:
             return []
-        limit = max_sequence_length or self.config.max_sequence_length
+        limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
+        if limit <= self.config.template_drop_tokens:
+            raise ValueError(
+                f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
+                "tokens that are dropped"
+            )
         template = self.config.prompt_template
         if template is not None:
             texts = [template.replace("{prompt}", text) for text in texts]
@@ -582,25 +512,39 @@ class GrantedModel(PreTrainedModel):
         padded = self.tokenizer.pad(
             {"input_ids": token_ids}, padding_side=self.config.padding_side, return_tensors="pt", verbose=False
         )
-        return padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)  # (B, N) each
+        return padded["input_ids"].to(self._device()), padded["attention_mask"].to(self._device())  # (B, N) each
+
+    def _device(self) -> torch.device:
+        """Where inputs belong; weights that accelerate offloaded lie on the meta device until they are needed."""
+        hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+        devices = [getattr(hook, "execution_device", None) for hook in hooks]
+        return next((torch.device(device) for device in devices if device is not None), self.device)
+
+
+def _without_provenance(described: dict) -> dict:
+    """A configuration without where it is from and which library wrote it, which change nothing of the output."""
+    return {
+        key: _without_provenance(value) if isinstance(value, dict) else value
+        for key, value in described.items()
+        if key not in ("_name_or_path", "transformers_version", "architectures", "dtype")
+    }
+
+
+def _tokenizer_rules(tokenizer) -> str:
+    """All that turns a text into ids, without the truncation and padding of the last call."""
+    if not tokenizer.is_fast:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps(rules | {"truncation": None, "padding": None}, sort_keys=True)
 
 
 def _auto_class(encoder_config) -> type:
     """AutoModel, or for an encoder-decoder the one that leaves the decoder out where there is one."""
     text_encoding = type(encoder_config) in AutoModelForTextEncoding._model_mapping
-    return AutoModelForTextEncoding if encoder_config.is_encoder_decoder and text_encoding else AutoModel
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block, the mode of every submodule restored after it."""
-    training = [child for child in module.modules() if child.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
+    # A T5EncoderModel writes is_encoder_decoder=False into its configuration: ask what the family is by default.
+    encoder_decoder = encoder_config.is_encoder_decoder or type(encoder_config)().is_encoder_decoder
+    one_config = not encoder_config.sub_configs  # T5Gemma configures its encoder apart, and has no such class for it
+    return AutoModelForTextEncoding if text_encoding and encoder_decoder and one_config else AutoModel
 
 
 GrantedModel.register_for_auto_class("AutoModel")

@@ -6,7 +6,7 @@
 [`GrantedModel`] never builds that stack: a [`FusionAccumulator`] adds each layer as it comes, and
 [`RecomputedFusion`] gets the layer weights' gradient from a second run of the encoder.
 
-Ships to the Hub; imports nothing but torch.
+Ships to the Hub; imports nothing but torch and its sibling files.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .configuration_granted import check_layer_index
+from .configuration_granted import FUSIONS, check_choice, check_layer_index, check_layers
 
 
 # Tokens normalised at a time: bounds the fp32 copies of a layer to a few MB, so that the accumulator is the only
@@ -42,7 +42,9 @@ class LayerFusion(nn.Module):
         self, fusion: str, num_layers: int, layer_index: int = -1, layers: list[int] | None = None, eps: float = 1e-5
     ):
         super().__init__()
+        check_choice("fusion", fusion, FUSIONS)
         check_layer_index(layer_index, num_layers)
+        check_layers(fusion, layers, num_layers)
         self.fusion = fusion
         self.num_layers = num_layers
         self.eps = eps
@@ -60,7 +62,11 @@ class LayerFusion(nn.Module):
     def layer_weights(self) -> torch.Tensor:
         """The factor of every layer in the sum, (L,) fp32, differentiable in the learned weights (Equation 3)."""
         if self.fusion == "learned":
-            factors = torch.softmax(self.weights.float(), dim=0)  # (len(layers),)
+            weights = self.weights  # (len(layers),)
+            if weights.is_meta and hasattr(self, "_hf_hook"):
+                # Offloaded by accelerate, which brings weights back in a forward only.
+                weights = self._hf_hook.weights_map["weights"]  # (len(layers),)
+            factors = torch.softmax(weights.float(), dim=0)  # (len(layers),)
         else:
             factors = torch.full((len(self.layers),), 1 / len(self.layers))  # (len(layers),)
         index = torch.tensor(self.layers, device=factors.device)  # (len(layers),)
@@ -132,6 +138,11 @@ class RecomputedFusion(torch.autograd.Function):
     @staticmethod
     def forward(ctx, run: Callable, mask: torch.Tensor, fusions: list[LayerFusion], *factors: torch.Tensor):
         ctx.run, ctx.mask, ctx.fusions = run, mask, fusions
+        ctx.autocast = {
+            "device_type": mask.device.type,
+            "enabled": torch.is_autocast_enabled(mask.device.type),
+            "dtype": torch.get_autocast_dtype(mask.device.type),
+        }
         accumulator = FusionAccumulator(fusions, factors)
         run(accumulator.add)
         return tuple(accumulator.sums)
@@ -142,14 +153,16 @@ class RecomputedFusion(torch.autograd.Function):
         dots = [torch.zeros(fusion.num_layers, device=g.device) for fusion, g in zip(ctx.fusions, gradients)]  # (L,)
 
         def collect(index: int, hidden: torch.Tensor) -> None:
-            for dot, fusion, gradient in zip(dots, ctx.fusions, gradients):
-                if not fusion.fusion == "learned" or index not in fusion.layers:
+            for dot, fusion, gradient, needed in zip(dots, ctx.fusions, gradients, ctx.needs_input_grad[3:]):
+                if not needed or index not in fusion.layers:
                     continue
                 for rows in row_chunks(hidden):
                     # Encoders may leave NaN at padding: the mask removes it, a zero gradient would not.
                     prepared = fusion.prepare(hidden.flatten(0, 1)[rows]).to(gradient.device)  # (chunk, D)
-                    prepared = prepared.masked_fill(~ctx.mask.view(-1, 1)[rows], 0)  # (chunk, D)
+                    padding = ~ctx.mask.reshape(-1, 1)[rows].to(gradient.device)  # (chunk, 1)
+                    prepared = prepared.masked_fill(padding, 0)  # (chunk, D)
                     dot[index] += torch.sum(prepared * gradient.flatten(0, 1)[rows])
 
-        ctx.run(collect)
+        with torch.autocast(**ctx.autocast):  # the second run is the first one again, to the bit
+            ctx.run(collect)
         return None, None, None, *dots

@@ -375,7 +375,7 @@ def _load_items(path: Path, stored: dict) -> list[dict]:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text.replace("/", "--")).strip("-.")[:80] or "encoder"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "--")).strip("-.")[:80] or "encoder"
 
 
 def _check_identity(result: Result) -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from granted.errors import InputError
-from granted.eval_metric.baselines import baseline_summary, chance, shared_tie_accuracy, tfidf_cosine, word_overlap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from granted.errors import InputError
+from granted.eval_metric.baselines import baseline_summary, chance, shared_tie_accuracy, tfidf_cosine, word_overlap
 
 
 def record(caption, statements, label=0, category="OCR", media="image", name="a"):
@@ -41,7 +42,7 @@ def test_tfidf_is_a_cosine_over_captions_and_statements():
     assert [len(first), len(second)] == [4, 2]
     assert second == [0.0, pytest.approx(1.0)]
     assert first[0] > first[1] > first[2] == first[3] == 0.0
-    # words weigh ln(8 / (1 + df)) + 1, single letters are no words: "red dog" against "red dog runs"
+    # eight texts: words weigh ln(9 / (1 + df)) + 1, single letters are no words: "red dog" against "red dog runs"
     red, dog, runs = (np.log(9 / (1 + df)) + 1 for df in (2, 4, 1))
     expected = (red**2 + dog**2) / np.sqrt((red**2 + dog**2) * (red**2 + dog**2 + runs**2))
     assert first[0] == pytest.approx(expected)

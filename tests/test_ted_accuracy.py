@@ -10,6 +10,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 
 
@@ -70,20 +71,20 @@ def test_batches_equal_one_call(metric):
 
 
 ERRORS = [
-    (dict(predictions=[], references=[]), "got no instances"),
-    (dict(predictions=[[1.0, 2.0]], references=[0, 1]), "got 1 predictions and 2 references"),
-    (dict(predictions=[[1.0, math.nan]], references=[0]), "got score nan at instance 0"),
-    (dict(predictions=[[1.0, 2.0], [math.inf, 1.0]], references=[0, 0]), "got score inf at instance 1"),
-    (dict(predictions=[[1.0, None]], references=[0]), "got score None"),
-    (dict(predictions=[[1.0]], references=[0]), "got 1 scores at instance 0, expected 2 or more"),
-    (dict(predictions=[[1.0, 2.0]], references=[2]), "got label 2 at instance 0 with 2 scores, expected 0 to 1"),
-    (dict(predictions=[[1.0, 2.0]], references=[-1]), "got label -1"),
-    (dict(predictions=[1.7], references=[0]), "got prediction 1.7"),
-    (dict(predictions=[[1.0, 2.0], 1], references=[0, 0]), "mixed"),
-    (dict(predictions=[[1.0, 2.0]], references=None), "missing"),
-    (dict(predictions=[0], references=[0], categories=["ocr"]), "Action Recognition.*Temporal"),
-    (dict(predictions=[0], references=[0], media=["audio"]), "'audio' in media, expected one of image, video"),
-    (dict(predictions=[0], references=[0], categories=["OCR", "OCR"]), "got 2 categories for 1 instances"),
+    ({"predictions": [], "references": []}, "got no instances"),
+    ({"predictions": [[1.0, 2.0]], "references": [0, 1]}, "got 1 predictions and 2 references"),
+    ({"predictions": [[1.0, math.nan]], "references": [0]}, "got score nan at instance 0"),
+    ({"predictions": [[1.0, 2.0], [math.inf, 1.0]], "references": [0, 0]}, "got score inf at instance 1"),
+    ({"predictions": [[1.0, None]], "references": [0]}, "got score None"),
+    ({"predictions": [[1.0]], "references": [0]}, "got 1 scores at instance 0, expected 2 or more"),
+    ({"predictions": [[1.0, 2.0]], "references": [2]}, "got label 2 at instance 0 with 2 scores, expected 0 to 1"),
+    ({"predictions": [[1.0, 2.0]], "references": [-1]}, "got label -1"),
+    ({"predictions": [1.7], "references": [0]}, "got prediction 1.7"),
+    ({"predictions": [[1.0, 2.0], 1], "references": [0, 0]}, "mixed"),
+    ({"predictions": [[1.0, 2.0]], "references": None}, "missing"),
+    ({"predictions": [0], "references": [0], "categories": ["ocr"]}, "Action Recognition.*Temporal"),
+    ({"predictions": [0], "references": [0], "media": ["audio"]}, "'audio' in media, expected one of image, video"),
+    ({"predictions": [0], "references": [0], "categories": ["OCR", "OCR"]}, "got 2 categories for 1 instances"),
 ]
 
 
@@ -105,7 +106,11 @@ print(json.dumps(metric.compute(categories=["OCR"] * 3 + ["Adverb"] * 2 if rank 
 
 
 def test_two_processes(tmp_path):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "m")}
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_EVALUATE_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(tmp_path / "m"),
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(rank), str(FOLDER), str(tmp_path / "cache")],

@@ -1,9 +1,9 @@
 """Contrastive training of context aggregators on caption pairs (Section 3.3), all requested features at once.
 
     granted train aggregator --encoder Qwen/Qwen3-VL-8B-Instruct --pairs pairs.parquet --features last,norm_avg
-    accelerate launch -m granted.training.context_aggregator --config granted/training/configs/aggregator_paper.yaml
+    accelerate launch -m granted.cli train aggregator --config training/configs/aggregator_paper.yaml ...
 
-Tiny, on CPU: `granted train aggregator --config training/configs/aggregator_tiny.yaml --encoder FOLDER --pairs FILE`.
+Tiny, on CPU: `granted train aggregator --encoder FOLDER --pairs FILE --output out --batch-size 4 --max-steps 10`.
 
 One run of the frozen encoder per batch serves an aggregator ("head") for every feature and learning rate. Heads share
 nothing else: each has its own loss and gradient clipping, so a head comes out the same whatever is trained beside it.
@@ -90,18 +90,31 @@ class AggregatorTrainingConfig:
         ):
             if getattr(self, name) not in legal:
                 raise InputError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, legal))}")
-        for name in ("batch_size", "epochs", "temperature", "save_steps", "log_steps", "token_budget", "max_grad_norm"):
+        positive = ("batch_size", "epochs", "temperature", "save_steps", "log_steps", "token_budget", "max_grad_norm")
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
+        for name in ("warmup_steps", "weight_decay", "held_out"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"got {name}={getattr(self, name)}, expected 0 or more")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"got max_steps={self.max_steps}, expected a number above 0, or none for whole epochs")
         if not self.features or not self.learning_rates:
             raise InputError("got no features or no learning_rates, expected at least one of each")
+        for rate in self.learning_rates:
+            if not 0 < rate < math.inf:
+                raise InputError(f"got {rate} among learning_rates, expected numbers above 0")
 
 
 # ------------------------------------------------------------------------------------------------------------ features
 
 
 def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
-    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice."""
+    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
+
+    Raises:
+        InputError: an unknown name, or two files of layer weights that would be stored under one label.
+    """
     expanded: list[str] = []
     for name in features:
         names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
@@ -109,6 +122,10 @@ def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
             feature_fusion(one, num_layers)
             if one not in expanded:
                 expanded.append(one)
+    labels = [feature_label(one) for one in expanded]
+    for one, label in zip(expanded, labels):
+        if labels.count(label) > 1:
+            raise InputError(f"got several features stored as {label!r}, one of them {one!r}: rename one file")
     return expanded
 
 
@@ -192,7 +209,7 @@ def contrastive_loss(
         temperature (`float`, defaults to 0.07): divides the cosines.
 
     Returns:
-        Mean over the 2B anchors, in fp32; log(N) for N equal candidates. Source: Section 3.3, van den Oord et al. 2018.
+        Mean over the 2B anchors, in fp32; log(N) for N equal candidates. Source: Section 3.3.
     """
     z = F.normalize(embeddings.float(), dim=-1)  # (2B + K, D)
     anchors = 2 * num_pairs
@@ -220,30 +237,40 @@ class AggregatorHeads(nn.Module):
         """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim)."""
         token_ids = encoder.tokenize(texts)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
-        fusions, feature_of = self._distinct_fusions()
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in self.heads}
         for batch in batches:
             input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
-            features = encoder.fuse(input_ids, attention_mask, fusions, recompute=recompute)  # (b, n, D) each
-            for name, head in self.heads.items():
-                output = head(features[feature_of[name]], attention_mask=attention_mask)
-                rows[name].append(output.context_embedding)  # (b, context_dim)
+            _, embeddings = self.embed(encoder, input_ids, attention_mask, recompute)
+            for name, embedding in embeddings.items():
+                rows[name].append(embedding)  # (b, context_dim)
         order = torch.tensor([i for batch in batches for i in batch], device=input_ids.device).argsort()  # (texts,)
         return {name: torch.cat(parts)[order] for name, parts in rows.items()}
 
-    def _distinct_fusions(self) -> tuple[list[LayerFusion], dict[str, int]]:
-        """The fusions to compute and which one each head reads: heads of one fixed feature share it."""
-        fusions: list[LayerFusion] = []
-        places: dict[str, int] = {}
-        feature_of = {}
+    def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):
+        """One padded batch through the encoder, once, and through every head.
+
+        Returns:
+            The fused features (b, n, D) each head reads, and the context embedding (b, context_dim) of each head,
+            by head. Heads of one fixed feature share one tensor.
+        """
+        fusions: dict[str, LayerFusion] = {}
         for name, head in self.heads.items():
-            learned = head.fusion.fusion == "learned"
-            key = name if learned else head.config.feature
-            if key not in places:
-                places[key] = len(fusions)
-                fusions.append(head.fusion)
-            feature_of[name] = places[key]
-        return fusions, feature_of
+            fusions.setdefault(self.feature_key(name), head.fusion)
+        # The features are the encoder's own, whatever precision the heads run in.
+        with torch.autocast(input_ids.device.type, enabled=False):
+            fused = encoder.fuse(input_ids, attention_mask, list(fusions.values()), recompute=recompute)
+        of_key = dict(zip(fusions, fused))  # (b, n, D) each
+        features = {name: of_key[self.feature_key(name)] for name in self.heads}
+        embeddings = {
+            name: head(features[name], attention_mask=attention_mask).context_embedding  # (b, context_dim)
+            for name, head in self.heads.items()
+        }
+        return features, embeddings
+
+    def feature_key(self, name: str) -> str:
+        """The feature that a head reads: its name, or the head's own where layer weights are learned."""
+        head = self.heads[name]
+        return name if head.fusion.fusion == "learned" else head.config.feature
 
 
 def batch_loss(embeddings: torch.Tensor, ids: torch.Tensor, num_pairs: int, temperature: float, accelerator):
@@ -292,7 +319,7 @@ def batch_indices(num_pairs: int, batch: int, epochs: int, seed: int, first: int
 
 
 def pair_texts(pairs: Sequence[dict], indices: list[int], hard_negatives: int = 0) -> tuple[list[str], torch.Tensor]:
-    """Texts and their numbers: captions a, captions b, then `hard_negatives` per pair (number -1 where it has fewer)."""
+    """Texts and their numbers: captions a, captions b, then `hard_negatives` a pair (number -1 for missing ones)."""
     rows = [pairs[i] for i in indices]
     texts = [row["caption_a"] for row in rows] + [row["caption_b"] for row in rows]
     ids = [text_id(text) for text in texts]
@@ -335,9 +362,9 @@ def train_context_aggregators(
     features = expand_features(config.features, encoder.config.num_hidden_layers)
     folders = {feature_label(feature): output_dir / feature_label(feature) for feature in features}
 
-    precision = config.mixed_precision
+    # Accelerate keeps one precision for the life of a process; runs of one process may differ, see `autocast`.
     accelerator = Accelerator(
-        mixed_precision=precision,
+        mixed_precision="no",
         log_with="trackio" if config.tracker == "trackio" else None,
         project_dir=str(output_dir),
     )
@@ -348,9 +375,10 @@ def train_context_aggregators(
 
     fingerprint = encoder.fingerprint()
     identity = run_identity(config, fingerprint, pairs)
-    if all((folder / "training.json").exists() for folder in folders.values()):
-        for folder in folders.values():
-            _check_identity(folder / "training.json", identity)
+    finished = [folder / "training.json" for folder in folders.values() if (folder / "training.json").exists()]
+    for path in finished:
+        _check_identity(path, identity)
+    if len(finished) == len(folders):
         return folders
 
     held_out, training = split_pairs(len(pairs), config)
@@ -366,14 +394,14 @@ def train_context_aggregators(
     if config.hard_negatives and negatives == 0:
         raise InputError("got hard_negatives=True and pairs without any, expected a 'negatives' column: add it")
     negatives = negatives if config.hard_negatives else 0
+    if step_pairs == 1 and negatives == 0:
+        raise InputError("got one pair a step, expected at least two: a text has no negatives then, raise batch_size")
 
-    names = {}  # head -> (feature, learning rate)
-    for feature in features:
-        for rate in config.learning_rates:
-            names[f"{feature_label(feature)}@{rate:.0e}" if len(config.learning_rates) > 1 else feature_label(feature)] = (
-                feature,
-                rate,
-            )
+    names = {  # head -> (feature, learning rate)
+        f"{feature_label(feature)}@{rate:.6e}".replace(".", "_"): (feature, rate)
+        for feature in features
+        for rate in config.learning_rates
+    }
     heads = AggregatorHeads(
         {
             name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed)
@@ -385,22 +413,21 @@ def train_context_aggregators(
         weight_decay=config.weight_decay,
     )
     model = accelerator.prepare(heads)
-    first, log = resume(output_dir, identity, heads, optimizer)
+    first, log = resume(output_dir, identity, heads, optimizer, step_pairs)
     if config.tracker == "trackio":
         accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
 
-    bar = tqdm(total=total, initial=first, desc="aggregator", disable=not (show_progress and accelerator.is_main_process))
-    started, tokens = time.perf_counter(), 0
+    silent = not (show_progress and accelerator.is_main_process)
+    started = time.perf_counter()
     batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
-    step = first
-    try:
+    with tqdm(total=total, initial=first, desc="aggregator", disable=silent) as bar:
         for step, batch in zip(range(first, total), batches):
             mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
             texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)
             factor = learning_rate_factor(step, total, config)
             for group, (_, rate) in zip(optimizer.param_groups, names.values()):
                 group["lr"] = rate * factor
-            with accelerator.autocast():
+            with autocast(accelerator, config):
                 embeddings = model(encoder, texts, config.token_budget, config.recompute_layers)
             losses = {
                 name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
@@ -414,17 +441,18 @@ def train_context_aggregators(
             bar.update()
             if (step + 1) % config.log_steps == 0 or step + 1 == total:
                 row = {f"loss/{name}": loss.item() / accelerator.num_processes for name, loss in losses.items()}
+                for name, value in row.items():
+                    if not math.isfinite(value):
+                        raise InputError(
+                            f"got {name} = {value} at step {step + 1}, expected a finite loss: lower the "
+                            "learning rate, or load the encoder in float32"
+                        )
                 log.append({"step": step + 1, "learning_rate_factor": factor, **row})
                 bar.set_postfix(loss=f"{sum(row.values()) / len(row):.3f}")
                 if config.tracker == "trackio":
                     accelerator.log(row, step=step + 1)
             if (step + 1) % config.save_steps == 0 and step + 1 < total:
-                save_checkpoint(output_dir, step + 1, identity, heads, optimizer, log, accelerator)
-    except KeyboardInterrupt:
-        # The interrupt may fall inside an update, so the run goes on from the last checkpoint, which is whole.
-        bar.close()
-        raise
-    bar.close()
+                save_checkpoint(output_dir, step + 1, step_pairs, identity, heads, optimizer, log, accelerator)
 
     figures = {}
     if accelerator.is_main_process:
@@ -452,8 +480,15 @@ def train_context_aggregators(
         for folder in output_dir.glob("checkpoint-*"):
             shutil.rmtree(folder)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    # Not `end_training`, which also ends the process group: the next seed or encoder of this process needs it.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     return folders
+
+
+def autocast(accelerator: Accelerator, config: AggregatorTrainingConfig) -> torch.autocast:
+    """The precision in which the heads run."""
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
 def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int], list[int]]:
@@ -475,7 +510,7 @@ def evaluate_heads(heads, encoder, pairs, held_out: list[int], config, accelerat
         if len(indices) < group and start:
             break  # a smaller group would be easier
         texts, ids = pair_texts(pairs, indices)
-        with accelerator.autocast():
+        with autocast(accelerator, config):
             embeddings = heads(encoder, texts, config.token_budget)
         for name, rows in embeddings.items():
             loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()
@@ -522,7 +557,7 @@ def _check_identity(path: Path, identity: dict[str, str]) -> None:
         )
 
 
-def save_checkpoint(output_dir, step, identity, heads, optimizer, log, accelerator) -> None:
+def save_checkpoint(output_dir, step, step_pairs, identity, heads, optimizer, log, accelerator) -> None:
     """Write `checkpoint-STEP` whole, then remove the older ones."""
     if not accelerator.is_main_process:
         return
@@ -532,20 +567,30 @@ def save_checkpoint(output_dir, step, identity, heads, optimizer, log, accelerat
         temporary.mkdir()
         save_file({k: v.contiguous() for k, v in heads.state_dict().items()}, temporary / "heads.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", {"step": step, "identity": identity, "log": log})
+        described = {"step": step, "pairs_per_step": step_pairs, "identity": identity, "log": log}
+        write_json(temporary / "state.json", described)
     for folder in output_dir.glob("checkpoint-*"):
         if folder.name != f"checkpoint-{step}":
             shutil.rmtree(folder)
 
 
-def resume(output_dir: Path, identity, heads, optimizer) -> tuple[int, list[dict]]:
-    """Load the newest checkpoint, if any; the step to go on from and the log so far."""
+def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict]]:
+    """Load the newest checkpoint, if any; the step to go on from and the log so far.
+
+    Raises:
+        InputError: the checkpoint is of another run, or of one with another number of processes.
+    """
     folders = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     if not folders:
         return 0, []
     folder = folders[-1]
     _check_identity(folder / "state.json", identity)
     state = read_json(folder / "state.json")
+    if state["pairs_per_step"] != step_pairs:
+        raise InputError(
+            f"got {folder} of a run with {state['pairs_per_step']} pairs a step, expected {step_pairs}: go on with as "
+            "many processes as it began with, or remove it"
+        )
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in load_file(folder / "optimizer.safetensors").items():

@@ -1,0 +1,268 @@
+"""Scoring an encoder on TED: every text encoded once, for all features and aggregators at once (Section 3.3).
+
+    heads = [load_head("aggregators/norm_avg")]
+    results = score_encoder(encoder, "smollm2", heads, records, dataset, cache_dir="cache")
+
+A caption is encoded as `Caption Type: ...` and `Caption: ...`, statements as they are; an instance is right when the
+positive has the strictly highest cosine with its caption. Similarities are in fp32. Beside every aggregator stands the
+mean pooling of the same features, which needs no training.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
+from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.errors import InputError
+from granted.eval_metric.baselines import baseline_summary
+from granted.eval_metric.results import Result, provenance
+from granted.files import read_json
+from granted.modeling_context_aggregator import ContextAggregator
+from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
+from granted.training.context_aggregator import AggregatorHeads
+
+
+@dataclass
+class Head:
+    """A trained aggregator with the seed it was trained from and the settings of its training."""
+
+    aggregator: ContextAggregator
+    seed: int | None = None
+    training: dict | None = None
+
+    @property
+    def feature(self) -> str:
+        """The feature it reads, such as `"norm_avg"`."""
+        return self.aggregator.config.feature
+
+    @property
+    def name(self) -> str:
+        """Unique among the heads of one evaluation."""
+        return f"{self.feature}@{self.seed}"
+
+
+def load_head(folder: str | os.PathLike) -> Head:
+    """Load an aggregator that `train_context_aggregators` wrote.
+
+    Raises:
+        InputError: there is none, it is damaged, or it does not say which feature it reads.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if not isinstance(config, dict) or config.get("model_type") != ContextAggregator.config_class.model_type:
+        raise InputError(f"got {folder}, expected the folder of a trained aggregator: train one, or check the path")
+    try:
+        aggregator, loaded = ContextAggregator.from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"got {folder}, which cannot be loaded as an aggregator: {error}") from error
+    wrong = [name for kind in ("missing_keys", "unexpected_keys") for name in sorted(loaded[kind])]
+    if wrong:
+        raise InputError(f"got {folder} with weights missing or unknown: {', '.join(wrong[:3])}: copy it again")
+    if aggregator.fusion is None or aggregator.config.feature is None:
+        raise InputError(f"got {folder}, an aggregator without a feature in its configuration: set fusion and feature")
+    training = read_json(folder / "training.json") if (folder / "training.json").exists() else None
+    return Head(aggregator.eval(), training["settings"]["seed"] if training else None, training)
+
+
+def find_heads(folder: str | os.PathLike) -> list[Head]:
+    """The aggregator in a folder, or all those in the folders directly below it."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return [load_head(folder)]
+    below = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not below:
+        raise InputError(f"got {folder}, which holds no aggregator, expected one or a folder of them: check the path")
+    return [load_head(path) for path in below]
+
+
+def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[Head]) -> None:
+    """Refuse aggregators that were made for an encoder of another width, depth or weights, or that share a name."""
+    width, layers = encoder.config.get_text_config().hidden_size, encoder.config.num_hidden_layers
+    names = [head.name for head in heads]
+    for head in heads:
+        if names.count(head.name) > 1:
+            raise InputError(
+                f"got several aggregators of the feature {head.feature} and seed {head.seed}, expected one of each: "
+                "evaluate them one by one"
+            )
+        config = head.aggregator.config
+        if config.encoder_hidden_size != width or config.num_layers != layers:
+            raise InputError(
+                f"got an aggregator for {config.encoder} ({config.num_layers} layers of width "
+                f"{config.encoder_hidden_size}), expected one for {encoder_name} ({layers} of {width}): train one"
+            )
+        if config.encoder_fingerprint != fingerprint:
+            raise InputError(
+                f"got an aggregator trained for other weights or another dtype ({config.encoder}), expected "
+                f"{encoder_name} as it is loaded now: load the encoder it was trained for, or train one"
+            )
+
+
+def select_shard(records: Sequence[TedRecord], shard: str | None) -> list[TedRecord]:
+    """Part `"i/n"` (i from 1 to n) of the records: whole captions, chosen by their id alone.
+
+    Raises:
+        InputError: `shard` is not of that form, or nothing falls into it.
+    """
+    if shard is None:
+        return list(records)
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"got shard {shard!r}, expected i/n with i from 1 to n, such as 1/4")
+
+    def place(caption_id: str) -> int:
+        return int(hashlib.sha256(caption_id.encode()).hexdigest(), 16) % int(parts) + 1
+
+    kept = [record for record in records if place(record["caption_id"]) == int(part)]
+    if not kept:
+        raise InputError(f"got shard {shard} without a single caption, expected some: use fewer shards")
+    return kept
+
+
+@torch.no_grad()
+def score_encoder(
+    encoder: GrantedModel,
+    encoder_name: str,
+    heads: Sequence[Head],
+    records: Sequence[TedRecord],
+    dataset: dict,
+    cache_dir: str | os.PathLike,
+    *,
+    shard: str | None = None,
+    token_budget: int = 8192,
+    show_progress: bool = True,
+) -> list[Result]:
+    """Score aggregators of one encoder, and the mean pooling of each of their features.
+
+    Args:
+        encoder ([`GrantedModel`]): its layers are read, its own fusion is not.
+        encoder_name (`str`): display name.
+        heads (`list[Head]`): aggregators trained for this encoder.
+        records (`list[TedRecord]`): the benchmark, validated.
+        dataset (`dict`): `name`, `config`, `fingerprint`, `instances`, `captions` of the whole benchmark.
+        cache_dir (`str`): finished batches are kept here, from which an interrupted run goes on.
+        shard (`str`, *optional*): `"i/n"`, the part to score.
+        token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
+
+    Returns:
+        One [`Result`] per head and one per feature with mean pooling (seed None where no weights are learned).
+
+    Raises:
+        InputError: an aggregator made for something else, or scores that are not finite.
+    """
+    fingerprint = encoder.fingerprint()
+    check_heads(encoder, encoder_name, fingerprint, heads)
+    all_records, records = records, select_shard(records, shard)
+    identity = {
+        "encoder": fingerprint,
+        "prompt template": encoder.config.prompt_template,
+        "maximum length": encoder.config.max_sequence_length,
+        "fusion epsilon": encoder.config.layer_norm_eps,
+        "aggregators": {head.name: weights_hash(head.aggregator) for head in heads},
+    }
+    cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
+    texts = [caption_text(r) for r in records] + [s for r in records for s in r["statements"]]
+    started = time.perf_counter()
+    model = AggregatorHeads({head.name: head.aggregator for head in heads}).to(encoder.device).eval()
+    tokens = encode_missing(encoder, model, texts, cache, token_budget, show_progress)
+    seconds = time.perf_counter() - started
+
+    common = provenance(
+        device=torch.cuda.get_device_name() if encoder.device.type == "cuda" else encoder.device.type,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+        seconds=round(seconds, 2),
+        tokens=tokens,
+        encoder_revision=encoder.config.encoder_revision,
+        weights_fingerprint=fingerprint,
+        config_hash=hashlib.sha256(encoder.config.to_json_string().encode()).hexdigest(),
+    )
+    shared = {
+        "encoder": encoder_name,
+        "dataset": dataset,
+        "baselines": baseline_summary(all_records),
+        "shard": shard,
+    }
+    results = []
+    means = {model.feature_key(head.name): head for head in reversed(heads)}
+    for pooling, column, head in [("aggregator", head.name, head) for head in heads] + [
+        ("mean", f"mean/{key}", head) for key, head in means.items()
+    ]:
+        learned = head.aggregator.fusion.fusion == "learned"
+        seed = head.seed if pooling == "aggregator" or learned else None
+        training = {k: v for k, v in (head.training or {}).items() if k != "identity"}
+        origin = common | {"seed": seed, "aggregator": training if pooling == "aggregator" else None}
+        results.append(
+            Result(
+                feature=head.feature,
+                pooling=pooling,
+                seed=seed,
+                items=score_items(cache, column, records, f"{encoder_name} {column}"),
+                provenance=origin,
+                **shared,
+            )
+        )
+    return results
+
+
+def encode_missing(
+    encoder: GrantedModel,
+    model: AggregatorHeads,
+    texts: Sequence[str],
+    cache: EmbeddingCache,
+    token_budget: int,
+    show_progress: bool,
+) -> int:
+    """Encode the texts that the cache lacks, length-sorted, one shard per batch; the number of tokens read."""
+    missing = cache.missing(texts)
+    token_ids = encoder.tokenize(missing)
+    batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
+    half = encoder.dtype == torch.bfloat16
+    silent = not (show_progress and missing)
+    with evaluating(encoder), tqdm(total=len(missing), desc="encoding", unit="text", disable=silent) as bar:
+        for batch in batches:
+            input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
+            with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=half):
+                features, embeddings = model.embed(encoder, input_ids, attention_mask)
+            rows = {name: embedding.float() for name, embedding in embeddings.items()}  # (b, context_dim) each
+            count = attention_mask.sum(1, keepdim=True)  # (b, 1)
+            for name, feature in features.items():
+                rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros at padding
+            cache.append([missing[i] for i in batch], rows)
+            bar.update(len(batch))
+    return sum(len(ids) for ids in token_ids)
+
+
+def score_items(cache: EmbeddingCache, column: str, records: Sequence[TedRecord], where: str) -> list[dict]:
+    """Cosines of every record's caption with its statements, in fp32, as the items of a [`Result`]."""
+    texts = list(dict.fromkeys([caption_text(r) for r in records] + [s for r in records for s in r["statements"]]))
+    vectors = cache.read_vectors(column, texts)  # (texts, D)
+    if not torch.isfinite(vectors).all():
+        bad = texts[int((~torch.isfinite(vectors)).any(-1).nonzero()[0])]
+        raise InputError(f"got NaN or infinite embeddings from {where}, first for {bad[:60]!r}: try --dtype float32")
+    vectors = F.normalize(vectors, dim=-1)  # (texts, D)
+    row = {text: i for i, text in enumerate(texts)}
+    items = []
+    for record in records:
+        caption = vectors[row[caption_text(record)]]  # (D,)
+        statements = vectors[[row[s] for s in record["statements"]]]  # (S, D)
+        kept = {name: record[name] for name in ("id", "caption_id", "category", "media", "label")}
+        items.append(kept | {"scores": (statements @ caption).tolist()})
+    return items
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """Hash of a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""The text trunk of any encoder: where it is, which of its modules are the layers, and how to watch them run.
+
+    trunk, layers = find_text_trunk(AutoModel.from_pretrained("Qwen/Qwen3-VL-8B-Instruct"))
+
+Ships to the Hub; imports nothing but torch and transformers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+
+def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
+    """The text trunk of an encoder and its layers, by one rule for all.
+
+    The trunk of an encoder-decoder is its encoder; of a model with several towers its language model, text model or
+    text encoder; else its decoder, which for a bare text model is itself. Its layers are the ModuleList that holds
+    `num_hidden_layers` modules.
+
+    Raises:
+        ValueError: nothing there reads text.
+    """
+    trunk = encoder
+    if hasattr(encoder, "get_encoder") and getattr(encoder.config, "is_encoder_decoder", False):
+        trunk = encoder.get_encoder()
+    else:
+        for name in ("language_model", "text_model", "text_encoder"):
+            if hasattr(encoder, name):
+                trunk = getattr(encoder, name)
+                break
+    if hasattr(trunk, "lm_head"):
+        trunk = trunk.get_decoder()  # a language model inside a wrapper may bring its head along
+    wanted = getattr(getattr(trunk, "config", None), "num_hidden_layers", None)
+    if hasattr(trunk, "get_input_embeddings") and isinstance(input_embeddings(trunk), nn.Embedding):
+        for module in trunk.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == wanted:
+                return trunk, module
+    raise ValueError(
+        f"got {type(encoder).__name__}, expected a model with a text trunk (token embeddings and a list of "
+        f"num_hidden_layers={wanted} layers): choose a text or multimodal encoder"
+    )
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """The hidden states (B, N, D) in what a block, a norm or a trunk returns."""
+    if isinstance(output, ModelOutput):
+        return output.last_hidden_state
+    return output[0] if isinstance(output, tuple) else output
+
+
+def input_embeddings(trunk: nn.Module) -> nn.Module | None:
+    try:
+        return trunk.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, token: dict) -> str:
+    """Name within the trunk of the module whose output stands for the last layer; "" is the trunk itself.
+
+    What `hidden_states[-1]` is and which norm is the final one differ between families and are written nowhere: see
+    what happens to one token.
+
+    Args:
+        trunk (`nn.Module`), layers (`nn.ModuleList`): from [`find_text_trunk`].
+        last_layer (`str`): `"as_reported"`, `"pre_norm"` or `"post_norm"`, see [`GrantedConfig`].
+        token (`dict`): one token as the trunk takes it, such as `{"input_ids": (1, 1)}`.
+
+    Raises:
+        ValueError: no final norm, or `hidden_states[-1]` is neither the last block's output nor the trunk's.
+    """
+    names = {id(module): name for name, module in trunk.named_modules()}
+    if last_layer == "pre_norm":
+        return names[id(layers[-1])]
+    inside = {id(module) for module in layers.modules()}
+    block: list[torch.Tensor] = []  # the last block's output (1, 1, D)
+    final_norms: list[str] = []
+
+    def see_norm(module, args, output):
+        if args and block and torch.equal(args[0], block[0]):
+            final_norms.append(names[id(module)])
+
+    handles = [layers[-1].register_forward_hook(lambda module, args, output: block.append(hidden_of(output)))]
+    for module in trunk.modules():
+        if "norm" in type(module).__name__.lower() and id(module) not in inside:
+            handles.append(module.register_forward_hook(see_norm))
+    try:
+        with torch.no_grad(), evaluating(trunk):
+            probe = trunk(**token, output_hidden_states=True, return_dict=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    if last_layer == "post_norm":
+        if not final_norms:
+            raise ValueError(
+                f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
+            )
+        return final_norms[0]
+    reported = probe.hidden_states[-1]  # (1, 1, D)
+    if torch.equal(reported, block[0]):
+        return names[id(layers[-1])]
+    if torch.equal(reported, probe.last_hidden_state):
+        return ""
+    raise ValueError(
+        f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: set "
+        "last_layer to 'pre_norm' or 'post_norm'"
+    )
+
+
+@contextmanager
+def streaming(modules: list[nn.Module], visit: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Inside the block, `visit(i, hidden (B, N, D))` is called whenever `modules[i]` has run."""
+    handles = []
+    try:
+        for index, module in enumerate(modules):
+            handles.append(
+                module.register_forward_hook(lambda module, args, output, i=index: visit(i, hidden_of(output)))
+            )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, the mode of every submodule restored after it."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -1,0 +1,85 @@
+"""Tiny real encoders on disk, with a tokenizer trained here; no network."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+
+SENTENCES = [
+    "a red cube on a blue sphere",
+    "two black cats sleep under the old wooden table",
+    "an old man slowly opens the green door , then he walks away",
+    "the small dog runs quickly across the wet street at night",
+    "three children play with a yellow ball near the river",
+    "Caption Type : image Caption : a photo of a city",
+    "describe the picture in detail . prompt : a bird",
+]
+SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+
+def word_tokenizer(opening: str, closing: str | None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that puts `opening` before a text and `closing`, if any, after it."""
+    specials = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(SENTENCES, trainers.WordLevelTrainer(vocab_size=256, special_tokens=specials))
+    single = f"{opening} $A" + (f" {closing}" if closing else "")
+    used = [(token, tokenizer.token_to_id(token)) for token in (opening, closing) if token]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=used)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        bos_token="[BOS]",
+        eos_token="[EOS]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=512,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """`make_tokenizer(opening, closing)` builds a tiny tokenizer."""
+    return word_tokenizer
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """Texts of different lengths whose words the tiny tokenizers know."""
+    return list(SENTENCES)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory) -> str:
+    """A saved Llama of 4 layers and width 32 with its tokenizer (decoder-only, a BOS token first)."""
+    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    tokenizer = word_tokenizer("[BOS]", None)
+    torch.manual_seed(0)
+    model = LlamaModel(LlamaConfig(**SIZE, num_key_value_heads=2, vocab_size=len(tokenizer)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder(tmp_path_factory) -> str:
+    """A saved BERT of 4 layers and width 32 with its tokenizer (bidirectional, [CLS] and [SEP] around a text)."""
+    folder = tmp_path_factory.mktemp("tiny") / "bert"
+    tokenizer = word_tokenizer("[CLS]", "[SEP]")
+    torch.manual_seed(1)
+    model = BertModel(BertConfig(**SIZE, vocab_size=len(tokenizer), max_position_embeddings=64))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

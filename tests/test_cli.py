@@ -1,0 +1,331 @@
+"""The command line: from encoder to report, bad input is one line and exit code 2, and YAML gives defaults."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from transformers import ViTConfig, ViTModel
+from typer.main import get_command
+
+from granted import cli
+from granted.dataset_builders.ted_6k.authors_layout import SAMPLE_FILE
+from granted.modeling_granted import GrantedModel
+from granted.training.context_aggregator import new_aggregator
+
+
+TINY = ("--batch-size", "3", "--mixed-precision", "no", "--held-out", "0")
+
+
+@pytest.fixture
+def granted(monkeypatch, capsys):
+    """Run the command in this process; its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["granted", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A file of 15 caption pairs."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {"id": f"{colour}{thing}", "caption_a": f"a {colour} {thing}", "caption_b": f"the old {thing} is {colour}"}
+        for colour in ("red", "blue", "green")
+        for thing in ("cube", "sphere", "table", "door", "dog")
+    ]
+    path.write_text("".join(json.dumps(row | {"media": "image", "source": "t"}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def aggregator(tiny_encoder_folder, tmp_path_factory):
+    """The folder of an untrained aggregator of the tiny encoder."""
+    folder = tmp_path_factory.mktemp("aggregator") / "last"
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder)
+    new_aggregator("last", encoder, "tiny", encoder.fingerprint(), seed=0).save_pretrained(folder)
+    return folder
+
+
+def is_one_line(found, *words):
+    code, _, error = found
+    assert code == 2, error
+    assert error.startswith("granted: ") and error.count("\n") == 1 and error.endswith("\n"), error
+    for word in words:
+        assert str(word) in error
+    return True
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------------------------------------------------- end to end
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_report_and_is_not_repeated(
+    granted, tiny_encoder_folder, pairs, tmp_path
+):
+    output = tmp_path / "out"
+    arguments = ["evaluate", f"tiny={tiny_encoder_folder}", "--pairs", str(pairs), "--output", str(output)]
+    arguments += ["--features", "last,norm_avg", "--epochs", "30", "--save-steps", "1", *TINY]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "granted.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not any(output.rglob("checkpoint-*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert error.rstrip().endswith("granted: interrupted; run the same command again to go on")
+    assert "Traceback" not in error and not (output / "results").exists()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "granted.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "160"},
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("tiny", "last", "norm_avg", "Chance", "Word overlap", "TF-IDF cosine"):
+        assert words in done.stdout
+    names = {path.name for path in output.iterdir()}
+    assert names == {"aggregators", "cache", "results", "table.md", "categories.png", "report.html"}
+    assert len(list((output / "results").glob("*.json"))) == len(list((output / "results").glob("*.parquet"))) == 4
+    assert not any(output.rglob("checkpoint-*"))
+
+    kept = {path: time for path, time in files(output).items() if path.suffix == ".safetensors"}
+    table = (output / "table.md").read_text()
+    code, _, error = granted(*arguments)
+    assert code == 0 and "encoding" not in error, error
+    assert {path: time for path, time in files(output).items() if path.suffix == ".safetensors"} == kept
+    assert (output / "table.md").read_text() == table
+
+
+def test_shards_are_scored_apart_and_merged_into_the_same_table(granted, tiny_encoder_folder, aggregator, tmp_path):
+    base = ["evaluate", f"tiny={tiny_encoder_folder}", "--aggregator", aggregator, "--output"]
+    assert granted(*base, tmp_path / "whole")[0] == 0
+    for i in (1, 2):
+        code, out, _ = granted(*base, tmp_path / f"part{i}", "--shard", f"{i}/2")
+        assert code == 0 and "granted merge" in " ".join(out.split())
+    parts = [tmp_path / f"part{i}" / "results" for i in (1, 2)]
+    assert is_one_line(granted("merge", parts[0], "--output", tmp_path / "merged"), "got shards 1 of 2")
+    assert is_one_line(granted("merge", tmp_path / "whole" / "results", "--output", tmp_path / "merged"), "shard")
+    assert not (tmp_path / "merged").exists()
+    assert granted("merge", *parts, "--output", tmp_path / "merged")[0] == 0
+    assert (tmp_path / "merged" / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
+
+
+def test_texts_are_encoded_and_found_again(granted, tiny_encoder_folder, sentences, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(sentences))
+    command = ["encode", tiny_encoder_folder, tmp_path / "texts.txt", "--output", tmp_path / "features"]
+    for count in (len(sentences), 0):
+        code, out, error = granted(*command)
+        assert code == 0, error
+        assert f"encoded {count} texts" in out
+
+
+def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, aggregator, pairs, tmp_path):
+    assert granted("data", "ted", "--input", "sample", "--output", tmp_path / "ted-6k")[0] == 0
+    groups = tmp_path / "groups.jsonl"
+    captions = ["A red cube.", "One cube is red.", "There is a cube.", "It is red."]
+    lines = [json.dumps({"id": f"g{i}", "media": "image", "captions": captions}) for i in "ab"]
+    groups.write_text("\n".join(lines))
+    code, out, error = granted("data", "pairs", "--groups", groups, "--output", tmp_path / "made.parquet")
+    assert code == 0 and "wrote 2 pairs" in " ".join(out.split()), error
+    command = ["evaluate", tiny_encoder_folder, "--ted", tmp_path / "ted-6k", "--aggregator", aggregator]
+    assert granted(*command, "--output", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def sample(**changes):
+    """The sample benchmark's first caption, changed."""
+    name, entry = next(iter(json.loads(SAMPLE_FILE.read_text(encoding="utf-8")).items()))
+    return json.dumps({name: entry | changes})
+
+
+BAD_TED = {
+    "malformed": b'{"a": ',
+    "empty": b"",
+    "no caption": b"{}",
+    "unknown category": sample(statements={"Taste": {}}).encode(),
+    "empty caption": sample(caption=" ").encode(),
+    "not UTF-8": sample(caption="caf?").encode().replace(b"caf?", b"caf\xe9"),
+    "twice": (lambda one: f"{one[:-1]}, {one[1:]}".encode())(sample()),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_TED)
+def test_a_bad_benchmark_is_one_line_and_leaves_nothing(granted, tiny_encoder_folder, pairs, tmp_path, fault):
+    (tmp_path / "ted.json").write_bytes(BAD_TED[fault])
+    found = granted(
+        *("evaluate", tiny_encoder_folder, "--ted", tmp_path / "ted.json", "--pairs", pairs),
+        *("--output", tmp_path / "out"),
+    )
+    assert is_one_line(found, "ted.json" if fault != "empty caption" else "empty caption")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--features", "layer_x"], "layer_0 to layer_3"),
+        (["--features", ""], "no features"),
+        (["--features", "weights:none.safetensors"], "none.safetensors"),
+        (["--learning-rates", "fast"], "fast"),
+        (["--learning-rates", "1e-3,1e-4"], "held-out"),
+        (["--seeds", "0.5"], "whole numbers"),
+        (["--seeds", ""], "no seeds"),
+        (["--max-steps", "0"], "max_steps"),
+        (["--schedule", "linear"], "schedule"),
+        (["--batch-size", "99"], "lower batch_size"),
+        (["--hard-negatives"], "negatives"),
+        (["--dtype", "int4"], "int4"),
+        (["--shard", "5/4"], "5/4"),
+        (["--aggregator", "some"], "pairs and aggregator"),
+        (["--pairs", "none.jsonl"], "none.jsonl"),
+        (["--config", "none.yaml"], "none.yaml"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_leaves_nothing(granted, tiny_encoder_folder, pairs, tmp_path, options, word):
+    out = tmp_path / "out"
+    found = granted("evaluate", tiny_encoder_folder, "--pairs", pairs, "--output", out, *TINY, *options)
+    assert is_one_line(found, word)
+    assert not out.exists()
+
+
+def test_what_is_no_encoder_or_not_the_aggregators_is_one_line(
+    granted, tiny_bert_folder, tiny_encoder_folder, aggregator, pairs, tmp_path
+):
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**size, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    out = ("--output", tmp_path / "out")
+    assert is_one_line(granted("evaluate", tmp_path / "vit", "--pairs", pairs, *out), "vit")
+    assert is_one_line(granted("evaluate", tmp_path / "none", "--pairs", pairs, *out), "none")
+    found = granted("evaluate", tiny_bert_folder, "--aggregator", aggregator, *out)
+    assert is_one_line(found, "other weights")
+    command = ("evaluate", tiny_encoder_folder, *out, "--aggregator")
+    assert is_one_line(granted(*command, tmp_path / "vit"), "expected the folder of a trained aggregator")
+    (tmp_path / "empty").mkdir()
+    assert is_one_line(granted(*command, tmp_path / "empty"), "holds no aggregator")
+    assert is_one_line(granted("merge", tmp_path / "none", *out), "none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_cannot_be_encoded_are_one_line(granted, tiny_encoder_folder, tiny_bert_folder, tmp_path):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "texts.txt").write_text("a red cube\n")
+    out = ("--output", tmp_path / "out")
+    assert is_one_line(granted("encode", tiny_encoder_folder, tmp_path / "blank.txt", *out), "no text")
+    assert is_one_line(granted("encode", tiny_encoder_folder, tmp_path / "none.txt", *out), "none.txt")
+    fusion = granted("encode", tiny_encoder_folder, tmp_path / "texts.txt", *out, "--fusion", "sum")
+    assert is_one_line(fusion, "norm_avg")
+    assert not (tmp_path / "out").exists()
+    assert granted("encode", tiny_encoder_folder, tmp_path / "texts.txt", *out)[0] == 0
+    before = files(tmp_path / "out")
+    assert is_one_line(granted("encode", tiny_bert_folder, tmp_path / "texts.txt", *out), "of another encoder")
+    assert files(tmp_path / "out") == before
+
+
+def test_results_of_another_benchmark_in_the_folder_are_one_line(granted, tiny_encoder_folder, aggregator, tmp_path):
+    base = ("evaluate", tiny_encoder_folder, "--aggregator", aggregator, "--output", tmp_path / "out")
+    assert granted(*base)[0] == 0
+    (tmp_path / "ted.json").write_text(sample(), encoding="utf-8")
+    before = files(tmp_path / "out")
+    assert is_one_line(granted(*base, "--ted", tmp_path / "ted.json"), "another benchmark (sample)")
+    assert files(tmp_path / "out") == before
+
+
+@contextlib.contextmanager
+def full_disk(folder, size):
+    """`folder` on a file system of `size` KiB."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(granted, tiny_encoder_folder, pairs, tmp_path):
+    (tmp_path / "texts.txt").write_text("".join(f"{'a red cube ' * 50}{i}\n" for i in range(9)))
+    with full_disk(tmp_path / "disk", 64) as disk:
+        command = ("train", "aggregator", "--encoder", tiny_encoder_folder, "--pairs", pairs)
+        found = granted(*command, "--output", disk / "a", *TINY, "--save-steps", "1")
+        assert "No space left" in found[2].splitlines()[-1] and found[0] == 2
+        assert not any(disk.rglob("*.safetensors"))
+        found = granted("encode", tiny_encoder_folder, tmp_path / "texts.txt", "--output", disk / "b")
+        assert "No space left" in found[2].splitlines()[-1] and found[0] == 2
+        assert [path.name for path in (disk / "b").iterdir()] == ["identity.json"]
+
+
+# ---------------------------------------------------------------------------------------------------- YAML and options
+
+
+def test_values_of_a_config_file_are_defaults_and_the_command_line_wins(granted, tiny_encoder_folder, pairs, tmp_path):
+    config = tmp_path / "c.yaml"
+    values = {"features": ["last", "avg"], "max_steps": 2, "batch_size": 3, "held_out": 0, "mixed_precision": "no"}
+    config.write_text(yaml.safe_dump(values | {"learning_rates": [2e-3], "recompute_layers": False, "seed": 5}))
+    code, _, error = granted(
+        *("train", "aggregator", "--encoder", tiny_encoder_folder, "--pairs", pairs, "--config", config),
+        *("--output", tmp_path / "out", "--max-steps", "1", "--features", "avg"),
+    )
+    assert code == 0, error
+    settings = json.loads((tmp_path / "out" / "avg" / "training.json").read_text())["settings"]
+    expected = {"features": ["avg"], "max_steps": 1, "batch_size": 3, "learning_rates": [2e-3], "seed": 5}
+    assert expected.items() <= settings.items() and settings["recompute_layers"] is False
+
+
+def test_a_config_file_can_name_the_encoders(granted, tiny_encoder_folder, aggregator, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"encoders": [tiny_encoder_folder], "aggregator": str(aggregator)}))
+    code, _, error = granted("evaluate", "--config", config, "--output", tmp_path / "out")
+    assert code == 0, error
+    assert (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [("colour: red", "got colour"), ("- a", "no mapping"), ("a: [", "YAML"), ("\xff: 1", "\xff")]
+)
+def test_a_bad_config_file_is_one_line(granted, tmp_path, content, word):
+    (tmp_path / "c.yaml").write_text(content, encoding="utf-8")
+    assert is_one_line(granted("evaluate", "x", "--config", tmp_path / "c.yaml"), word, "c.yaml")
+
+
+def every_command(command, path=()):
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, (*path, name))
+
+
+@pytest.mark.parametrize("path", every_command(get_command(cli.app)), ids=" ".join)
+def test_every_command_has_help_and_refuses_an_unknown_option_with_exit_code_2(granted, path):
+    code, out, _ = granted(*path, "--help")
+    assert code == 0 and "Usage: granted" in out
+    assert granted(*path, "--no-such-option")[0] == 2
+
+
+def test_a_missing_or_unreadable_option_exits_with_2(granted):
+    for arguments in (["evaluate"], ["encode", "x", "y"], ["evaluate", "x", "--batch-size", "many"], ["nothing"]):
+        code, _, error = granted(*arguments)
+        assert code == 2 and "Traceback" not in error

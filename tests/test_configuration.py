@@ -1,0 +1,116 @@
+"""Configurations: complete, round-tripping, and refusing what is not legal in words."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, BertConfig, LlamaConfig, T5Config
+
+from granted import ContextAggregatorConfig, GrantedConfig
+
+
+def llama() -> LlamaConfig:
+    return LlamaConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+
+
+def test_the_default_is_qwen3_vl_with_its_layers_learned():
+    config = GrantedConfig()
+    assert config.encoder_config.model_type == "qwen3_vl"
+    assert (config.hidden_size, config.num_hidden_layers) == (4096, 32)
+    assert (config.fusion, config.last_layer, config.layer_norm_eps) == ("learned", "as_reported", 1e-5)
+    assert (config.layers, config.layer_index, config.max_sequence_length) == (None, -1, 512)
+    assert config.fused_hidden_states and not config.keep_vision
+
+
+def test_every_field_survives_saving(tmp_path):
+    fields = {
+        "fusion": "avg",
+        "layer_index": 1,
+        "layers": [0, -1],
+        "last_layer": "pre_norm",
+        "layer_norm_eps": 1e-3,
+        "projection_dim": 7,
+        "projection_trained": True,
+        "prompt_template": "<|im_start|>{prompt}",
+        "template_drop_tokens": 3,
+        "max_sequence_length": 99,
+        "padding_side": "left",
+        "output_dtype": "bfloat16",
+        "keep_vision": True,
+        "fused_hidden_states": False,
+        "encoder_name_or_path": "some/encoder",
+        "encoder_revision": "abc",
+        "encoder_in_checkpoint": False,
+    }
+    GrantedConfig(encoder_config=llama(), **fields).save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is GrantedConfig
+    assert {name: getattr(loaded, name) for name in fields} == fields
+    assert type(loaded.encoder_config) is LlamaConfig and loaded.encoder_config.num_hidden_layers == 3
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "granted"
+
+
+def test_width_and_layers_are_those_of_the_text_trunk():
+    t5 = T5Config(d_model=24, num_layers=5, num_decoder_layers=2, num_heads=2)
+    assert (GrantedConfig(encoder_config=t5).hidden_size, GrantedConfig(encoder_config=t5).num_hidden_layers) == (
+        24,
+        5,
+    )
+    assert GrantedConfig(encoder_config=llama(), projection_dim=10).hidden_size == 10
+    bert = GrantedConfig(encoder_config={"model_type": "bert", "hidden_size": 36, "num_attention_heads": 4})
+    assert type(bert.encoder_config) is BertConfig and bert.hidden_size == 36
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fusion": "mean"}, "got fusion='mean', expected one of 'learned', 'norm_avg', 'avg', 'single'"),
+        ({"last_layer": "normed"}, "expected one of 'as_reported', 'pre_norm', 'post_norm'"),
+        ({"layer_index": 3}, "got layer_index=3, expected -3 to 2"),
+        ({"layers": [0, 3]}, "got layer_index=3, expected -3 to 2"),
+        ({"layers": [0, -3]}, "none twice"),
+        ({"layers": []}, "at least one layer"),
+        ({"fusion": "single", "layers": [0]}, "expected layer_index alone"),
+        ({"padding_side": "both"}, "expected one of 'right', 'left'"),
+        ({"output_dtype": "fp32"}, "expected one of None, 'float32', 'bfloat16', 'float16'"),
+        ({"max_sequence_length": 0}, "got max_sequence_length=0, expected at least 1"),
+        ({"max_sequence_length": 8, "template_drop_tokens": 8}, "got max_sequence_length=8, expected at least 9"),
+        ({"template_drop_tokens": -1}, "expected at least 0"),
+        ({"projection_dim": 0}, "expected at least 1"),
+        ({"prompt_template": "a picture of"}, "expected a text with '{prompt}' in it"),
+        ({"encoder_config": {"model_type": "no_such_model"}}, "model_type='no_such_model'"),
+        ({"encoder_config": {}}, "model_type=None"),
+    ],
+)
+def test_a_wrong_value_raises_and_names_the_legal_ones(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        GrantedConfig(**{"encoder_config": llama(), **wrong})
+    assert message in str(caught.value)
+
+
+def test_the_aggregator_has_the_width_of_its_encoder_unless_told_otherwise(tmp_path):
+    assert ContextAggregatorConfig(encoder_hidden_size=64).hidden_size == 64
+    config = ContextAggregatorConfig(
+        64, hidden_size=32, num_heads=4, fusion="learned", num_layers=3, feature="learned"
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is ContextAggregatorConfig
+    assert (loaded.hidden_size, loaded.num_heads, loaded.fusion, loaded.num_layers) == (32, 4, "learned", 3)
+    assert (loaded.encoder_hidden_size, loaded.feature, loaded.rope_theta) == (64, "learned", 10000.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fusion": "mean", "num_layers": 3}, "expected one of None, 'learned'"),
+        ({"fusion": "avg"}, "expected both or neither"),
+        ({"num_layers": 3}, "expected both or neither"),
+        ({"fusion": "single", "num_layers": 3, "layer_index": 3}, "expected -3 to 2"),
+        ({"hidden_size": 36}, "choose a num_heads"),
+        ({"num_blocks": 0}, "got num_blocks=0, expected at least 1"),
+    ],
+)
+def test_a_wrong_aggregator_raises_and_names_what_is_legal(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        ContextAggregatorConfig(**{"encoder_hidden_size": 64, **wrong})
+    assert message in str(caught.value)

@@ -1,0 +1,195 @@
+"""From encoders to results and report: encoders by any name, and running again repeats nothing."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTModel
+
+from granted.dataset_builders.ted_6k.authors_layout import read_ted
+from granted.embedding_cache import EmbeddingCache
+from granted.errors import InputError
+from granted.eval_metric.evaluation import encode_file, evaluate, load_encoder, split_spec, write_report
+from granted.eval_metric.results import load_all, merge_shards
+from granted.files import read_json
+from granted.modeling_granted import GrantedModel
+from granted.training.context_aggregator import AggregatorTrainingConfig
+
+
+RECORDS, INFO = read_ted("sample")
+PAIRS = [
+    {"caption_a": f"a {colour} {thing}", "caption_b": f"the old {thing} is {colour}"}
+    for colour in ("red", "blue", "green")
+    for thing in ("cube", "sphere", "table", "door")
+]
+SETTINGS = AggregatorTrainingConfig(
+    features=["last", "learned"], batch_size=3, max_steps=2, mixed_precision="no", held_out=0
+)
+
+
+def run(folder, output, **options):
+    options = {"pairs": PAIRS, "settings": SETTINGS} | options
+    return evaluate([f"tiny={folder}"], RECORDS, INFO, output, show_progress=False, **options)
+
+
+def written(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "path"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("models/bge-small-en-v1.5/", "bge-small-en-v1.5", "models/bge-small-en-v1.5/"),
+        ("x/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M.Q4_1", "x/SmolLM2-135M.Q4_1.gguf"),
+        ("my own=a/b", "my own", "a/b"),
+    ],
+)
+def test_an_encoder_is_called_by_the_last_part_of_its_path_or_as_it_is_told(spec, name, path):
+    assert split_spec(spec) == (name, path)
+
+
+def test_a_plain_encoder_and_a_saved_model_load_in_the_dtype_asked_for(tiny_encoder_folder, tmp_path):
+    name, plain = load_encoder(f"plain={tiny_encoder_folder}", "bfloat16", fusion="single", layer_index=1)
+    assert name == "plain" and plain.dtype == torch.bfloat16 and plain.config.layer_index == 1
+    GrantedModel.from_encoder(tiny_encoder_folder, fusion="avg").save_pretrained(tmp_path / "saved")
+    name, saved = load_encoder(str(tmp_path / "saved"))
+    assert name == "saved" and saved.config.fusion == "avg" and not saved.training
+
+
+def test_what_is_no_text_encoder_is_refused_in_one_line(tiny_encoder_folder, tmp_path):
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**size, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    shutil.copytree(tiny_encoder_folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    shutil.copytree(tiny_encoder_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    (tmp_path / "empty").mkdir()
+    for name in ("vit", "cut", "bare", "empty", "missing"):
+        with pytest.raises(InputError, match=f"got encoder .*{name}.*, which cannot be loaded") as caught:
+            load_encoder(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="got dtype 'int8'"):
+        load_encoder(tiny_encoder_folder, "int8")
+
+
+# -------------------------------------------------------------------------------------------------------------- encode
+
+
+def test_a_file_of_texts_is_encoded_once_and_goes_on_where_it_stopped(tiny_encoder_folder, sentences, tmp_path):
+    file, output = tmp_path / "texts.txt", tmp_path / "features"
+    file.write_text("\n\n".join(sentences[:3]), encoding="utf-8")
+    assert encode_file(tiny_encoder_folder, file, output, batch_texts=2) == (3, 3)
+    file.write_text("\n".join([*sentences, sentences[0]]), encoding="utf-8")
+    assert encode_file(tiny_encoder_folder, file, output, batch_texts=2) == (len(sentences) - 3, len(sentences))
+    cache = EmbeddingCache(output, read_json(output / "identity.json"))
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg")
+    for text, expected in zip(sentences, encoder.encode(sentences)):
+        torch.testing.assert_close(cache.read("features", text), expected, atol=1e-4, rtol=0)
+
+
+def test_features_of_another_encoder_or_fusion_never_share_a_folder(tiny_encoder_folder, tiny_bert_folder, tmp_path):
+    file, output = tmp_path / "texts.txt", tmp_path / "features"
+    file.write_text("a red cube\n")
+    encode_file(tiny_encoder_folder, file, output)
+    before = written(output)
+    with pytest.raises(InputError, match="of another encoder,"):
+        encode_file(tiny_bert_folder, file, output)
+    with pytest.raises(InputError, match="of another fusion"):
+        encode_file(tiny_encoder_folder, file, output, fusion="avg")
+    assert written(output) == before
+
+
+def test_a_file_without_readable_text_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "blank").write_text(" \n\n")
+    (tmp_path / "latin1").write_bytes("café".encode("latin-1"))
+    for name, message in (("blank", "no text"), ("latin1", "not UTF-8"), ("none", "check the path"), (".", "a text")):
+        with pytest.raises(InputError, match=message):
+            encode_file("no-such-encoder", tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluate
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_encoder_folder, tmp_path_factory):
+    """An output folder and the results of two features and two seeds in it."""
+    output = tmp_path_factory.mktemp("evaluation")
+    return output, run(tiny_encoder_folder, output, seeds=[0, 1])
+
+
+def test_every_feature_pooling_and_seed_has_a_result_with_its_origin(evaluated):
+    output, results = evaluated
+    found = [(one.feature, one.pooling, one.seed) for one in load_all(output / "results")]
+    aggregators = [(feature, "aggregator", seed) for feature in ("last", "learned") for seed in (0, 1)]
+    assert sorted(found, key=str) == sorted(
+        [*aggregators, ("last", "mean", None), ("learned", "mean", 0), ("learned", "mean", 1)], key=str
+    )
+    for result in results:
+        assert result.encoder == "tiny" and result.dataset["config"] == "sample" and len(result.items) == len(RECORDS)
+        if result.pooling == "aggregator":
+            assert result.provenance["aggregator"]["settings"]["seed"] == result.seed
+    folders = {str(path.parent.relative_to(output)) for path in output.rglob("training.json")}
+    assert folders == {f"aggregators/tiny/seed{seed}/{name}" for seed in (0, 1) for name in ("last", "learned")}
+
+
+def test_running_again_trains_and_encodes_nothing(evaluated, tiny_encoder_folder):
+    output, results = evaluated
+    before = written(output)
+    again = run(tiny_encoder_folder, output, seeds=[0, 1])
+    assert written(output) == before
+    assert [one.items for one in again] == [one.items for one in results]
+    assert {one.provenance["tokens"] for one in again} == {0}
+
+
+def test_trained_aggregators_can_be_given_and_shards_of_them_merged(evaluated, tiny_encoder_folder, tmp_path):
+    output, results = evaluated
+    trained = {"pairs": None, "aggregator": output / "aggregators" / "tiny" / "seed1"}
+    expected = {(one.feature, one.pooling): one for one in results if one.seed == 1}
+    shards = [run(tiny_encoder_folder, tmp_path / str(i), shard=f"{i}/2", **trained) for i in (1, 2)]
+    for parts in zip(*shards):
+        merged = merge_shards(list(parts))
+        if (merged.feature, merged.pooling) in expected:
+            one = expected[merged.feature, merged.pooling]
+            assert merged.accuracy == pytest.approx(one.accuracy, abs=1 / len(RECORDS))
+            assert merged.provenance["aggregator"] == one.provenance["aggregator"]
+
+
+def test_the_report_is_a_table_a_chart_and_a_page(evaluated):
+    output, results = evaluated
+    paths = write_report(results, RECORDS, output)
+    assert [path.name for path in paths] == ["table.md", "categories.png", "report.html"]
+    table = (output / "table.md").read_text(encoding="utf-8")
+    for name in ("tiny", "learned", "Chance", "Word overlap", "TF-IDF cosine"):
+        assert name in table
+    assert (output / "categories.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folder, tmp_path):
+    output = tmp_path / "out"
+    for options, message in (
+        ({"shard": "3/2"}, "got shard '3/2'"),
+        ({"pairs": None}, "pairs to train on or an aggregator"),
+        ({"aggregator": tmp_path}, "pairs to train on or an aggregator"),
+        ({"seeds": []}, "got no seeds"),
+        ({"settings": AggregatorTrainingConfig(features=["layer_9"])}, "layer_9"),
+        ({"pairs": PAIRS[:2]}, "got 2 pairs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(tiny_encoder_folder, output, **options)
+    with pytest.raises(InputError, match="NAME=PATH"):
+        evaluate([tiny_encoder_folder, f"x{os.sep}llama"], RECORDS, INFO, output, pairs=PAIRS, settings=SETTINGS)
+    assert not output.exists()
+
+
+def test_a_feature_added_later_is_trained_beside_those_that_are_there(tiny_encoder_folder, tmp_path):
+    run(tiny_encoder_folder, tmp_path, settings=SETTINGS)
+    more = AggregatorTrainingConfig(**(vars(SETTINGS) | {"features": ["norm_avg"]}))
+    run(tiny_encoder_folder, tmp_path, settings=more)
+    assert {one.feature for one in load_all(tmp_path / "results")} == {"last", "learned", "norm_avg"}
+    report = json.loads(next(tmp_path.rglob("norm_avg/training.json")).read_text())
+    assert report["settings"]["features"] == ["norm_avg"]

@@ -1,0 +1,209 @@
+"""Tables, chart and page made from real results."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from granted.errors import InputError
+from granted.eval_metric.baselines import baseline_summary
+from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
+from granted.eval_metric.results import Result, provenance
+from granted.eval_metric.series import between_encoders, compare, group_seeds, within_encoders
+
+
+ATTACK = "<script>alert('x')</script> & \"quoted\""
+CATEGORY = ("OCR", "Adverb", "Quantity")
+
+
+def make_records(n=60):
+    return [
+        {
+            "id": f"c{i // 3:03d}/{i}",
+            "caption_id": f"c{i // 3:03d}",
+            "caption": f"A scene number {i // 3} with words. {ATTACK}",
+            "media": ("image", "video")[i // 3 % 2],
+            "category": CATEGORY[i % 3],
+            "question": "?",
+            "statements": [f"{ATTACK} {j}" for j in range(4)],
+            "label": i % 4,
+            "source": "test",
+        }
+        for i in range(n)
+    ]
+
+
+RECORDS = make_records()
+
+
+def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="synthetic", records=RECORDS):
+    rng = np.random.default_rng([seed or 0, len(encoder), len(feature)])
+    items = []
+    for record in records:
+        scores = rng.normal(size=4)
+        scores[record["label"]] += quality
+        kept = {name: record[name] for name in ("id", "caption_id", "media", "category", "label")}
+        items.append(kept | {"scores": scores.tolist()})
+    dataset = {
+        "name": "ted-6k",
+        "config": config,
+        "fingerprint": "f00",
+        "instances": len(records),
+        "captions": len(records) // 3,
+    }
+    made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc")
+    return Result(encoder, feature, pooling, seed, items, dataset, made, baseline_summary(records))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return [
+        *(make("Big|one", "norm_avg", seed, quality=2.0) for seed in (0, 1, 2)),
+        make("Big|one", "last", quality=1.0),
+        make("Small $x$", "norm_avg", quality=0.5),
+        make("Big|one", "norm_avg", None, quality=0.2, pooling="mean"),
+    ]
+
+
+def test_rows_are_ordered_and_baselines_below(results):
+    rows = table_rows(results[::-1])
+    assert rows == table_rows(results)
+    models, baselines = [r for r in rows if not r.baseline], [r for r in rows if r.baseline]
+    assert rows == models + baselines
+    assert next((r.encoder, r.feature) for r in models) == ("Big|one", "norm_avg") and len(models) == 3
+    assert {r.encoder for r in baselines} == {"Chance", "Word overlap", "TF-IDF cosine", "Big|one"}
+    for part in (models, baselines):
+        assert [r.accuracy for r in part] == sorted((r.accuracy for r in part), reverse=True)
+
+
+def test_seeds_are_averaged(results):
+    row = table_rows(results)[0]
+    accuracies = [result.accuracy for result in results[:3]]
+    assert row.accuracy == pytest.approx(np.mean(accuracies)) and row.seeds == 3
+    assert row.spread == pytest.approx(max(accuracies) - min(accuracies))
+    assert row.low < row.accuracy < row.high
+    assert len(row.cells()) == len(HEADER) and row.cells()[4].startswith("3 (")
+
+
+def test_markdown_keeps_its_columns(results):
+    lines = markdown_table(results).splitlines()
+    assert len(lines) == 2 + 7
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(HEADER) + 1}
+    assert r"Big\|one" in lines[2] and "*25.0*" in lines[-1] + lines[-2] + lines[-3] + lines[-4]
+
+
+def test_comparisons(results):
+    series = group_seeds(results)
+    found = compare(series[0], series[-1])
+    expected = series[0].estimate.accuracy - series[-1].estimate.accuracy
+    assert found.difference.difference == pytest.approx(expected)
+    assert found.adjusted_p == found.difference.p_value
+    assert found.seeds == (0, None)
+    discordant = found.mcnemar.only_a - found.mcnemar.only_b
+    assert discordant == (results[0].correct.sum() - results[-1].correct.sum())
+    assert [(a.encoder, b.encoder) for a, b in between_encoders(series)] == [("Big|one", "Small $x$")]
+    assert {(b.feature, b.pooling) for a, b in within_encoders(series)} == {
+        ("last", "aggregator"),
+        ("norm_avg", "mean"),
+    }
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_chart_is_a_readable_png(results, tmp_path, dark):
+    category_chart(results, tmp_path / "chart.png", dark=dark)
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.format == "PNG" and image.width == 1600
+        corner = image.convert("L").getpixel((2, image.height - 2))
+    assert corner < 60 if dark else corner == 255
+
+
+def test_chart_of_many_series(tmp_path):
+    records = make_records(12)
+    category_chart([make("One", f"layer_{i}", records=records) for i in range(24)], tmp_path / "chart.png")
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.width == 1600
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "srcset", "href", "action", "data")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write_page(results, records, folder):
+    html_report(results, records, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_escapes_and_needs_nothing_else(results, tmp_path):
+    text = write_page(results, RECORDS, tmp_path)
+    page = Page(text)
+    assert "script" not in page.tags and "<script>" not in text
+    assert page.text.count(ATTACK + " 1") == 20  # statements of the examples arrive as text
+    assert page.tags.count("article") == 20
+    assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert "@import" not in text and "url(" not in text and "://" not in text
+    for heading in ("What was measured", "Accuracy", "By category", "Paired comparisons", "Examples", "Provenance"):
+        assert heading in page.text
+    assert "prefers-color-scheme" in text
+    assert page.text.count("✓") == 21  # one per example and the explanation
+
+
+@pytest.mark.parametrize(
+    "config, said, title",
+    [
+        ("synthetic", "are synthetic", "synthetic instances"),
+        ("sample", "written by hand", "the TED sample"),
+        ("custom", "not the official TED-6K", "TED-style instances"),
+        ("official", "60 of the 6,641 instances", "part of TED-6K"),
+    ],
+)
+def test_page_says_which_dataset_it_is(tmp_path, config, said, title):
+    text = write_page([make("One", "last", config=config)], RECORDS, tmp_path)
+    assert said in text and f"<title>Text encoders on {title}</title>" in text
+    assert "badge official" not in text
+    assert "nothing to compare it with" in text
+
+
+def test_page_of_mean_pooling_only(tmp_path):
+    assert "One · last · mean" in write_page([make("One", "last", None, pooling="mean")], RECORDS, tmp_path)
+
+
+def test_results_that_cannot_stand_side_by_side(results):
+    one = results[0]
+    part = dict(one.dataset, instances=999)
+    for other, message in [
+        (replace(one, dataset=one.dataset | {"fingerprint": "f01"}), "dataset fingerprint 'f00' and 'f01'"),
+        (replace(one, dataset=one.dataset | {"config": "official"}), "dataset config"),
+        (replace(one, shard="1/2", dataset=part), "merge the shards"),
+        (one, "twice with one seed"),
+        (replace(one, seed=9, provenance=one.provenance | {"encoder_revision": "def"}), "different encoder_revision"),
+        (replace(one, feature="avg", baselines={}, items=[i | {"label": 3} for i in one.items]), "other items"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            table_rows([one, other])
+    with pytest.raises(InputError, match="no results"):
+        table_rows([])
+
+
+def test_records_that_were_not_scored_are_refused(results, tmp_path):
+    for records in (RECORDS[:-1], [*RECORDS[:-1], RECORDS[0]]):
+        with pytest.raises(InputError, match="with other ids"):
+            html_report(results, records, tmp_path / "report.html")
+    changed = [RECORDS[0] | {"label": 3}, *RECORDS[1:]]
+    with pytest.raises(InputError, match="other statements"):
+        html_report(results, changed, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

@@ -1,0 +1,400 @@
+"""Contrastive training: the loss in closed form, which parameters move, and that an interruption changes nothing."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from granted.errors import InputError
+from granted.modeling_context_aggregator import ContextAggregator
+from granted.modeling_granted import GrantedModel
+from granted.training.context_aggregator import (
+    AggregatorTrainingConfig,
+    batch_indices,
+    contrastive_loss,
+    expand_features,
+    feature_label,
+    learning_rate_factor,
+    new_aggregator,
+    pair_texts,
+    split_pairs,
+    train_context_aggregators,
+)
+
+
+COLOURS = ("red", "blue", "green", "yellow", "black")
+THINGS = ("cube", "sphere", "table", "door", "dog", "cats", "ball", "river")
+
+
+def make_pairs(count=40, negatives=0):
+    """`count` pairs of which no two texts are equal."""
+    rows = []
+    for i in range(count):
+        colour, thing = COLOURS[i % 5], THINGS[i // 5]
+        other = [f"the {COLOURS[(i + n + 1) % 5]} {thing} in the wet street" for n in range(negatives)]
+        rows.append({"caption_a": f"a {colour} {thing}", "caption_b": f"the old {thing} is {colour} at night"})
+        rows[-1] |= {"negatives": other} if negatives else {}
+    return rows
+
+
+class StopsAt(list):
+    """Pairs whose reader is interrupted at the `left`-th read."""
+
+    left = 0
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_encoder_folder):
+    return GrantedModel.from_encoder(tiny_encoder_folder)
+
+
+def train(encoder, folder, pairs=None, **settings):
+    """Train in fp32 with small batches; the weights of every feature."""
+    small = {"batch_size": 4, "max_steps": 3, "mixed_precision": "no", "learning_rates": [1e-3]}
+    config = AggregatorTrainingConfig(**(small | settings))
+    folders = train_context_aggregators(encoder, pairs or make_pairs(), folder, config, show_progress=False)
+    return {name: load_file(path / "model.safetensors") for name, path in folders.items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def interrupt(encoder, folder, steps, **settings):
+    """Train, and be interrupted after `steps` steps."""
+    pairs = StopsAt(make_pairs())
+    pairs.left = len(pairs) + 4 * steps
+    with pytest.raises(KeyboardInterrupt):
+        train(encoder, folder, pairs, **settings)
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+
+def plain_loss(rows, ids, num_pairs, temperature):
+    """The loss as its description reads, one candidate at a time."""
+    rows = [row / row.norm() for row in rows]  # (D,) each
+    total = 0
+    for anchor in range(2 * num_pairs):
+        partner = (anchor + num_pairs) % (2 * num_pairs)
+        no_negative = {ids[anchor].item(), ids[partner].item(), -1}
+        candidates = [j for j in range(len(rows)) if j == partner or ids[j].item() not in no_negative]
+        logits = torch.stack([rows[anchor] @ rows[j] / temperature for j in candidates])  # (N,)
+        total = total + logits.logsumexp(0) - rows[anchor] @ rows[partner] / temperature
+    return total / (2 * num_pairs)
+
+
+@pytest.mark.parametrize(("num_pairs", "negatives"), [(1, 0), (2, 0), (8, 0), (3, 5)])
+def test_equal_embeddings_cost_the_logarithm_of_the_number_of_candidates(num_pairs, negatives):
+    rows = torch.ones(2 * num_pairs + negatives, 4)
+    loss = contrastive_loss(rows, torch.arange(len(rows)), num_pairs)
+    assert loss.item() == pytest.approx(math.log(2 * num_pairs - 1 + negatives), abs=1e-6)
+
+
+def test_a_text_that_occurs_again_is_no_negative_of_itself_nor_of_its_partner():
+    rows = torch.ones(6, 4)  # pairs (0, 3), (1, 4), (2, 5)
+    loss = contrastive_loss(rows, torch.tensor([7, 7, 2, 3, 4, 5]), 3)
+    # Texts 0 and 1 are equal: 0 and 3 leave out 1, 1 and 4 leave out 0, while 2 and 5 keep all.
+    assert loss.item() == pytest.approx((4 * math.log(4) + 2 * math.log(5)) / 6, abs=1e-6)
+
+
+def test_rows_numbered_minus_one_are_left_out():
+    rows = torch.randn(8, 4)
+    ids = torch.tensor([0, 1, 2, 3, 4, 5, -1, -1])
+    assert contrastive_loss(rows, ids, 3).item() == contrastive_loss(rows[:6], ids[:6], 3).item()
+
+
+def test_a_partner_of_the_same_text_is_still_the_positive():
+    assert contrastive_loss(torch.ones(4, 4), torch.tensor([0, 1, 0, 1]), 2).item() == pytest.approx(math.log(3))
+
+
+def test_loss_and_gradient_are_those_of_a_plain_loop():
+    ids = torch.tensor([0, 1, 2, 3, 1, 0, 6, 2, 8, -1, 10])  # 4 pairs and 3 more, with repetitions
+    rows = torch.randn(11, 6, requires_grad=True)
+    loss = contrastive_loss(rows, ids, 4, temperature=0.2)
+    (gradient,) = torch.autograd.grad(loss, rows)  # (11, 6)
+    exact = rows.detach().double().requires_grad_()  # (11, 6)
+    plain = plain_loss(exact, ids, 4, 0.2)
+    (expected,) = torch.autograd.grad(plain, exact)  # (11, 6)
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, atol=1e-5, rtol=1e-4)
+    assert gradient[9].count_nonzero() == 0
+
+
+def test_texts_come_as_captions_a_then_b_then_negatives_with_gaps_numbered_minus_one():
+    pairs = [
+        {"caption_a": "a", "caption_b": "b", "negatives": ["n", "m", "o"]},
+        {"caption_a": "c", "caption_b": "a"},
+    ]
+    texts, ids = pair_texts(pairs, [1, 0], hard_negatives=2)
+    assert texts == ["c", "a", "a", "b", "c", "c", "n", "m"]
+    assert ids[4:6].tolist() == [-1, -1]
+    assert ids[1] == ids[2] and len(set(ids.tolist())) == 6
+
+
+# ------------------------------------------------------------------------------------------------------------ schedule
+
+
+def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_as_a_cosine():
+    constant = AggregatorTrainingConfig(warmup_steps=3)
+    assert [learning_rate_factor(step, 10, constant) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    cosine = AggregatorTrainingConfig(warmup_steps=2, schedule="cosine")
+    expected = [1 / 3, 2 / 3] + [0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8)]
+    assert [learning_rate_factor(step, 10, cosine) for step in range(10)] == pytest.approx(expected)
+
+
+def test_every_pair_comes_once_an_epoch_in_an_order_that_an_interruption_does_not_change():
+    whole = list(batch_indices(10, 3, 2, seed=5, first=0))
+    assert len(whole) == 6 and all(len(batch) == 3 for batch in whole)
+    for epoch in (whole[:3], whole[3:]):
+        assert len({i for batch in epoch for i in batch}) == 9
+    assert whole[:3] != whole[3:]
+    for first in range(7):
+        assert list(batch_indices(10, 3, 2, seed=5, first=first)) == whole[first:]
+    assert list(batch_indices(10, 3, 2, seed=6, first=0)) != whole
+
+
+def test_held_out_pairs_are_never_trained_on_and_the_same_for_every_seed():
+    config = AggregatorTrainingConfig(held_out=7, seed=1)
+    held_out, training = split_pairs(100, config)
+    assert len(held_out) == 7 and sorted(held_out + training) == list(range(100))
+    assert split_pairs(100, AggregatorTrainingConfig(held_out=7, seed=2)) == (held_out, training)
+    assert len(split_pairs(30, config)[0]) == 3  # at most a tenth
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+
+def test_all_layers_means_every_single_layer_and_no_feature_comes_twice():
+    names = ["layer_0", "layer_1", "layer_2", "layer_3"]
+    assert expand_features(["layer_1", "all_layers", "last", "last"], 4) == ["layer_1", *names[:1], *names[2:], "last"]
+
+
+@pytest.mark.parametrize("name", ["layer_4", "layer_-1", "layer_x", "first", ""])
+def test_an_unknown_feature_is_refused_with_the_known_ones(name):
+    with pytest.raises(InputError, match="layer_0 to layer_3, all_layers, avg, norm_avg, learned"):
+        expand_features([name], 4)
+
+
+def test_two_files_of_layer_weights_that_would_share_a_folder_are_refused():
+    assert feature_label("weights:runs/b-1/model.safetensors") == "frozen_b_1"
+    with pytest.raises(InputError, match="frozen_w"):
+        expand_features(["weights:a/w.safetensors", "weights:b/w.safetensors"], 4)
+
+
+def test_layer_weights_of_another_encoder_or_of_no_file_are_refused(encoder, tmp_path):
+    save_file({"fusion.weights": torch.zeros(7)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"got 7 layer weights .*expected 4"):
+        train(encoder, tmp_path / "out", features=[f"weights:{tmp_path}/w.safetensors"])
+    for path in (tmp_path / "no", tmp_path):
+        with pytest.raises(InputError, match=r"fusion\.weights"):
+            train(encoder, tmp_path / "out", features=[f"weights:{path}"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schedule", "linear"),
+        ("mixed_precision", "fp16"),
+        ("tracker", "wandb"),
+        ("batch_size", 0),
+        ("temperature", float("nan")),
+        ("warmup_steps", -1),
+        ("held_out", -1),
+        ("max_steps", 0),
+        ("max_steps", -3),
+        ("learning_rates", []),
+        ("learning_rates", [1e-3, -1.0]),
+        ("learning_rates", [math.inf]),
+        ("features", []),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=name):
+        AggregatorTrainingConfig(**{name: value})
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_all_parameters_of_every_head_move_and_nothing_else(encoder, tmp_path):
+    save_file({"fusion.weights": torch.tensor([0.1, -0.2, 0.3, 0.0])}, tmp_path / "found.safetensors")
+    frozen = f"weights:{tmp_path}/found.safetensors"
+    features = ["last", "norm_avg", "learned", frozen]
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    trained = train(encoder, tmp_path / "out", features=features)
+    assert list(trained) == ["last", "norm_avg", "learned", "frozen_found"]
+    for feature in features:
+        fresh = new_aggregator(feature, encoder, "tiny", "", seed=0).state_dict()
+        weights = trained[feature_label(feature)]
+        unmoved = {name for name in fresh if torch.equal(fresh[name], weights[name])}
+        assert unmoved == ({"fusion.weights"} if feature == frozen else set())
+    assert same(before, encoder.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_head_comes_out_the_same_to_the_bit_whatever_is_trained_beside_it(encoder, tmp_path, precision):
+    together = train(
+        encoder,
+        tmp_path / "together",
+        features=["last", "learned", "norm_avg"],
+        learning_rates=[1e-3, 1e-2],
+        mixed_precision=precision,
+    )
+    for feature in ("learned", "norm_avg"):
+        report = json.loads((tmp_path / "together" / feature / "training.json").read_text())
+        options = {"learning_rates": [report["learning_rate"]], "mixed_precision": precision}
+        alone = train(encoder, tmp_path / "alone", features=[feature], **options)
+        assert same(together[feature], alone[feature])
+
+
+def test_recomputed_and_stored_layers_train_the_same_weights(encoder, tmp_path):
+    recomputed = train(encoder, tmp_path / "a", features=["learned"])["learned"]
+    stored = train(encoder, tmp_path / "b", features=["learned"], recompute_layers=False)["learned"]
+    for name, tensor in recomputed.items():
+        torch.testing.assert_close(tensor, stored[name], atol=1e-6, rtol=0)
+
+
+def test_training_lowers_the_loss_and_writes_what_was_done(encoder, tmp_path):
+    settings = {"epochs": 4, "max_steps": None, "learning_rates": [1e-3], "log_steps": 5, "warmup_steps": 2}
+    train(encoder, tmp_path, features=["norm_avg"], **settings)
+    curve = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve] == [5, 10, 15, 20, 25, 30, 35, 36]
+    losses = [next(row[name] for name in row if name.startswith("loss/")) for row in curve]
+    assert sum(losses[4:]) < sum(losses[:4])
+    report = json.loads((tmp_path / "norm_avg" / "training.json").read_text())
+    assert report["pairs"] == {"training": 36, "held_out": 4} and report["steps"] == 36
+    aggregator = ContextAggregator.from_pretrained(tmp_path / "norm_avg")
+    assert aggregator.config.encoder_fingerprint == encoder.fingerprint()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["norm_avg", "training.jsonl"]
+
+
+def test_of_several_learning_rates_the_one_with_the_lowest_held_out_loss_is_kept_and_all_are_told(encoder, tmp_path):
+    rates = [1e-6, 3e-3]
+    both = train(encoder, tmp_path / "both", learning_rates=rates, max_steps=8)["norm_avg"]
+    report = json.loads((tmp_path / "both" / "norm_avg" / "training.json").read_text())
+    tried = {rate: report["learning_rates_tried"][f"{rate:g}"]["loss"] for rate in rates}
+    assert report["learning_rate"] == min(tried, key=tried.get) and tried[1e-6] != tried[3e-3]
+    assert report["held_out"]["loss"] == min(tried.values())
+    one = train(encoder, tmp_path / "one", learning_rates=[report["learning_rate"]], max_steps=8)["norm_avg"]
+    assert same(both, one)
+    with pytest.raises(InputError, match="held_out"):
+        train(encoder, tmp_path / "none", learning_rates=rates, held_out=0)
+
+
+def test_hard_negatives_count_only_where_they_are_asked_for(encoder, tmp_path):
+    pairs = make_pairs(negatives=2)
+    plain = train(encoder, tmp_path / "plain")["norm_avg"]
+    ignored = train(encoder, tmp_path / "ignored", pairs)["norm_avg"]
+    used = train(encoder, tmp_path / "used", pairs, hard_negatives=True)["norm_avg"]
+    assert same(plain, ignored)
+    assert not same(plain, used)
+    with pytest.raises(InputError, match="negatives"):
+        train(encoder, tmp_path / "none", hard_negatives=True)
+
+
+def test_too_few_pairs_are_refused(encoder, tmp_path):
+    with pytest.raises(InputError, match="got 3 pairs to train on, expected at least one batch of 4"):
+        train(encoder, tmp_path, make_pairs(3))
+    with pytest.raises(InputError, match="raise batch_size"):
+        train(encoder, tmp_path, batch_size=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(encoder, tmp_path):
+    broken = GrantedModel(encoder.config).eval()
+    broken.load_state_dict(encoder.state_dict())
+    broken._tokenizer = encoder.tokenizer
+    with torch.no_grad():
+        broken.encoder.embed_tokens.weight[encoder.tokenizer.convert_tokens_to_ids("red")] = math.nan
+    with pytest.raises(InputError, match=r"last@.* at step 1, expected a finite loss"):
+        train(broken, tmp_path, features=["last"], log_steps=1)
+
+
+# -------------------------------------------------------------------------------------------------------- interruption
+
+
+def test_a_finished_run_is_not_repeated(encoder, tmp_path):
+    train(encoder, tmp_path)
+    file = tmp_path / "norm_avg" / "model.safetensors"
+    written = file.stat().st_mtime_ns
+    train(encoder, tmp_path)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_the_folder_of_another_run_is_refused_and_left_as_it_is(encoder, tmp_path):
+    first = train(encoder, tmp_path)["norm_avg"]
+    for change in ({"batch_size": 5}, {"pairs": make_pairs(39)}, {"features": ["last", "norm_avg"]}):
+        with pytest.raises(InputError, match=r"other (settings|pairs), .*choose another output folder"):
+            train(encoder, tmp_path, **change)
+    assert same(first, load_file(tmp_path / "norm_avg" / "model.safetensors"))
+    assert not (tmp_path / "last").exists()
+
+
+def test_the_checkpoint_of_another_run_or_number_of_processes_is_refused(encoder, tmp_path):
+    interrupt(encoder, tmp_path, steps=2, save_steps=1)
+    with pytest.raises(InputError, match="other settings"):
+        train(encoder, tmp_path, seed=1)
+    state = tmp_path / "checkpoint-2" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"pairs_per_step": 8}))
+    with pytest.raises(InputError, match="8 pairs a step, expected 4"):
+        train(encoder, tmp_path)
+
+
+def test_a_run_interrupted_again_and_again_gives_the_weights_of_an_uninterrupted_one(encoder, tmp_path):
+    settings = {"features": ["learned"], "learning_rates": [1e-3, 1e-2], "max_steps": 6, "schedule": "cosine"}
+    whole = train(encoder, tmp_path / "whole", **settings)["learned"]
+    for _ in range(2):
+        interrupt(encoder, tmp_path / "parts", steps=2, save_steps=1, **settings)
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-4"]
+    parts = train(encoder, tmp_path / "parts", **settings)["learned"]
+    assert same(whole, parts)
+    curves = [(tmp_path / name / "training.jsonl").read_text() for name in ("whole", "parts")]
+    assert curves[0] == curves[1]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from test_training_context_aggregator import GrantedModel, train
+train(GrantedModel.from_encoder(sys.argv[1]), sys.argv[2], features=["learned", "last"], epochs=500, max_steps=400,
+      save_steps=3)
+"""
+
+
+def test_a_killed_process_loses_nothing_before_its_last_checkpoint(encoder, tiny_encoder_folder, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, tiny_encoder_folder, str(folder), os.path.dirname(__file__)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    while not any(folder.glob("checkpoint-*")):
+        assert process.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "last").exists()
+    settings = {"features": ["learned", "last"], "epochs": 500, "max_steps": 400}
+    resumed = train(encoder, folder, **settings)
+    whole = train(encoder, tmp_path / "whole", **settings)
+    assert all(same(resumed[name], whole[name]) for name in whole)
+
+
+def test_normalised_embeddings_and_the_loss_do_not_depend_on_the_token_budget(encoder, tmp_path):
+    wide = train(encoder, tmp_path / "a", features=["norm_avg"])["norm_avg"]
+    narrow = train(encoder, tmp_path / "b", features=["norm_avg"], token_budget=16)["norm_avg"]
+    for name, tensor in wide.items():
+        assert F.mse_loss(tensor, narrow[name]).item() < 1e-6
