@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import ModelOutput, cached_file
+from transformers.utils import quantization_config as quantizers
 from transformers.utils.logging import tqdm
 
 from .configuration_granted import GrantedConfig
@@ -149,6 +150,9 @@ class GrantedModel(PreTrainedModel):
         load = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
         if attn_implementation is not None:
             load["attn_implementation"] = attn_implementation
+        if gguf and hasattr(quantizers, "GgufConfig"):
+            # Newer versions leave GGUF weights packed where they have a kernel for it: no plain layers to save.
+            load["quantization_config"] = quantizers.GgufConfig(dequantize=True)
         encoder = _auto_class(encoder_config).from_pretrained(
             folder, **source, **{key: value for key, value in load.items() if value is not None}
         )
@@ -157,8 +161,8 @@ class GrantedModel(PreTrainedModel):
 
         config.encoder_config = copy.deepcopy(encoder.config)
         if gguf:
-            # A dequantised GGUF file is tagged as quantised, and a tagged model refuses to be saved.
-            del config.encoder_config.quantization_config
+            # A dequantised GGUF file may be tagged as quantised, and a tagged model refuses to be saved.
+            vars(config.encoder_config).pop("quantization_config", None)
         limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
         if "max_sequence_length" not in config_options:
             config.max_sequence_length = min([config.max_sequence_length, *(limit for limit in limits if limit)])

@@ -88,10 +88,14 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
     for module in trunk.modules():
         if "norm" in type(module).__name__.lower() and id(module) not in inside:
             handles.append(module.register_forward_hook(see_norm))
+    # FSDP2 replaces the class of what it shards, by which transformers knows that it can report hidden states.
+    given = type(trunk)
+    trunk.__class__ = next(cls for cls in given.__mro__ if not cls.__name__.startswith("FSDP"))
     try:
         with torch.no_grad(), evaluating(trunk):
             probe = trunk(**token, output_hidden_states=True, return_dict=True)
     finally:
+        trunk.__class__ = given
         for handle in handles:
             handle.remove()
 

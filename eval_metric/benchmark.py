@@ -198,7 +198,8 @@ def score_encoder(
     ]:
         learned = head.aggregator.fusion.fusion == "learned"
         seed = head.seed if pooling == "aggregator" or learned else None
-        training = {k: v for k, v in (head.training or {}).items() if k != "identity"}
+        # What differs between machines that trained the same head is left out, so that their shards can be merged.
+        training = {k: v for k, v in (head.training or {}).items() if k not in ("identity", "seconds")}
         origin = common | {"seed": seed, "aggregator": training if pooling == "aggregator" else None}
         results.append(
             Result(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
 
 from granted.configuration_granted import GrantedConfig
 from granted.dataset_builders.ted_6k.records import TedRecord
@@ -46,7 +47,7 @@ def load_encoder(spec: str, dtype: str = "auto", **options) -> tuple[str, Grante
         raise InputError(f"got dtype {dtype!r}, expected auto, float32, bfloat16 or float16")
     name, path = split_spec(spec)
     try:
-        if is_granted_folder(path):
+        if is_fused(path):
             model = GrantedModel.from_pretrained(path, dtype=dtype)
         else:
             model = GrantedModel.from_encoder(path, dtype=dtype, **options)
@@ -65,10 +66,9 @@ def split_spec(spec: str) -> tuple[str, str]:
     return name or Path(path).name.removesuffix(".gguf"), path
 
 
-def is_granted_folder(path: str) -> bool:
-    """Whether a folder was saved by [`GrantedModel`]."""
-    config = Path(path) / "config.json"
-    return config.is_file() and '"model_type": "granted"' in config.read_text(encoding="utf-8", errors="replace")
+def is_fused(path: str) -> bool:
+    """Whether a folder or Hub repository was saved by [`GrantedModel`]."""
+    return not path.endswith(".gguf") and PreTrainedConfig.get_config_dict(path)[0].get("model_type") == "granted"
 
 
 def encode_file(

@@ -1,9 +1,11 @@
-"""Tiny real encoders on disk, with a tokenizer trained here; no network."""
+"""Tiny real encoders on disk, with a tokenizer trained here; no network, one thread."""
 
 import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Models this small only lose time to threads; child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

