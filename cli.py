@@ -250,12 +250,18 @@ def data_ted(
     from granted.dataset_builders.ted_6k.statistics import describe, rows
 
     records, info = read_ted(input)
-    export_dataset(records, output, config_name=info["config"], source_note=info["source"])
-    header, *lines = rows(describe(records))
+    source = "Written by hand for this package." if info["config"] == "sample" else f"Made from `{Path(input).name}`."
+    export_dataset(records, output, config_name=info["config"], source_note=source)
+    stats = describe(records)
+    header, *lines = rows(stats)
     table = Table(*header, title=f"{output} ({info['config']})")
     for line in lines:
         table.add_row(*line)
     console.print(table)
+    for name in ("caption", "statement"):
+        words = stats[f"{name}_words"]
+        console.print(f"{name} words: {words['min']} to {words['max']}, mean {words['mean']:.1f}")
+    console.print(f"repeated instances: {len(stats['duplicates'])}, undecidable: {len(stats['undecidable'])}")
     for reason, count in info["skipped"].items():
         if count:
             console.print(f"skipped {count}: {reason.replace('_', ' ')}")
