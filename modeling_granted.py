@@ -153,10 +153,10 @@ class GrantedModel(PreTrainedModel):
         if gguf and hasattr(quantizers, "GgufConfig"):
             # Newer versions leave GGUF weights packed where they have a kernel for it: no plain layers to save.
             load["quantization_config"] = quantizers.GgufConfig(dequantize=True)
-        encoder = _auto_class(encoder_config).from_pretrained(
-            folder, **source, **{key: value for key, value in load.items() if value is not None}
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        load = {key: value for key, value in load.items() if value is not None}
+        # The configuration is handed on: to read the header of a GGUF file again takes seconds.
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=encoder_config, **source)
+        encoder = _auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
         trunk, _ = find_text_trunk(encoder)
 
         config.encoder_config = copy.deepcopy(encoder.config)
