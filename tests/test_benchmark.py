@@ -15,7 +15,7 @@ from granted.eval_metric.benchmark import Head, find_heads, load_head, score_enc
 from granted.eval_metric.results import merge_shards
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
-from granted.training.context_aggregator import new_aggregator
+from granted.training.aggregator_features import new_aggregator
 
 
 FEATURES = ("last", "norm_avg", "learned")
@@ -263,8 +263,11 @@ def test_only_aggregators_that_say_what_they_read_are_loaded(heads, tmp_path):
     for name, tensor in heads[0].aggregator.state_dict().items():
         assert torch.equal(tensor, found[0].aggregator.state_dict()[name])
 
+    assert len(find_heads(tmp_path)) == 2  # those of every seed below
+
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no aggregator"):
-        find_heads(tmp_path)
+        find_heads(tmp_path / "empty")
     with pytest.raises(InputError, match="expected the folder of a trained aggregator"):
         load_head(tmp_path / "none")
     bare = ContextAggregator(type(heads[0].aggregator.config)(encoder_hidden_size=32))

@@ -19,7 +19,7 @@ from granted import cli
 from granted.dataset_builders.ted_6k.authors_layout import SAMPLE_FILE
 from granted.eval_metric.results import load_all
 from granted.modeling_granted import GrantedModel
-from granted.training.context_aggregator import new_aggregator
+from granted.training.aggregator_features import new_aggregator
 
 
 TINY = ("--batch-size", "3", "--mixed-precision", "no", "--held-out", "0")
@@ -147,7 +147,7 @@ def test_texts_are_encoded_and_found_again(granted, tiny_encoder_folder, sentenc
 
 
 def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, aggregator, pairs, tmp_path):
-    assert granted("data", "ted", "--input", "sample", "--output", tmp_path / "ted-6k")[0] == 0
+    assert granted("data", "ted", "--config", "sample", "--output", tmp_path / "ted-6k")[0] == 0
     groups = tmp_path / "groups.jsonl"
     captions = ["A red cube.", "One cube is red.", "There is a cube.", "It is red."]
     lines = [json.dumps({"id": f"g{i}", "media": "image", "captions": captions}) for i in "ab"]

@@ -169,13 +169,15 @@ def test_the_fingerprint_depends_on_the_content_alone():
 
 def test_only_the_published_composition_is_official():
     full = [
-        {"category": category, "media": media}
+        {"category": category, "media": media, "source": "TED-6K"}
         for category, pair in OFFICIAL_COUNTS.items()
         for media, count in zip(MEDIA, pair)
         for _ in range(count)
     ]
     assert composition_name(full) == "official"
     assert composition_name(full[1:]) == "custom" == composition_name(load_sample())
+    assert composition_name([{**record, "source": "synthetic lexical"} for record in full]) == "synthetic"
+    assert composition_name([{**full[0], "source": "synthetic lexical"}, *full[1:]]) == "custom"
 
 
 # The authors' layout
@@ -436,6 +438,7 @@ def test_configurations_without_rows_are_left_out(tmp_path):
     ("name", "licence", "words"),
     [
         ("official", "other", ["**official**", "states no licence"]),
+        ("synthetic", "apache-2.0", ["**synthetic**", "not the benchmark that the paper scored", "How it was made"]),
         ("sample", "apache-2.0", ["**sample**", "no part", "Apache-2.0"]),
         ("custom", "unknown", ["**custom**", "Unknown"]),
     ],
@@ -447,7 +450,7 @@ def test_the_card_says_what_the_data_is(name, licence, words):
     assert yaml.safe_load(front)["license"] == licence
     for word in (*words, "must never be presented", "Some note.", "cosine", "| all | 1 | 0 | 1 |", "25.0%"):
         assert word in body
-    for other in {"**official**", "**sample**", "**custom**"} - {f"**{name}**"}:
+    for other in {"**official**", "**synthetic**", "**sample**", "**custom**"} - {f"**{name}**"}:
         assert other not in body
 
 

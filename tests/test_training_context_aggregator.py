@@ -16,18 +16,16 @@ from safetensors.torch import load_file, save_file
 from granted.errors import InputError
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
+from granted.training.aggregator_features import expand_features, feature_label, new_aggregator
 from granted.training.context_aggregator import (
     AggregatorTrainingConfig,
     batch_indices,
-    contrastive_loss,
-    expand_features,
-    feature_label,
     learning_rate_factor,
-    new_aggregator,
     pair_texts,
     split_pairs,
     train_context_aggregators,
 )
+from granted.training.contrastive import contrastive_loss
 
 
 COLOURS = ("red", "blue", "green", "yellow", "black")

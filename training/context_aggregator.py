@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -24,17 +23,20 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from granted.configuration_granted import ContextAggregatorConfig
 from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
-from granted.modeling_context_aggregator import ContextAggregator
-from granted.modeling_granted import GrantedModel, length_sorted_batches
-from granted.modeling_layer_fusion import LayerFusion
+from granted.modeling_granted import GrantedModel
+from granted.training.aggregator_features import (
+    expand_features,
+    feature_label,
+    new_aggregator,
+    read_layer_weights,
+)
+from granted.training.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
 
 
 @dataclass
@@ -104,198 +106,6 @@ class AggregatorTrainingConfig:
         for rate in self.learning_rates:
             if not 0 < rate < math.inf:
                 raise InputError(f"got {rate} among learning_rates, expected numbers above 0")
-
-
-# ------------------------------------------------------------------------------------------------------------ features
-
-
-def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
-    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
-
-    Raises:
-        InputError: an unknown name, or two files of layer weights that would be stored under one label.
-    """
-    expanded: list[str] = []
-    for name in features:
-        names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
-        for one in names:
-            feature_fusion(one, num_layers)
-            if one not in expanded:
-                expanded.append(one)
-    labels = [feature_label(one) for one in expanded]
-    for one, label in zip(expanded, labels):
-        if labels.count(label) > 1:
-            raise InputError(f"got several features stored as {label!r}, one of them {one!r}: rename one file")
-    return expanded
-
-
-def feature_fusion(feature: str, num_layers: int) -> tuple[str, int]:
-    """`(fusion, layer_index)` of a feature name, as [`GrantedConfig`] takes them."""
-    single = {"last": -1, "penultimate": -2}
-    if feature in single:
-        return "single", single[feature]
-    if feature in ("avg", "norm_avg", "learned"):
-        return feature, -1
-    if feature.startswith("weights:"):
-        return "learned", -1
-    layer = re.fullmatch(r"layer_(\d+)", feature)
-    if layer and int(layer[1]) < num_layers:
-        return "single", int(layer[1])
-    raise InputError(
-        f"got feature {feature!r}, expected last, penultimate, layer_0 to layer_{num_layers - 1}, all_layers, avg, "
-        "norm_avg, learned or weights:PATH"
-    )
-
-
-def feature_label(feature: str) -> str:
-    """The name under which a feature is stored and shown: itself, or `frozen_NAME` for `weights:PATH`."""
-    if not feature.startswith("weights:"):
-        return feature
-    path = Path(feature.removeprefix("weights:"))
-    name = path.parent.name if path.name == "model.safetensors" else path.stem
-    return "frozen_" + re.sub(r"[^A-Za-z0-9]+", "_", name)
-
-
-def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor:
-    """The learned layer weights w (L,), before the softmax, of a saved model, aggregator or safetensors file."""
-    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            weights = tensors.get_tensor("fusion.weights").float()  # (L,)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"got {path}, expected a saved model or safetensors file with 'fusion.weights' ({error})"
-        ) from error
-    if weights.shape != (num_layers,):
-        raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
-    return weights
-
-
-def new_aggregator(feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int):
-    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed."""
-    num_layers = encoder.config.num_hidden_layers
-    fusion, layer_index = feature_fusion(feature, num_layers)
-    config = ContextAggregatorConfig(
-        encoder_hidden_size=encoder.config.get_text_config().hidden_size,
-        fusion=fusion,
-        layer_index=layer_index,
-        num_layers=num_layers,
-        feature=feature_label(feature),
-        encoder=encoder_name,
-        encoder_fingerprint=fingerprint,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        aggregator = ContextAggregator(config)
-    if feature.startswith("weights:"):
-        aggregator.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
-        aggregator.fusion.requires_grad_(False)
-    return aggregator
-
-
-# ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def contrastive_loss(
-    embeddings: torch.Tensor, text_ids: torch.Tensor, num_pairs: int, temperature: float = 0.07
-) -> torch.Tensor:
-    """InfoNCE over the 2B texts of B pairs: each text's partner is its positive, every other text a negative.
-
-    Args:
-        embeddings (`torch.Tensor`): (2B + K, D): captions a, captions b, then K further texts that are only negatives.
-        text_ids (`torch.Tensor`): (2B + K,) equal where the texts are equal, -1 at rows to leave out. A negative whose
-            text is that of the anchor or of its partner is no negative and is masked.
-        num_pairs (`int`): B.
-        temperature (`float`, defaults to 0.07): divides the cosines.
-
-    Returns:
-        Mean over the 2B anchors, in fp32; log(N) for N equal candidates. Source: Section 3.3.
-    """
-    z = F.normalize(embeddings.float(), dim=-1)  # (2B + K, D)
-    anchors = 2 * num_pairs
-    logits = z[:anchors] @ z.T / temperature  # (2B, 2B + K)
-    partner = torch.arange(anchors, device=z.device).roll(num_pairs)  # (2B,)
-    same = text_ids[:anchors, None] == text_ids[None]  # (2B, 2B + K)
-    masked = same | same[partner] | (text_ids == -1)  # (2B, 2B + K)
-    masked = masked.scatter(1, partner[:, None], False)
-    return F.cross_entropy(logits.masked_fill(masked, -torch.inf), partner)
-
-
-def text_id(text: str) -> int:
-    """A 63-bit number that stands for a text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-class AggregatorHeads(nn.Module):
-    """All aggregators of a run, fed by one pass of the encoder."""
-
-    def __init__(self, heads: dict[str, ContextAggregator]):
-        super().__init__()
-        self.heads = nn.ModuleDict(heads)
-
-    def forward(self, encoder: GrantedModel, texts: list[str], token_budget: int, recompute: bool = True):
-        """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim)."""
-        token_ids = encoder.tokenize(texts)
-        batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
-        rows: dict[str, list[torch.Tensor]] = {name: [] for name in self.heads}
-        for batch in batches:
-            input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
-            _, embeddings = self.embed(encoder, input_ids, attention_mask, recompute)
-            for name, embedding in embeddings.items():
-                rows[name].append(embedding)  # (b, context_dim)
-        order = torch.tensor([i for batch in batches for i in batch], device=input_ids.device).argsort()  # (texts,)
-        return {name: torch.cat(parts)[order] for name, parts in rows.items()}
-
-    def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):
-        """One padded batch through the encoder, once, and through every head.
-
-        Returns:
-            The fused features (b, n, D) each head reads, and the context embedding (b, context_dim) of each head,
-            by head. Heads of one fixed feature share one tensor.
-        """
-        fusions: dict[str, LayerFusion] = {}
-        for name, head in self.heads.items():
-            fusions.setdefault(self.feature_key(name), head.fusion)
-        # The features are the encoder's own, whatever precision the heads run in.
-        with torch.autocast(input_ids.device.type, enabled=False):
-            fused = encoder.fuse(input_ids, attention_mask, list(fusions.values()), recompute=recompute)
-        of_key = dict(zip(fusions, fused))  # (b, n, D) each
-        features = {name: of_key[self.feature_key(name)] for name in self.heads}
-        embeddings = {
-            name: head(features[name], attention_mask=attention_mask).context_embedding  # (b, context_dim)
-            for name, head in self.heads.items()
-        }
-        return features, embeddings
-
-    def feature_key(self, name: str) -> str:
-        """The feature that a head reads: its name, or the head's own where layer weights are learned."""
-        head = self.heads[name]
-        return name if head.fusion.fusion == "learned" else head.config.feature
-
-
-def batch_loss(embeddings: torch.Tensor, ids: torch.Tensor, num_pairs: int, temperature: float, accelerator):
-    """The loss over the pairs of all processes, the same on each, differentiable in this process's embeddings.
-
-    Every process computes the whole loss. Its gradient in a process's own embeddings is then complete, as row and as
-    column; data-parallel averaging divides by the number of processes, which the factor undoes.
-    """
-    if accelerator.num_processes == 1:
-        return contrastive_loss(embeddings, ids, num_pairs, temperature)
-    size = embeddings.shape[0]
-    everyone = accelerator.gather(embeddings.detach())  # (W * size, D)
-    all_ids = accelerator.gather(ids)  # (W * size,)
-    start = accelerator.process_index * size
-    everyone = torch.cat([everyone[:start], embeddings, everyone[start + size :]])  # (W * size, D)
-    # From process by process to: all captions a, all captions b, all further negatives.
-    grid = torch.arange(everyone.shape[0], device=everyone.device).view(-1, size)  # (W, size)
-    a, b, rest = grid[:, :num_pairs], grid[:, num_pairs : 2 * num_pairs], grid[:, 2 * num_pairs :]
-    order = torch.cat([a.flatten(), b.flatten(), rest.flatten()])  # (W * size,)
-    world = accelerator.num_processes
-    loss = contrastive_loss(everyone[order], all_ids[order], world * num_pairs, temperature)
-    return loss * world
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def learning_rate_factor(step: int, total: int, config: AggregatorTrainingConfig) -> float:

@@ -1,7 +1,7 @@
 """Reading TED-6K: the authors' JSON file, the Parquet folder that `export.py` writes, or the sample shipped here.
 
     records, info = read_ted("TED-6k.json")     # or "ted-6k" (an exported folder), "part.parquet", or "sample"
-    info["config"]                              # "official", "sample" or "custom": what a score may be called
+    info["config"]       # "official", "synthetic", "sample" or "custom": what a score may be called
 
 The authors' file is one object `{caption_key: {"caption", "caption_type", "statements": {category: {"question",
 "correct_statement": {"status", "statement"} | null, "incorrect_statements": [{"status", "statement"}, ...]}}}}`.
@@ -82,8 +82,9 @@ def read_ted(path: str | os.PathLike, seed: int = SEED) -> tuple[list[TedRecord]
 
     Returns:
         `tuple[list[TedRecord], dict]`: the records and what is known of them: `config` (`"official"` when the
-        composition is the published one, `"sample"`, or `"custom"`: a score of one must not be presented as that of
-        another), `source` (`str`), `fingerprint` (`str`), `skipped` (`SkipReport` as a dict; empty for Parquet).
+        composition is the published one, `"synthetic"`, `"sample"`, or `"custom"`: a score of one must not be
+        presented as that of another), `source` (`str`), `fingerprint` (`str`), `skipped` (`SkipReport` as a dict;
+        empty for Parquet).
 
     Raises:
         InputError: the file is missing or broken, or a record breaks the schema.
@@ -119,7 +120,7 @@ def _sample_fingerprint() -> str:
 
 
 def config_of(records: Sequence[TedRecord]) -> str:
-    """What these records are: `"official"` (the published composition), `"sample"` or `"custom"`."""
+    """What these records are: `"official"` (the published composition), `"synthetic"`, `"sample"` or `"custom"`."""
     return "sample" if fingerprint(records) == _sample_fingerprint() else composition_name(records)
 
 

@@ -33,7 +33,7 @@ from granted.files import atomic_path, write_json
 
 HERE = Path(__file__).parent
 # The authors' file states no licence; what the user brings has the licence it came with.
-LICENSES = {"official": "other", "sample": "apache-2.0", "custom": "unknown"}
+LICENSES = {"official": "other", "synthetic": "apache-2.0", "sample": "apache-2.0", "custom": "unknown"}
 # Without the schema key `huggingface`: datasets 3 cannot read the one that datasets 4 and 5 write.
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
 
@@ -46,7 +46,7 @@ def export_dataset(
     Args:
         records (`Sequence[TedRecord]`): the benchmark.
         output_dir (`str` or `Path`): the folder to make. One that this function made earlier is replaced.
-        config_name (`str`): `"official"`, `"sample"` or `"custom"`, as `read_ted` answers.
+        config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`, as `read_ted` answers.
         source_note (`str`): a sentence for the card saying where the records come from.
 
     Returns:
@@ -81,10 +81,12 @@ def render_card(stats: dict[str, Any], files: Sequence[str], config_name: str, s
     Args:
         stats (`dict`): the answer of `describe`.
         files (`Sequence[str]`): the Parquet files, relative to the folder.
-        config_name (`str`): `"official"`, `"sample"` or `"custom"`.
+        config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`.
         source_note (`str`): where the records come from.
     """
     configs = {name: pattern for name, pattern in CONFIG_FILES.items() if fnmatch.filter(files, pattern)}
+    if config_name in ("official", "synthetic"):  # so that a loader can insist on the benchmark that is meant
+        configs[config_name] = configs["default"]
     data = DatasetCardData(
         language="en",
         license=LICENSES[config_name],

@@ -3,7 +3,7 @@
     validate_records(records)        # raises InputError naming the first record at fault
     caption_text(record)             # "Caption Type: image\\nCaption: ...", what is encoded for a caption
     fingerprint(records)             # what a result was measured on
-    composition_name(records)        # "official" only for the full benchmark
+    composition_name(records)        # "official" only for the full benchmark, "synthetic" for one made from scenes
 
 Statements are encoded raw. The names of the categories, media and fields are those of the builder that ships with the
 data, `ted_6k.py`.
@@ -25,6 +25,7 @@ __all__ = [
     "MAX_STATEMENTS",
     "MEDIA",
     "OFFICIAL_COUNTS",
+    "SYNTHETIC",
     "TedRecord",
     "caption_text",
     "composition_name",
@@ -33,6 +34,7 @@ __all__ = [
     "validate_records",
 ]
 
+SYNTHETIC = "synthetic"  # how the field `source` of generated records begins
 MAX_STATEMENTS = 8  # the positive and at most seven negatives
 
 # Instances of the full benchmark per category, (image, video): the composition its authors published.
@@ -171,7 +173,14 @@ def fingerprint(records: Sequence[TedRecord]) -> str:
 
 
 def composition_name(records: Sequence[TedRecord]) -> str:
-    """`"official"` for records with the published number of instances per category and media, else `"custom"`."""
+    """What a score on these records may be called.
+
+    `"synthetic"` for records that were all generated from scenes, `"official"` for others with the published number of
+    instances per category and media, else `"custom"`.
+    """
+    generated = {record["source"].startswith(SYNTHETIC) for record in records}
+    if True in generated:
+        return "custom" if False in generated else "synthetic"
     counts = Counter((record["category"], record["media"]) for record in records)
     official = {
         (category, media): count

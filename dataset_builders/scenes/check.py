@@ -1,0 +1,123 @@
+"""What the everyday world promises, checked on a whole benchmark and a number of pairs.
+
+    report = check_world(6641)
+    report["wrong_statements"]                   # 0: every positive is true and every negative false by its scene
+
+`granted data check` prints it, together with what shortcuts make of the benchmark.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+from granted.dataset_builders.scenes.scene import holds
+from granted.dataset_builders.scenes.world import split_of, synthetic_questions, world_pairs
+from granted.dataset_builders.ted_6k.records import TedRecord, fingerprint, validate_records
+
+
+def check_world(instances: int, *, seed: int = 0, difficulty: str = "compositional", pairs: int = 200) -> dict:
+    """Make a synthetic benchmark and caption pairs, and check them against their scenes.
+
+    Args:
+        instances (`int`): size of the benchmark.
+        seed (`int`, defaults to 0): which benchmark.
+        difficulty (`str`, defaults to `"compositional"`): its negatives.
+        pairs (`int`, defaults to 200): caption pairs on which wording is compared.
+
+    Returns:
+        `dict`: `records` (`list[TedRecord]`), `fingerprint` of the texts, `scene_fingerprint`, `instances_per_second`,
+        `wrong_statements`, `repeated_statements`, `foreign_words` (instances whose statements differ in words that the
+        caption does not use), `wrong_split` (scenes of the training split), `distinct_words` of the captions,
+        `caption_words` (fewest, most), `four_gram_overlap` (mean over the pairs).
+
+    Raises:
+        InputError: a record breaks the schema.
+    """
+    start = time.perf_counter()
+    made = list(synthetic_questions(instances, seed=seed, difficulty=difficulty))
+    seconds = time.perf_counter() - start
+    records = [record for record, _, _ in made]
+    validate_records(records)
+    lengths = [len(record["caption"].split()) for record in records]
+    scenes = hashlib.sha256("".join(scene.fingerprint() for _, scene, _ in made).encode())
+    return {
+        "records": records,
+        "fingerprint": fingerprint(records),
+        "scene_fingerprint": scenes.hexdigest(),
+        "instances_per_second": len(records) / seconds,
+        "wrong_statements": sum(
+            holds(scene, claim) != (i == 0)
+            for _, scene, question in made
+            for i, (_, claim) in enumerate(question.options)
+        ),
+        "repeated_statements": sum(len(set(record["statements"])) < len(record["statements"]) for record in records),
+        "foreign_words": sum(map(_has_foreign_words, records)),
+        "wrong_split": sum(split_of(scene) != "benchmark" for _, scene, _ in made),
+        "distinct_words": len({word for record in records for word in tokens(record["caption"])}),
+        "caption_words": (min(lengths), max(lengths)),
+        "four_gram_overlap": four_gram_overlap(
+            (pair["caption_a"], pair["caption_b"]) for pair in world_pairs(pairs, seed=seed)
+        ),
+    }
+
+
+def tokens(text: str) -> list[str]:
+    """The lower-cased words of a text."""
+    return re.findall(r"\w+", text.lower())
+
+
+def four_gram_overlap(pairs: Iterable[tuple[str, str]]) -> float:
+    """The mean share of a first text's distinct runs of four words that occur in the second."""
+    shares = [len(first & second) / len(first) for first, second in (map(_four_grams, pair) for pair in pairs)]
+    return sum(shares) / len(shares)
+
+
+def _four_grams(text: str) -> set[tuple[str, ...]]:
+    words = tokens(text)
+    return set(zip(words, words[1:], words[2:], words[3:]))
+
+
+def _has_foreign_words(record: TedRecord) -> bool:
+    caption = set(tokens(record["caption"]))
+    return len({frozenset(tokens(statement)) - caption for statement in record["statements"]}) > 1
+
+
+def broken_promises(report: dict, shortcuts: dict[str, dict] | None) -> list[str]:
+    """What a report fails to keep, one line each.
+
+    Args:
+        report (`dict`): of `check_world`.
+        shortcuts (`dict`, *optional*): of `granted.eval_metric.shortcuts.shortcut_report`; must be at chance (25 +- 3,
+            25 +- 7 in every category). None for lexical negatives, which promise nothing of the kind.
+    """
+    broken = [
+        f"{report[name]} {text}"
+        for name, text in (
+            ("wrong_statements", "statements whose truth is not what the record says"),
+            ("repeated_statements", "instances that give a statement twice"),
+            ("wrong_split", "scenes that belong to the training split"),
+        )
+        if report[name]
+    ]
+    if report["four_gram_overlap"] >= 0.3:
+        broken.append(
+            f"a four-gram overlap of {report['four_gram_overlap']:.2f} between captions of a scene, not below 0.3"
+        )
+    if report["instances_per_second"] < 300:
+        broken.append(f"{report['instances_per_second']:.0f} instances a second, fewer than 300")
+    if shortcuts is None:
+        return broken
+    if report["foreign_words"]:
+        broken.append(f"{report['foreign_words']} instances with words that the caption does not use")
+    for name, result in shortcuts.items():
+        broken += _off_chance(name, "overall", result["accuracy"], 0.03)
+        for category, accuracy in result["categories"].items():
+            broken += _off_chance(name, category, accuracy, 0.07)
+    return broken
+
+
+def _off_chance(name: str, part: str, accuracy: float, margin: float) -> Sequence[str]:
+    if abs(accuracy - 0.25) <= margin:
+        return ()
+    return (f"{name} answers {100 * accuracy:.1f}% ({part}), outside of 25 +- {100 * margin:.0f}",)

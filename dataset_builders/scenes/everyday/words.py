@@ -1,0 +1,58 @@
+"""Forms of English words: plurals, articles, numbers, verbs.
+
+    plural("coil of rope")             # "coils of rope"
+    present("mend a torn net")         # "mends a torn net"
+
+Each is looked up once: the libraries behind them are slow.
+"""
+
+import re
+from functools import cache
+
+import inflect
+from lemminflect import getInflection
+
+
+_inflect = inflect.engine()
+_COMPLEMENT = re.compile(r" (?:of|with|for|in|on|from|without) ")
+
+
+def head_noun(noun: str) -> str:
+    """The noun that a noun phrase is about: `"coil of rope"` -> `"coil"`, `"notice board"` -> `"board"`."""
+    return _COMPLEMENT.split(noun)[0].split()[-1]
+
+
+@cache
+def plural(noun: str) -> str:
+    """`"coil of rope"` -> `"coils of rope"`."""
+    head = _COMPLEMENT.split(noun)[0]
+    return _inflect.plural_noun(head) + noun[len(head) :]
+
+
+@cache
+def with_article(phrase: str) -> str:
+    """`"old hat"` -> `"an old hat"`."""
+    return _inflect.a(phrase)
+
+
+@cache
+def number_word(count: int) -> str:
+    """`12` -> `"twelve"`."""
+    return _inflect.number_to_words(count)
+
+
+@cache
+def present(phrase: str) -> str:
+    """`"mend a net"` -> `"mends a net"`."""
+    return _verb(phrase, "VBZ")
+
+
+@cache
+def participle(phrase: str) -> str:
+    """`"mend a net"` -> `"mending a net"`."""
+    return _verb(phrase, "VBG")
+
+
+def _verb(phrase: str, tag: str) -> str:
+    verb, _, rest = phrase.partition(" ")
+    return f"{getInflection(verb, tag)[0]} {rest}".rstrip()

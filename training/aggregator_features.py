@@ -1,0 +1,102 @@
+"""The features that aggregators read, by name: single layers, averages, learned layer weights.
+
+    expand_features(["all_layers", "norm_avg"], num_layers=2)      # ["layer_0", "layer_1", "norm_avg"]
+    new_aggregator("norm_avg", encoder, "smollm2", encoder.fingerprint(), seed=0)
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from granted.configuration_granted import ContextAggregatorConfig
+from granted.errors import InputError
+from granted.modeling_context_aggregator import ContextAggregator
+from granted.modeling_granted import GrantedModel
+
+
+def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
+    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
+
+    Raises:
+        InputError: an unknown name, or two files of layer weights that would be stored under one label.
+    """
+    expanded: list[str] = []
+    for name in features:
+        names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
+        for one in names:
+            feature_fusion(one, num_layers)
+            if one not in expanded:
+                expanded.append(one)
+    labels = [feature_label(one) for one in expanded]
+    for one, label in zip(expanded, labels):
+        if labels.count(label) > 1:
+            raise InputError(f"got several features stored as {label!r}, one of them {one!r}: rename one file")
+    return expanded
+
+
+def feature_fusion(feature: str, num_layers: int) -> tuple[str, int]:
+    """`(fusion, layer_index)` of a feature name, as [`GrantedConfig`] takes them."""
+    single = {"last": -1, "penultimate": -2}
+    if feature in single:
+        return "single", single[feature]
+    if feature in ("avg", "norm_avg", "learned"):
+        return feature, -1
+    if feature.startswith("weights:"):
+        return "learned", -1
+    layer = re.fullmatch(r"layer_(\d+)", feature)
+    if layer and int(layer[1]) < num_layers:
+        return "single", int(layer[1])
+    raise InputError(
+        f"got feature {feature!r}, expected last, penultimate, layer_0 to layer_{num_layers - 1}, all_layers, avg, "
+        "norm_avg, learned or weights:PATH"
+    )
+
+
+def feature_label(feature: str) -> str:
+    """The name under which a feature is stored and shown: itself, or `frozen_NAME` for `weights:PATH`."""
+    if not feature.startswith("weights:"):
+        return feature
+    path = Path(feature.removeprefix("weights:"))
+    name = path.parent.name if path.name == "model.safetensors" else path.stem
+    return "frozen_" + re.sub(r"[^A-Za-z0-9]+", "_", name)
+
+
+def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor:
+    """The learned layer weights w (L,), before the softmax, of a saved model, aggregator or safetensors file."""
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            weights = tensors.get_tensor("fusion.weights").float()  # (L,)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"got {path}, expected a saved model or safetensors file with 'fusion.weights' ({error})"
+        ) from error
+    if weights.shape != (num_layers,):
+        raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
+    return weights
+
+
+def new_aggregator(feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int):
+    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed."""
+    num_layers = encoder.config.num_hidden_layers
+    fusion, layer_index = feature_fusion(feature, num_layers)
+    config = ContextAggregatorConfig(
+        encoder_hidden_size=encoder.config.get_text_config().hidden_size,
+        fusion=fusion,
+        layer_index=layer_index,
+        num_layers=num_layers,
+        feature=feature_label(feature),
+        encoder=encoder_name,
+        encoder_fingerprint=fingerprint,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        aggregator = ContextAggregator(config)
+    if feature.startswith("weights:"):
+        aggregator.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
+        aggregator.fusion.requires_grad_(False)
+    return aggregator
