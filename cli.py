@@ -331,13 +331,12 @@ def data_check(
         records = read_ted(ted)[0] if ted else report.pop("records")
         shortcuts = shortcut_report(records)
     for name, value in report.items():
-        console.print(f"{name.replace('_', ' ')}: {value}", highlight=False)
-    table = Table(
-        "answered by", "all", *next(iter(shortcuts.values()))["categories"], title=f"{len(records)} instances, %"
-    )
-    for name, result in shortcuts.items():
-        shares = (result["accuracy"], *result["categories"].values())
-        table.add_row(name.replace("_", " "), *(f"{100 * share:.1f}" for share in shares))
+        console.print(f"{name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
+    table = Table("answered, %", *(name.replace("_", " ") for name in shortcuts), title=f"{len(records)} instances")
+    table.add_row("all", *(f"{100 * result['accuracy']:.1f}" for result in shortcuts.values()))
+    for category in shortcuts["chance"]["categories"]:
+        shares = [result["categories"][category] for result in shortcuts.values()]
+        table.add_row(category, *(f"{100 * share:.1f}" for share in shares))
     console.print(table)
     if output:
         write_json(output, report | {"instances": len(records), "shortcuts": shortcuts})

@@ -93,8 +93,7 @@ class Asker(ABC):
         value = table[subject]
 
         def option(subject: Hashable, value: Hashable) -> Option:
-            name = subject if isinstance(subject, str) else f"no {subject.key}"
-            return as_sentence(say(subject, value)), Is(relation, name, value)
+            return as_sentence(say(subject, value)), Is(relation, _name(subject), value)
 
         if self.rng.choice(vary) == "value":
             rivals, outside = [(subject, v) for v in values], [(subject, v) for v in new_values]
@@ -104,18 +103,32 @@ class Asker(ABC):
             question, option(subject, value), [option(*pair) for pair in rivals], [option(*pair) for pair in outside]
         )
 
-    def sequence(self, order: str, question: str, say: Callable[[Sequence[str]], str]) -> Frame:
-        """A frame about the order of three members: six orders, one of them true, all in the same words."""
+    def sequence(
+        self, order: str, question: str, say: Callable[[Sequence], str], new_members: Sequence[Concept] = ()
+    ) -> Frame:
+        """A frame about the order of three members: six orders, one of them true, all in the same words.
+
+        What is false in other words has one of `new_members` (`Sequence[Concept]`) in the place of a member.
+        """
         members = self.scene.orders[order]
         three = sorted(self.rng.sample(range(len(members)), 3))
         orders = [tuple(members[i] for i in permutation) for permutation in permutations(three)]
-        truth, *rivals = [(as_sentence(say(members)), InOrder(order, members)) for members in orders]
-        return self.frame(question, truth, rivals, [])
+        for concept in new_members:
+            place = self.rng.randrange(3)
+            orders.append((*orders[0][:place], concept, *orders[0][place + 1 :]))
+        options = [(as_sentence(say(members)), InOrder(order, tuple(map(_name, members)))) for members in orders]
+        return self.frame(question, options[0], options[1:6], options[6:])
 
     def frame(self, question: str, truth: Option, rivals: list[Option], outside: list[Option]) -> Frame:
-        """A frame of the options that are false by the scene."""
-        rivals, outside = ([o for o in options if not holds(self.scene, o[1])] for options in (rivals, outside))
-        return Frame(question, truth, rivals, outside)
+        """A frame of the options that are false by the scene, each wording once."""
+        said = {truth[0]}
+        kept: tuple[list[Option], list[Option]] = ([], [])
+        for options, into in zip((rivals, outside), kept):
+            for text, claim in options:
+                if text not in said and not holds(self.scene, claim):
+                    said.add(text)
+                    into.append((text, claim))
+        return Frame(question, truth, *kept)
 
     def unused(self, concepts: Sequence[Concept], count: int = NEGATIVES) -> list[Concept]:
         """At most `count` concepts of a list that neither an entity nor a fact of the scene has."""
@@ -146,6 +159,11 @@ def ask(asker: Asker, category: str, difficulty: str = "compositional") -> Quest
     if difficulty == "lexical":
         outside = [option for option in rng.sample(frame.outside, len(frame.outside)) if rng.random() < OUTSIDE]
     return Question(frame.question, (frame.truth, *(outside + rivals)[:NEGATIVES]))
+
+
+def _name(subject: str | Concept) -> str:
+    """The id of an entity; for a concept that the scene does not have, one that no entity bears."""
+    return subject if isinstance(subject, str) else f"no {subject.key}"
 
 
 def as_sentence(text: str) -> str:

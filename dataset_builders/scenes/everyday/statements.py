@@ -10,7 +10,7 @@ from itertools import permutations
 from granted.dataset_builders.scenes.everyday.captions import Caption
 from granted.dataset_builders.scenes.everyday.lexicon import load_lexicon
 from granted.dataset_builders.scenes.everyday.sampling import COUNTS, MANNERS
-from granted.dataset_builders.scenes.everyday.words import number_word, plural
+from granted.dataset_builders.scenes.everyday.words import number_word, plural, present
 from granted.dataset_builders.scenes.scene import All, Concept, Is, Place
 from granted.dataset_builders.scenes.statements import Asker, Frame, Option, as_sentence
 
@@ -168,7 +168,10 @@ class EverydayAsker(Asker):
                 "{1} has {0} to the left and {2} to the right", "{0} is to the left and {2} to the right of {1}",
             )  # fmt: skip
             yield self.sequence(
-                "row", "How are the people arranged?", lambda members: fill(*map(caption.the, members))
+                "row",
+                "How are the people arranged?",
+                lambda members: fill(*map(caption.the, members)),
+                self.unused(self.theme.people),
             )
         if "place" in scene.tables:
             places = scene.facts["place"]
@@ -181,14 +184,15 @@ class EverydayAsker(Asker):
             yield self.cell("place", "Where is it?", say, subjects=list(places), new_subjects=new)
             thing = self.rng.choice(list(places))
             here = places[thing]
-            for mixed in (
-                [Place(place.relation, here.ground) for place in places.values()],
-                [Place(here.relation, place.ground) for place in places.values()],
-            ):
-                truth, *rivals = [
-                    (as_sentence(say(thing, place)), Is("place", thing, place)) for place in (here, *mixed)
-                ]
-                yield self.frame("Where is it?", truth, rivals, [])
+
+            def options(values: list[Place]) -> list[Option]:
+                return [(as_sentence(say(thing, place)), Is("place", thing, place)) for place in values]
+
+            relations = [Place(place.relation, here.ground) for place in places.values()]
+            grounds = [Place(here.relation, place.ground) for place in places.values()]
+            elsewhere = [Place(here.relation, ground) for ground in self.unused(self.theme.supports)]
+            yield self.frame("Where is it?", *options([here]), options(relations), options(elsewhere))
+            yield self.frame("Where is it?", *options([here]), options(grounds), options(elsewhere))
         if "move" in scene.tables:
             start, end = scene.facts["place"], scene.facts["place at the end"]
             when = self.rng.choice(("start", "end"))
@@ -206,6 +210,14 @@ class EverydayAsker(Asker):
             "{}; afterwards {}, and later {}",
             "{2}, but only after {1}, which comes after {0}",
         )
+        someone = caption.the(self.rng.choice(self.scene.of_kind("person")))
+
+        def happens(event: str | Concept) -> str:
+            return f"{someone} {present(caption.form(event))}" if isinstance(event, Concept) else caption.event(event)
+
         yield self.sequence(
-            "timeline", "In which order do things happen?", lambda events: fill(*map(caption.event, events))
+            "timeline",
+            "In which order do things happen?",
+            lambda events: fill(*map(happens, events)),
+            self.unused(self.theme.moments),
         )
