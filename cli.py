@@ -345,6 +345,35 @@ def data_check(
         raise InputError(f"got a synthetic benchmark that breaks its promises, expected none: {'; '.join(broken)}")
 
 
+@data.command("shapes")
+def data_shapes(
+    kind: Annotated[str, typer.Argument(help="vqa, text-to-image, text-to-video, or sheet (a PNG to look at).")],
+    output: Annotated[Path, typer.Option(help="The Parquet file, or for a sheet the PNG.")],
+    count: Annotated[int, typer.Option(help="Rows, or scenes of a sheet.")] = 24,
+    media: Annotated[str, typer.Option(help="For vqa: image or video.")] = "image",
+    size: Annotated[int, typer.Option(help="Pixels, 32 to 512.")] = 128,
+    frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
+    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
+):
+    """Draw scenes of shapes: questions about pictures or clips, captioned pictures or clips, or a contact sheet."""
+    from granted.dataset_builders.scenes.shapes import rows
+    from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet
+
+    makers = {
+        "vqa": lambda: rows.vqa_rows(count, seed=seed, media=media, size=size, frames=frames),
+        "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size),
+        "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
+    }
+    if kind != "sheet" and kind not in makers:
+        raise InputError(f"got {kind!r}, expected one of {', '.join(makers)} or sheet: name one")
+    with console.status(f"drawing {output}"):
+        if kind == "sheet":
+            shapes_contact_sheet(output, scenes=count, seed=seed)
+        else:
+            rows.write_rows(makers[kind](), output)
+    console.print(f"wrote {count} {'scenes' if kind == 'sheet' else 'rows'} to {output}")
+
+
 @data.command("pairs")
 def data_pairs(
     output: Annotated[Path, typer.Option(help="The Parquet file to write.")],

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import chi2_contingency, chisquare
 
-from granted.dataset_builders.scenes.contact_sheet import CELL, contact_sheet
-from granted.dataset_builders.scenes.drawing import (
+from granted.dataset_builders.scenes.shapes.contact_sheet import CELL, contact_sheet
+from granted.dataset_builders.scenes.shapes.drawing import (
     BACKGROUNDS,
     CELLS,
     COLOURS,
@@ -33,7 +33,7 @@ from granted.dataset_builders.scenes.drawing import (
     render_image,
     render_video,
 )
-from granted.dataset_builders.scenes.figure_tiles import BLACK, OUTLINES, SHAPES, TEXTURES, WHITE, figure_tile
+from granted.dataset_builders.scenes.shapes.figure_tiles import BLACK, OUTLINES, SHAPES, TEXTURES, WHITE, figure_tile
 from granted.errors import InputError
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFilter
 
-from granted.dataset_builders.scenes.drawing import (
+from granted.dataset_builders.scenes.shapes.drawing import (
     BACKGROUNDS,
     CELLS,
     COLOURS,
@@ -27,15 +27,15 @@ from granted.dataset_builders.scenes.drawing import (
     render_image,
     render_video,
 )
-from granted.dataset_builders.scenes.figure_tiles import SHAPES, TEXTURES, figure_tile, paste_tile
-from granted.dataset_builders.scenes.reader import (
+from granted.dataset_builders.scenes.shapes.figure_tiles import SHAPES, TEXTURES, figure_tile, paste_tile
+from granted.dataset_builders.scenes.shapes.reader import (
     ReadFigure,
     Reading,
     properties_match,
     read_image,
     read_video,
 )
-from granted.dataset_builders.scenes.reader_motion import ReadMotion, fit_ramp
+from granted.dataset_builders.scenes.shapes.reader_motion import ReadMotion, fit_ramp
 
 
 LOOKS = ("background", "figures", "count", "shape", "colour", "size", "texture", "position")

@@ -1,0 +1,324 @@
+"""Questions about pictures and clips of shapes, with true answers: what a vision-language model is fine-tuned on.
+
+    asked = ask_shapes(write_shapes_caption(scene, "a"), "counting", random.Random(0))
+    asked.question, asked.answer                   # ("How many stars are there?", "There are three stars.")
+
+About half of the questions are to be answered with yes or no, each as often as the other, and a wrong value is one
+that something else in the picture has. So nothing can be answered without looking.
+"""
+
+import random
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from granted.dataset_builders.scenes.everyday.words import number_word
+from granted.dataset_builders.scenes.scene import Concept, InOrder, Is, holds
+from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption, write_shapes_caption
+from granted.dataset_builders.scenes.shapes.lexicon import BACKGROUNDS, SIZES, TEXTURES
+from granted.errors import InputError
+
+
+# For each aspect the categories one of which a scene is sampled for.
+ASPECTS: dict[str, tuple[str, ...]] = {
+    "attributes": ("Adjective",),
+    "spatial relations": ("Spatial Relationship",),
+    "counting": ("Quantity",),
+    "text": ("OCR",),
+    "temporal order": ("Temporal",),
+    "action": ("Action Recognition", "Adverb"),
+    "style/background": ("Adjective", "Quantity", "Coreference", "OCR"),
+    "full description": ("Adjective", "Quantity", "Spatial Relationship", "OCR", "Basic Event", "Adverb"),
+}
+FURTHEST = {
+    "left": "furthest to the left",
+    "right": "furthest to the right",
+    "top": "highest up",
+    "bottom": "lowest down",
+}
+VIDEO_ASPECTS = ("temporal order", "action")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its answer.
+
+    Args:
+        question, answer (`str`): the texts.
+        pattern (`str`): what kind of question it is.
+        key (`str`): the answer without its wording: `"yes"`, `"no"`, `"red"`, `"3"`, ...
+    """
+
+    question: str
+    answer: str
+    pattern: str
+    key: str
+
+
+def ask_shapes(caption: ShapesCaption, aspect: str, rng: random.Random) -> Asked:
+    """One question about an aspect of a scene.
+
+    Args:
+        caption (`ShapesCaption`): gives the words; a full one, of a scene sampled for the aspect.
+        aspect (`str`): one of `ASPECTS`; temporal order and action need a clip.
+        rng (`random.Random`): what is asked, and how.
+
+    Raises:
+        InputError: the aspect is unknown, or the scene has nothing to ask about it.
+    """
+    if aspect not in ASPECTS:
+        raise InputError(f"got aspect {aspect!r}, expected one of {', '.join(ASPECTS)}: correct it")
+    method = aspect.replace(" ", "_").replace("/", "_")
+    choices = list(getattr(_Questioner(caption, rng), method)())
+    if not choices:
+        raise InputError(f"got scene {caption.scene.id} without {aspect}, expected one sampled for it: sample it so")
+    decided = [one for one in choices if one.key in ("yes", "no")]
+    other = [one for one in choices if one not in decided]
+    return rng.choice(rng.choice([part for part in (decided, other) if part]))
+
+
+class _Questioner:
+    """One method for each aspect, which gives all that can be asked."""
+
+    def __init__(self, caption: ShapesCaption, rng: random.Random):
+        self.caption, self.scene, self.rng = caption, caption.scene, rng
+        self.facts, self.subjects = caption.scene.facts, list(caption.scene.entities)
+
+    def pick(self, *choices: str) -> str:
+        return self.rng.choice(choices)
+
+    def open(self, pattern: str, question: str, short: str, sentence: str, key: str | None = None) -> Asked:
+        """A question for a word or two, answered with them or in a sentence."""
+        answer = self.pick(short, sentence)
+        return Asked(_question(question), _sentence(answer), pattern, short if key is None else key)
+
+    def decided(self, pattern: str, question: str, truth: bool, fact: str) -> Asked:
+        """A question for yes or no, answered so or with what is the case."""
+        word = "yes" if truth else "no"
+        return Asked(_question(question), _sentence(self.pick(word, f"{word}, {fact}")), pattern, word)
+
+    def value(self, table: dict[str, Hashable], subject: str) -> Hashable:
+        """The subject's value or another one's, each half of the time."""
+        others = [value for value in dict.fromkeys(table.values()) if value != table[subject]]
+        return table[subject] if self.rng.random() < 0.5 or not others else self.rng.choice(others)
+
+    def about(
+        self,
+        relation: str,
+        what: Callable[[str], str] | None,
+        whether: Callable[[str, Hashable], str],
+        say: Callable[[str, Hashable], str],
+        short: Callable[[Hashable], str],
+        which: Callable[[Hashable], str],
+    ) -> Iterator[Asked]:
+        """What value a subject has, whether it has a value, and which subject has it.
+
+        Args:
+            relation (`str`): the table.
+            what, whether, which (`Callable`): the questions.
+            say (`Callable`): words the fact.
+            short (`Callable`): words the value.
+        """
+        table = self.facts.get(relation, {})
+        if len(dict.fromkeys(table.values())) < 2:
+            return
+        subject = self.rng.choice(list(table))
+        value = table[subject]
+        fact = say(subject, value)
+        if what:
+            key = value.key if isinstance(value, Concept) else str(value)
+            yield self.open(f"what {relation}", what(subject), short(value), fact, key)
+        guess = self.value(table, subject)
+        yield self.decided(
+            f"whether {relation}", whether(subject, guess), holds(self.scene, Is(relation, subject, guess)), fact
+        )
+        if list(table.values()).count(value) == 1 and len(table) == len(self.subjects):
+            name = self.caption.the(subject)
+            yield self.open(f"which {relation}", which(value), name, fact, self.scene.entities[subject].concept.key)
+
+    # ----------------------------------------------------------------------------------------------------- aspects
+
+    def attributes(self) -> Iterator[Asked]:
+        caption = self.caption
+        the, be, form = caption.the, caption.be, caption.form
+
+        def say(subject: str, value: Hashable) -> str:
+            return f"{the(subject)} {be(subject)} {form(value)}"
+
+        yield from self.about(
+            "colour", lambda s: f"what colour {be(s)} {the(s)}", lambda s, v: f"{be(s)} {the(s)} {form(v)}", say, form,
+            lambda v: f"which shape is {form(v)}",
+        )  # fmt: skip
+        *textures, last = map(form, TEXTURES.values())
+        yield from self.about(
+            "texture", lambda s: f"{be(s)} {the(s)} {', '.join(textures)} or {last}",
+            lambda s, v: f"{be(s)} {the(s)} {form(v)}", say, form, lambda v: f"which shape is {form(v)}",
+        )  # fmt: skip
+        sizes = self.facts["size"]
+        rank = {size: place for place, size in enumerate(SIZES.values())}
+        a, b = self.rng.sample(self.subjects, 2)
+        if sizes[a] != sizes[b]:
+            larger, smaller = (a, b) if rank[sizes[a]] > rank[sizes[b]] else (b, a)
+            compared, truth = self.pick("larger", "smaller"), [larger, smaller]
+            winner = truth[compared == "smaller"]
+            fact = f"{the(larger)} {be(larger)} larger than {the(smaller)}"
+            yield self.decided("whether larger", f"{be(a)} {the(a)} {compared} than {the(b)}", winner == a, fact)
+            yield self.open(
+                "which larger",
+                f"which is {compared}, {the(a)} or {the(b)}",
+                the(winner),
+                fact,
+                "first" if winner == a else "second",
+            )
+
+    def spatial_relations(self) -> Iterator[Asked]:
+        caption = self.caption
+        the, be, form = caption.the, caption.be, caption.form
+        for order, (first, last) in SIDES.items():
+            members = self.scene.orders.get(order, ())
+            if not members or order not in self.scene.tables:
+                continue
+            a, b = self.rng.sample(members, 2)
+            asked = self.rng.randrange(2)
+            truth = holds(self.scene, InOrder(order, (a, b) if asked == 0 else (b, a)))
+            relation = BESIDE[order][asked if truth else 1 - asked]
+            yield self.decided(
+                f"whether {order}", f"{be(a)} {the(a)} {BESIDE[order][asked]} {the(b)}", truth,
+                f"{the(a)} {be(a)} {relation} {the(b)}",
+            )  # fmt: skip
+            extreme = self.rng.randrange(2)
+            place, member = FURTHEST[(first, last)[extreme]], members[-extreme]
+            yield self.open(
+                f"which {order}", f"which shape is {place}", the(member), f"{the(member)} {be(member)} {place}",
+                self.scene.entities[member].concept.key,
+            )  # fmt: skip
+        moving = "place at the end" in self.scene.tables
+        at_first = (" at the beginning", "start out") if moving else ("", "be found")
+        for relation, (when, verb) in (("place", at_first), ("place at the end", (" at the end", "end up"))):
+            if relation in self.scene.tables or (relation == "place" and moving):
+                yield from self.about(
+                    relation,
+                    lambda s, when=when: f"where is {the(s)}{when}",
+                    lambda s, v, when=when: f"is {the(s)} {form(v)}{when}",
+                    lambda s, v, verb=verb: f"{the(s)} {caption.does(s, verb)} {form(v)}",
+                    form,
+                    lambda v, when=when: f"which shape is {form(v)}{when}",
+                )
+
+    def counting(self) -> Iterator[Asked]:
+        caption, counts = self.caption, self.facts["count"]
+
+        def say(subject: str, count: Hashable) -> str:
+            return f"there {'is' if count == 1 else 'are'} {caption.counted(subject, count)}"
+
+        yield from self.about(
+            "count",
+            lambda s: self.pick("how many {} are there", "how many {} can you see").format(caption.some(s)),
+            lambda s, v: f"{'is' if v == 1 else 'are'} there {caption.counted(s, v)}", say, number_word,
+            lambda v: f"of which shape {'is' if v == 1 else 'are'} there exactly {number_word(v)}",
+        )  # fmt: skip
+        a, b = self.rng.sample(self.subjects, 2)
+        if counts[a] != counts[b]:
+            fact = f"{say(a, counts[a])} and {caption.counted(b, counts[b])}"
+            yield self.decided(
+                "whether more", f"are there more {caption.some(a)} than {caption.some(b)}", counts[a] > counts[b], fact
+            )
+        if list(counts.values()).count(max(counts.values())) == 1:
+            most = max(counts, key=counts.__getitem__)
+            yield self.open(
+                "which most", "of which shape are there the most", caption.the(most), say(most, counts[most]),
+                self.scene.entities[most].concept.key,
+            )  # fmt: skip
+
+    def text(self) -> Iterator[Asked]:
+        caption = self.caption
+        yield from self.about(
+            "text",
+            lambda s: self.pick(f"what is written on {caption.the(s)}", f"which letters are on {caption.the(s)}"),
+            lambda s, v: self.pick("is '{}' written on {}", "can '{}' be read on {}").format(v, caption.the(s)),
+            lambda s, v: f"{caption.the(s)} {caption.does(s, 'read')} '{v}'", lambda v: f"'{v}'",
+            lambda v: f"on which shape is '{v}' written",
+        )  # fmt: skip
+
+    def temporal_order(self) -> Iterator[Asked]:
+        caption, members = self.caption, self.scene.orders["timeline"]
+        extreme = self.rng.randrange(2)
+        place, member = ("first", "last")[extreme], members[-extreme]
+        event = caption.event(member)
+        key = self.scene.entities[member].concept.key
+        the = caption.the(member)
+        yield self.open(
+            "which first",
+            f"which shape is the {place} to change",
+            the,
+            f"the {place} to change {caption.be(member)} {the}",
+            key,
+        )
+        yield self.open("what first", f"what happens {place}", event, event, self.facts["motion"][member].key)
+        one, following = self.rng.choice(list(pairwise(members)))
+        yield self.open(
+            "what next", f"what is the next thing to begin after {caption.event(one)}", caption.event(following),
+            caption.event(following), self.facts["motion"][following].key,
+        )  # fmt: skip
+        a, b = self.rng.sample(members, 2)
+        word = self.pick("before", "after")
+        truth = holds(self.scene, InOrder("timeline", (a, b) if word == "before" else (b, a)))
+        real = word if truth else {"before": "after", "after": "before"}[word]
+        begin = caption.does(a, "begin")
+        yield self.decided(
+            "whether before", f"{self._do(a)} {caption.the(a)} begin to change {word} {caption.the(b)}", truth,
+            f"{caption.the(a)} {begin} {real} {caption.the(b)}",
+        )  # fmt: skip
+
+    def _do(self, subject: str) -> str:
+        return "do" if self.caption.many(subject) else "does"
+
+    def action(self) -> Iterator[Asked]:
+        caption = self.caption
+        the, form = caption.the, caption.form
+        motions = self.facts["motion"]
+        yield from self.about(
+            "motion", lambda s: self.pick(f"what {self._do(s)} {the(s)} do", f"what happens to {the(s)}"),
+            lambda s, v: f"{self._do(s)} {the(s)} {form(v)}",
+            lambda s, v: f"{the(s)} {caption.does(s, form(v))}",
+            lambda v: f"{form(v)}", lambda v: f"which shape can be seen to {form(v)}",
+        )  # fmt: skip
+        if "speed" in self.scene.tables:
+            yield from self.about(
+                "speed", lambda s: f"how fast {self._do(s)} {the(s)} {form(motions[s])}",
+                lambda s, v: f"{self._do(s)} {the(s)} {form(motions[s])} {form(v)}",
+                lambda s, v: f"{the(s)} {caption.does(s, form(motions[s]))} {form(v)}", form,
+                lambda v: f"which shape changes {form(v)}",
+            )  # fmt: skip
+
+    def style_background(self) -> Iterator[Asked]:
+        ground = self.scene.setting["background"]
+        name = self.caption.form(ground)
+        fact = f"the background is {name}"
+        question = self.pick("what colour is the background", "on what colour are the shapes drawn")
+        yield self.open("what background", question, name, fact, ground.key)
+        guess = self.value(dict(enumerate([ground, *BACKGROUNDS.values()])), 0)
+        word = self.caption.form(guess)
+        yield self.decided("whether background", f"is the background {word}", guess == ground, fact)
+
+    def full_description(self) -> Iterator[Asked]:
+        medium = {"image": ("picture", "image"), "video": ("video", "clip")}[self.scene.media]
+        ask = self.pick(
+            "Describe this {} in detail.",
+            "What does the {} show? Tell everything you see.",
+            "Give a full description of the {}.",
+        )
+        yield Asked(ask.format(self.pick(*medium)), self.caption.text, "full description", self.caption.text)
+        ask = self.pick(
+            "Describe the {} in a few words.", "What is in this {}, in short?", "Write a short caption for the {}."
+        )
+        short = write_shapes_caption(self.scene, "question", "short").text
+        yield Asked(ask.format(self.pick(*medium)), short, "short description", short)
+
+
+def _question(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}?"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,175 @@
+"""Rows of shapes for training, streamed: questions about pictures, and captioned pictures and clips.
+
+    write_rows(vqa_rows(10_000, seed=0, media="image"), "vqa.parquet")            # for TRL's SFTTrainer
+    write_rows(text_to_image_rows(10_000, seed=0, size=64), "images.parquet")
+    load_dataset("parquet", data_files="vqa.parquet", split="train")
+
+All scenes are of the training split: none of them is a scene of `shapes_ted`.
+"""
+
+import os
+import random
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Image, List, Value
+
+from granted.dataset_builders.scenes.scene import Scene
+from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
+from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
+from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
+from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
+from granted.errors import InputError
+from granted.files import atomic_path
+
+
+ROWS_PER_GROUP = 200
+SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
+_TEXT = Value("string")
+_PART = {"type": _TEXT, "text": _TEXT}
+FEATURES = {
+    "vqa": Features(
+        {
+            "id": _TEXT,
+            "messages": List({"role": _TEXT, "content": List(_PART)}),
+            "images": List(Image()),
+            "videos": List(List(Image())),
+            "aspect": _TEXT,
+            "source": _TEXT,
+        }
+    ),
+    "text-to-image": Features({"id": _TEXT, "image": Image(), "caption": _TEXT, "short_caption": _TEXT}),
+    "text-to-video": Features({"id": _TEXT, "frames": List(Image()), "caption": _TEXT}),
+}
+
+
+def vqa_rows(
+    count: int, *, seed: int = 0, media: str = "image", size: int = 128, frames: int = 16
+) -> Iterator[dict[str, Any]]:
+    """Stream questions about pictures or clips as conversations, the aspects in turn.
+
+    Args:
+        count (`int`): how many.
+        seed (`int`, defaults to 0): another seed, other scenes.
+        media (`str`, defaults to `"image"`): `"image"` or `"video"`.
+        size (`int`, defaults to 128): width and height in pixels.
+        frames (`int`, defaults to 16): of a clip.
+
+    Yields:
+        `dict`: `id`, `messages` (TRL's: a question with a place for the picture, and its answer), `images` and
+        `videos` (lists; one has one member, the other none; a clip is a list of PIL images), `aspect`, `source`.
+
+    Raises:
+        InputError: the count, media, size or frames are out of range.
+    """
+    _check(count)
+    if media not in MEDIA:
+        raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
+    aspects = [aspect for aspect in ASPECTS if media == "video" or aspect not in VIDEO_ASPECTS]
+    for number in range(count):
+        name, aspect = f"vqa/{seed}/{media}/{number}", aspects[number % len(aspects)]
+        rng = random.Random(name)
+        scene, drawing = shapes_in_split(name, "training", media, (rng.choice(ASPECTS[aspect]),))
+        asked = ask_shapes(write_shapes_caption(scene, "question"), aspect, rng)
+        question = [{"type": media}, {"type": "text", "text": asked.question}]
+        yield {
+            "id": name,
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": [{"type": "text", "text": asked.answer}]},
+            ],
+            "images": [render_image(drawing, size)] if media == "image" else [],
+            "videos": [render_video(drawing, frames, size)] if media == "video" else [],
+            "aspect": aspect,
+            "source": "scenes",
+        }
+
+
+def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterator[dict[str, Any]]:
+    """Stream pictures with captions, half of them with a short caption as well (`None` in the others).
+
+    Args:
+        count (`int`): how many.
+        seed (`int`, defaults to 0): another seed, other scenes.
+        size (`int`, defaults to 128): width and height in pixels.
+
+    Raises:
+        InputError: the count or the size is out of range.
+    """
+    for name, scene, drawing, rng in _scenes(count, f"text-to-image/{seed}", "image"):
+        short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
+        caption = write_shapes_caption(scene, "caption").text
+        yield {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
+
+
+def text_to_video_rows(count: int, *, seed: int = 0, size: int = 128, frames: int = 16) -> Iterator[dict[str, Any]]:
+    """Stream clips, as lists of frames, with captions.
+
+    Args:
+        count (`int`): how many.
+        seed (`int`, defaults to 0): another seed, other scenes.
+        size (`int`, defaults to 128): width and height in pixels.
+        frames (`int`, defaults to 16): of a clip.
+
+    Raises:
+        InputError: the count, the size or the frames are out of range.
+    """
+    for name, scene, drawing, _ in _scenes(count, f"text-to-video/{seed}", "video"):
+        caption = write_shapes_caption(scene, "caption").text
+        yield {"id": name, "frames": render_video(drawing, frames, size), "caption": caption}
+
+
+def _scenes(count: int, prefix: str, media: str) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
+    """Training scenes sampled for one or two categories each."""
+    _check(count)
+    legal = [category for category in CATEGORIES if media == "video" or category not in VIDEO_ONLY]
+    for number in range(count):
+        name = f"{prefix}/{number}"
+        rng = random.Random(name)
+        categories = rng.sample(legal, rng.randint(1, 2))
+        if all(category in categories for category in APART[media]):
+            categories.pop()
+        scene, drawing = shapes_in_split(name, "training", media, categories)
+        yield name, scene, drawing, rng
+
+
+def _check(count: int) -> None:
+    if count < 1:
+        raise InputError(f"got {count} rows, expected at least 1: give a number")
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -> int:
+    """Write rows of one of the three kinds as a Parquet file that `load_dataset("parquet", ...)` reads.
+
+    Pictures are stored as PNG; only one row group at a time is held in memory.
+
+    Args:
+        rows (`Iterable[dict]`): of `vqa_rows`, `text_to_image_rows` or `text_to_video_rows`.
+        path (`str` or `os.PathLike`): the file to make.
+
+    Returns:
+        `int`: the number of rows.
+
+    Raises:
+        InputError: there is no row, the rows are of no known kind, or the file cannot be written.
+    """
+    left = iter(rows)
+    first = next(left, None)
+    features = next((f for f in FEATURES.values() if first is not None and set(f) == set(first)), None)
+    if features is None:
+        raise InputError(
+            f"got {'no row' if first is None else sorted(first)}, expected rows with the fields of one of "
+            f"{', '.join(FEATURES)}: make them with this module"
+        )
+    left, written = chain([first], left), 0
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, features.arrow_schema) as writer:
+        while group := list(islice(left, ROWS_PER_GROUP)):
+            encoded = [features.encode_example(row) for row in group]
+            writer.write_table(pa.Table.from_pylist(encoded, schema=features.arrow_schema))
+            written += len(group)
+    return written

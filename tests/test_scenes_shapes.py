@@ -1,0 +1,331 @@
+"""The shapes world: pictures, facts, captions, statements, questions and rows agree with each other."""
+
+import hashlib
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from itertools import combinations
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from granted.dataset_builders.scenes.everyday.words import number_word
+from granted.dataset_builders.scenes.scene import holds
+from granted.dataset_builders.scenes.shapes.benchmark import (
+    SOURCE,
+    shapes_contact_sheet,
+    shapes_in_split,
+    shapes_questions,
+    shapes_ted,
+)
+from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
+from granted.dataset_builders.scenes.shapes.drawing import render_image, render_video
+from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
+from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
+from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
+from granted.dataset_builders.scenes.shapes.rows import text_to_image_rows, text_to_video_rows, vqa_rows, write_rows
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes
+from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
+from granted.dataset_builders.scenes.statements import DIFFICULTIES, ask
+from granted.dataset_builders.scenes.world import split_of
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, composition_name, fingerprint, validate_records
+from granted.errors import InputError
+from granted.eval_metric.shortcuts import shortcut_report
+
+
+def legal(media):
+    return [category for category in CATEGORIES if media == "video" or category not in VIDEO_ONLY]
+
+
+def fits(media, categories):
+    return not all(category in categories for category in APART[media])
+
+
+# ----------------------------------------------------------------------------------------------- scenes and drawings
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_any_categories_that_go_together_find_a_scene(media):
+    for size in range(5):
+        for categories in filter(lambda chosen: fits(media, chosen), combinations(legal(media), size)):
+            scene, drawing = sample_shapes("any", media, categories)
+            assert scene.media == drawing.media == media
+            tables = [table.removeprefix("trait ") for table in scene.tables]
+            assert all(table in scene.facts or table in scene.orders for table in tables), categories
+
+
+@pytest.mark.parametrize(
+    ("media", "categories", "message"),
+    [
+        ("film", (), "expected one of image, video"),
+        ("image", ("Temporal",), "expected some of"),
+        ("image", ("Adverb", "Spatial Relationship"), "no more than one of them"),
+        ("video", ("Quantity", "Adverb"), "no more than one of them"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(media, categories, message):
+    with pytest.raises(InputError, match=message):
+        sample_shapes("bad", media, categories)
+
+
+def read_facts(reading):
+    """What the reader sees, in the tables of a scene, by shape."""
+    facts = defaultdict(dict)
+    for shape in dict.fromkeys(figure.shape for figure in reading.figures):
+        group = [figure for figure in reading.figures if figure.shape == shape]
+        for name, words in (("colour", COLOURS), ("size", SIZES), ("texture", TEXTURES)):
+            (value,) = {getattr(figure, name) for figure in group}
+            facts[name][shape] = words[value]
+        facts["count"][shape] = len(group)
+        if len(group) == 1:
+            facts["place"][shape] = PLACES[group[0].cell]
+        if group[0].letters:
+            facts["text"][shape] = group[0].letters
+        motion = group[0].motion
+        if motion:
+            facts["motion"][shape] = MOTIONS[motion.kind, motion.direction]
+            if motion.speed:
+                facts["speed"][shape] = SPEEDS[motion.speed]
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("media", "start", "end"), [("image", 0, 40), ("image", 40, 80), ("video", 0, 10), ("video", 10, 20)]
+)
+def test_the_reader_sees_the_facts_in_the_pixels(media, start, end):
+    wrong = []
+    for number in range(start, end):
+        categories = (legal(media)[number % len(legal(media))],)
+        scene, drawing = sample_shapes(f"read/{number}", media, categories)
+        seen = read_facts(
+            read_image(render_image(drawing, 128)) if media == "image" else read_video(render_video(drawing, 16, 128))
+        )
+        shapes = {name: entity.concept.key for name, entity in scene.entities.items()}
+        assert set(shapes.values()) <= set(SHAPES)
+        for relation in ("colour", "size", "texture", "count", "place", "text", "motion", "speed"):
+            told = {shapes[name]: value for name, value in scene.facts.get(relation, {}).items()}
+            if told != seen.get(relation, {}):
+                wrong.append((scene.id, relation, told, seen.get(relation)))
+    assert len(wrong) == 0, wrong
+
+
+def test_properties_are_independent_of_each_other():
+    pairs, starts = Counter(), Counter()
+    for number in range(600):
+        scene, _ = sample_shapes(f"independent/{number}", "video", ("Adverb", "Temporal"))
+        for subject, speed in scene.facts["speed"].items():
+            pairs[scene.facts["size"][subject].key, speed.key] += 1
+            starts[scene.orders["timeline"].index(subject), speed.key] += 1
+    for table in (pairs, starts):
+        assert len(table) == 9
+        assert min(table.values()) >= 150 and max(table.values()) <= 250  # 200 of each are expected
+
+
+# ---------------------------------------------------------------------------------------------------------- captions
+
+
+def test_captions_are_well_formed_and_differ():
+    for number in range(300):
+        media = MEDIA[number % 2]
+        rng = random.Random(number)
+        categories = rng.sample(legal(media), 3)
+        if not fits(media, categories):
+            continue
+        scene, _ = sample_shapes(f"told/{number}", media, categories)
+        full, other, short = (write_shapes_caption(scene, *args).text for args in (("a",), ("b",), ("a", "short")))
+        assert full == write_shapes_caption(scene, "a").text != other
+        caption = write_shapes_caption(scene, "a")
+        for table in scene.tables:
+            values = scene.facts.get(table.removeprefix("trait "), {}).values()
+            words = [
+                number_word(v) if isinstance(v, int) else v if isinstance(v, str) else caption.form(v) for v in values
+            ]
+            if table not in ("motion", "place") and words:
+                assert all(word in full.lower() or word in full for word in words), (table, full)
+        assert len(short) < len(full)
+        for text in (full, other, short):
+            assert text.endswith(".") and text[0].isupper()
+            assert not any(flaw in text for flaw in ("  ", ",,", " ,", "..", ",.", ";.", "{", "}", "None"))
+            for before, word in zip(text.split(), text.split()[1:]):
+                if before.lower() in ("a", "an"):
+                    assert (before.lower() == "an") == (word[0] in "aeio"), f"{before} {word}"
+
+
+def test_an_unknown_detail_is_refused():
+    scene, _ = sample_shapes("told", "image", ())
+    with pytest.raises(InputError, match="full, short"):
+        write_shapes_caption(scene, "a", "long")
+
+
+# -------------------------------------------------------------------------------------------------------- statements
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_positives_are_true_and_negatives_false(category):
+    kinds = [media for media in MEDIA if category in legal(media)]
+    for number in range(500):
+        media = kinds[number % len(kinds)]
+        others = random.Random(number).sample(legal(media), number % 3)
+        categories = [category, *(other for other in others if other != category and fits(media, (category, other)))]
+        categories = categories if fits(media, categories) else [category]
+        scene, _ = sample_shapes(f"true/{number}", media, categories)
+        caption = write_shapes_caption(scene, "a")
+        difficulty = DIFFICULTIES[number % 5 == 4]
+        question = ask(ShapesAsker(caption, random.Random(number)), category, difficulty)
+        assert [holds(scene, claim) for _, claim in question.options] == [True, False, False, False], question
+        assert len({text for text, _ in question.options}) == 4, question
+
+
+def test_the_benchmark_is_valid_and_no_shortcut_answers_it():
+    made = list(shapes_questions(1500))
+    records = [record for record, _, _ in made]
+    validate_records(records)
+    assert composition_name(records) == "synthetic" and {record["source"] for record in records} == {SOURCE}
+    assert len(records) == 1500
+    for name, result in shortcut_report(records).items():
+        assert abs(result["accuracy"] - 0.25) <= 0.04, (name, result)
+    with pytest.raises(InputError, match="at least 1"):
+        next(shapes_ted(0))
+
+
+def test_benchmark_and_training_share_no_picture():
+    pictures = defaultdict(set)
+    for split in ("benchmark", "training"):
+        for number in range(200):
+            _, drawing = shapes_in_split(f"apart/{number}", split, "image", ("Adjective",))
+            pictures[split].add(drawing)
+    assert not pictures["benchmark"] & pictures["training"]
+    assert split_of(sample_shapes("apart", "image", ())[0]) in pictures
+
+
+# ---------------------------------------------------------------------------------------------------- questions, rows
+
+
+def asked(media, count):
+    aspects = [aspect for aspect in ASPECTS if media == "video" or aspect not in VIDEO_ASPECTS]
+    for number in range(count):
+        aspect, rng = aspects[number % len(aspects)], random.Random(f"{media}/{number}")
+        scene, _ = sample_shapes(f"asked/{media}/{number}", media, (rng.choice(ASPECTS[aspect]),))
+        caption = write_shapes_caption(scene, "a")
+        yield scene, caption, aspect, ask_shapes(caption, aspect, rng)
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_answers_agree_with_the_scene(media):
+    for scene, caption, _, one in asked(media, 1000):
+        names = {word(subject): subject for subject in scene.entities for word in (caption.noun, caption.some)}
+        subjects = [names[name] for name in names if re.search(rf"\b{name}\b", one.question)]
+        relation = one.pattern.partition(" ")[2]
+        table = scene.facts.get(relation)
+        if one.pattern.startswith("what ") and table:
+            value = table[subjects[0]]
+            assert one.key == str(getattr(value, "key", value)), one
+        elif one.pattern.startswith("which ") and table:
+            subject = next(s for s, e in scene.entities.items() if e.concept.key == one.key)
+            value = table[subject]
+            assert list(table.values()).count(value) == 1
+            if relation in ("colour", "texture", "motion", "place", "speed"):
+                assert caption.form(value) in one.question, one
+        elif one.pattern.startswith("whether ") and table and relation in ("colour", "texture", "place", "motion"):
+            value = caption.form(table[subjects[0]])
+            assert (one.key == "yes") == (f" {value}" in one.question[:-1]), one
+
+
+def test_nothing_is_answered_without_looking():
+    patterns = defaultdict(Counter)
+    for media in MEDIA:
+        for _, _, aspect, one in asked(media, 2000):
+            if aspect != "full description":
+                patterns[one.pattern][one.key] += 1
+    decided = [counts for counts in patterns.values() if set(counts) <= {"yes", "no"}]
+    total = sum(map(sum, (counts.values() for counts in patterns.values())))
+    assert 0.4 < sum(map(sum, (counts.values() for counts in decided))) / total < 0.6
+    for pattern, counts in patterns.items():
+        number = sum(counts.values())
+        chance = 1 / len(counts)
+        margin = 4 * (chance * (1 - chance) / number) ** 0.5  # four standard errors
+        # How many there are is not uniform: six of something leave room for little else.
+        slack = 0.15 if pattern == "what count" else 0.02
+        assert counts.most_common(1)[0][1] / number <= chance + margin + slack, (pattern, counts)
+
+
+def test_unknown_aspects_are_refused():
+    caption = write_shapes_caption(sample_shapes("a", "image", ("Adjective",))[0], "a")
+    with pytest.raises(InputError, match="expected one of attributes"):
+        ask_shapes(caption, "smell", random.Random(0))
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_question_rows_go_through_parquet(tmp_path, media):
+    rows = list(vqa_rows(16, media=media, size=48, frames=8))
+    assert write_rows(iter(rows), tmp_path / "vqa.parquet") == 16
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "vqa.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    for row, again in zip(rows, loaded):
+        messages = [
+            {**message, "content": [{k: v for k, v in part.items() if v is not None} for part in message["content"]]}
+            for message in again["messages"]
+        ]
+        assert messages == row["messages"]
+        assert messages[0]["content"][0] == {"type": media}
+        assert (again["id"], again["aspect"], again["source"]) == (row["id"], row["aspect"], "scenes")
+        (pictures, seen) = (row["images"], again["images"])
+        if media == "video":
+            assert not again["images"]
+            pictures, seen = row["videos"][0], again["videos"][0]
+            assert len(seen) == 8
+        assert [image.tobytes() for image in pictures] == [image.convert("RGB").tobytes() for image in seen]
+
+
+def test_captioned_rows_go_through_parquet(tmp_path):
+    for name, rows in (
+        ("images", list(text_to_image_rows(12, size=48))),
+        ("clips", list(text_to_video_rows(6, size=48, frames=8))),
+    ):
+        write_rows(rows, tmp_path / f"{name}.parquet")
+        loaded = load_dataset(
+            "parquet", data_files=str(tmp_path / f"{name}.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        for row, again in zip(rows, loaded):
+            assert again["caption"] == row["caption"] and again["id"] == row["id"]
+            one, other = (r["image"] if name == "images" else r["frames"][-1] for r in (row, again))
+            assert one.tobytes() == other.convert("RGB").tobytes()
+    with pytest.raises(InputError, match="got no row"):
+        write_rows([], tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="expected rows with the fields"):
+        write_rows([{"id": "a"}], tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="at least 1"):
+        next(text_to_image_rows(0))
+
+
+def test_the_contact_sheet_is_a_picture(tmp_path):
+    shapes_contact_sheet(tmp_path / "sheet.png", scenes=4)
+    assert Image.open(tmp_path / "sheet.png").width == 4 * 480
+
+
+PROGRAM = """
+import hashlib
+from granted.dataset_builders.scenes.shapes.benchmark import shapes_ted
+from granted.dataset_builders.scenes.shapes.rows import vqa_rows
+from granted.dataset_builders.ted_6k.records import fingerprint
+rows = list(vqa_rows(16, media="video", size=32, frames=8))
+content = [(row["messages"], row["videos"][0][5].tobytes()) for row in rows]
+print(fingerprint(list(shapes_ted(200, seed=3))), hashlib.sha256(repr(content).encode()).hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_data_in_any_process():
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    ).stdout  # fmt: skip
+    rows = vqa_rows(16, media="video", size=32, frames=8)
+    content = [(row["messages"], row["videos"][0][5].tobytes()) for row in rows]
+    hashed = hashlib.sha256(repr(content).encode()).hexdigest()
+    assert answer.split() == [fingerprint(list(shapes_ted(200, seed=3))), hashed]
+    assert fingerprint(list(shapes_ted(200, seed=4))) != fingerprint(list(shapes_ted(200, seed=3)))
