@@ -120,18 +120,25 @@ def synthetic_questions(
             rng = random.Random(f"{name}/{category}/{difficulty}")
             question = ask(EverydayAsker(caption, rng), category, difficulty)
             order = rng.sample(range(len(question.options)), len(question.options))
-            record = TedRecord(
-                id=f"{name}/{snake_case(category)}",
-                caption_id=name,
-                caption=caption.text,
-                media=media,
-                category=category,
-                question=question.text,
-                statements=[question.options[i][0] for i in order],
-                label=order.index(0),
-                source=f"{SYNTHETIC} {difficulty}",
-            )
-            yield record, scene, question
+            source = f"{SYNTHETIC} {difficulty}"
+            yield as_record(name, media, caption.text, category, question, order, source), scene, question
+
+
+def as_record(
+    name: str, media: str, caption: str, category: str, question: Question, order: list[int], source: str
+) -> TedRecord:
+    """The TED record of a question, its options in the given order."""
+    return TedRecord(
+        id=f"{name}/{snake_case(category)}",
+        caption_id=name,
+        caption=caption,
+        media=media,
+        category=category,
+        question=question.text,
+        statements=[question.options[i][0] for i in order],
+        label=order.index(0),
+        source=source,
+    )
 
 
 def world_pairs(

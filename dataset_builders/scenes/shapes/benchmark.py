@@ -18,8 +18,8 @@ from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes
 from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
 from granted.dataset_builders.scenes.statements import Question, ask
-from granted.dataset_builders.scenes.world import plan, split_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, SYNTHETIC, TedRecord, snake_case
+from granted.dataset_builders.scenes.world import as_record, plan, split_of
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, SYNTHETIC, TedRecord
 from granted.errors import InputError
 
 
@@ -71,18 +71,7 @@ def shapes_questions(instances: int, *, seed: int = 0) -> Iterator[tuple[TedReco
         caption = write_shapes_caption(scene, "caption")
         for category in categories:
             question, order = _asked(caption, f"{name}/{category}", category)
-            record = TedRecord(
-                id=f"{name}/{snake_case(category)}",
-                caption_id=name,
-                caption=caption.text,
-                media=media,
-                category=category,
-                question=question.text,
-                statements=[question.options[i][0] for i in order],
-                label=order.index(0),
-                source=SOURCE,
-            )
-            yield record, scene, question
+            yield as_record(name, media, caption.text, category, question, order, SOURCE), scene, question
 
 
 def _compatible(media: str, categories: Sequence[str]) -> list[tuple[str, ...]]:
