@@ -12,10 +12,12 @@ import time
 import numpy as np
 import pytest
 import yaml
+from datasets import load_dataset
 from transformers import ViTConfig, ViTModel
 from typer.main import get_command
 
 from granted import cli
+from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.authors_layout import SAMPLE_FILE
 from granted.eval_metric.results import load_all
 from granted.modeling_granted import GrantedModel
@@ -157,6 +159,57 @@ def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, 
     command = ["evaluate", tiny_encoder_folder, "--ted", tmp_path / "ted-6k", "--aggregator", aggregator]
     assert granted(*command, "--output", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_synthetic_benchmark_is_the_default_and_is_called_so(granted, tmp_path):
+    code, out, error = granted("data", "ted", "--instances", 40, "--output", tmp_path / "ted-6k")
+    assert code == 0 and "(synthetic)" in out, error
+    for name in (None, "synthetic", "image"):
+        rows = load_dataset(str(tmp_path / "ted-6k"), name, split="test", cache_dir=str(tmp_path / "cache"))
+        assert len(rows) == (40 if name != "image" else 8)
+    assert set(rows["source"]) == {"synthetic compositional"}
+    code, out, error = granted("data", "check", "--ted", tmp_path / "ted-6k", "--output", tmp_path / "check.json")
+    assert code == 0 and "statement only" in out, error
+    assert json.loads((tmp_path / "check.json").read_text())["shortcuts"]["chance"]["accuracy"] == 0.25
+
+
+def test_a_benchmark_that_breaks_its_promises_is_reported(granted, monkeypatch):
+    """Thirty instances are too few for every category to be at chance: the check has to say so, and to fail."""
+    found = granted("data", "check", "--instances", 30)
+    assert found[0] == 2 and "breaks its promises" in found[2] and "outside of 25" in found[2]
+
+
+def test_pairs_of_the_world_carry_hard_negatives(granted, tmp_path):
+    made = tmp_path / "made.parquet"
+    assert granted("data", "pairs", "--scenes", 5, "--hard-negatives", 2, "--output", made)[0] == 0
+    assert [len(pair["negatives"]) for pair in read_pairs(made)] == [2] * 5
+
+
+@pytest.mark.parametrize("kind", ["vqa", "text-to-image", "text-to-video", "sheet"])
+def test_shapes_are_drawn(granted, tmp_path, kind):
+    path = tmp_path / ("sheet.png" if kind == "sheet" else "rows.parquet")
+    command = ("data", "shapes", kind, "--count", 3, "--size", 48, "--frames", 8, "--output", path)
+    assert granted(*command)[0] == 0
+    if kind != "sheet":
+        rows = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("ted", "--config", "synthetik"), "synthetik"),
+        (("ted", "--config", "official"), "expected a file for official"),
+        (("ted", "--instances", "0"), "expected at least 1"),
+        (("ted", "--difficulty", "easy"), "compositional, lexical"),
+        (("pairs", "--scenes", "3", "--scene-words", "50"), "two whole numbers"),
+        (("shapes", "vwa"), "vqa, text-to-image"),
+        (("shapes", "vqa", "--media", "film"), "image, video"),
+    ],
+)
+def test_wrong_options_of_the_world_are_one_line(granted, tmp_path, command, words):
+    assert is_one_line(granted("data", *command, "--output", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
