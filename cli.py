@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Make data sets: TED-6K and caption pairs.", no_args_is_help=True)
+data = typer.Typer(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
 train = typer.Typer(help="Train: the context aggregator.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
@@ -328,9 +328,11 @@ def data_check(
 
     with console.status("checking"):
         report = {} if ted else check_world(instances, seed=seed, difficulty=difficulty)
-        records = read_ted(ted)[0] if ted else report.pop("records")
+        records = read_ted(ted)[0] if ted else report["records"]
         shortcuts = shortcut_report(records)
-    for name, value in report.items():
+    printed = {name: value for name, value in report.items() if name != "records"}
+    for name, value in printed.items():
+        value = f"{value:.4g}" if isinstance(value, float) else value
         console.print(f"{name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
     table = Table("answered, %", *(name.replace("_", " ") for name in shortcuts), title=f"{len(records)} instances")
     table.add_row("all", *(f"{100 * result['accuracy']:.1f}" for result in shortcuts.values()))
@@ -339,10 +341,12 @@ def data_check(
         table.add_row(category, *(f"{100 * share:.1f}" for share in shares))
     console.print(table)
     if output:
-        write_json(output, report | {"instances": len(records), "shortcuts": shortcuts})
+        write_json(output, printed | {"instances": len(records), "shortcuts": shortcuts})
     broken = broken_promises(report, shortcuts if difficulty == "compositional" else None) if report else []
     if broken:
         raise InputError(f"got a synthetic benchmark that breaks its promises, expected none: {'; '.join(broken)}")
+    if report:
+        console.print("all promises kept")
 
 
 @data.command("shapes")

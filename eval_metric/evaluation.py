@@ -46,6 +46,8 @@ def load_encoder(spec: str, dtype: str = "auto", **options) -> tuple[str, Grante
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise InputError(f"got dtype {dtype!r}, expected auto, float32, bfloat16 or float16")
     name, path = split_spec(spec)
+    if path.startswith((".", "/", "~")) and not os.path.exists(path):
+        raise InputError(f"got encoder {path!r}, which does not exist, expected a folder or GGUF file: check the path")
     try:
         if is_fused(path):
             model = GrantedModel.from_pretrained(path, dtype=dtype)

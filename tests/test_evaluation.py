@@ -67,7 +67,9 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tiny_encoder_folder, tmp
     weights.write_bytes(weights.read_bytes()[:-100])
     shutil.copytree(tiny_encoder_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
     (tmp_path / "empty").mkdir()
-    for name in ("vit", "cut", "bare", "empty", "missing"):
+    with pytest.raises(InputError, match="missing', which does not exist"):
+        load_encoder(str(tmp_path / "missing"))
+    for name in ("vit", "cut", "bare", "empty"):
         with pytest.raises(InputError, match=f"got encoder .*{name}.*, which cannot be loaded") as caught:
             load_encoder(str(tmp_path / name))
         assert "\n" not in str(caught.value)

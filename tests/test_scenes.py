@@ -35,7 +35,7 @@ from granted.eval_metric.shortcuts import shortcut_report, statement_only
 
 IMAGE = tuple(category for category, (images, _) in OFFICIAL_COUNTS.items() if images)
 # Changes whenever what the world says, or how, changes: then results on it cannot be compared any more.
-FINGERPRINT = "300f779ad925ac3784f89cab2bbb4d57fcd30be3e10da4df37b17d0bf5c493e8"
+FINGERPRINT = "2019ac7d3fd82c8d598b35a7d4cc3ec54afca517d46b97a266fed4101962200e"
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_a_broken_promise_is_named(report):
     assert broken_promises(report | {"instances_per_second": 1000}, None) == []
     (line,) = broken_promises(report | {"wrong_statements": 2, "instances_per_second": 1000}, None)
     assert line.startswith("2 statements")
-    at_85 = {"accuracy": 0.85, "categories": {"OCR": 0.9}}
+    at_85 = {"accuracy": 0.85, "categories": {"Adverb": 0.9}}
     assert len(broken_promises(report | {"instances_per_second": 1000}, {"word_overlap": at_85})) == 2
 
 

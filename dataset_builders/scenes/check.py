@@ -9,6 +9,7 @@
 import hashlib
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from granted.dataset_builders.scenes.scene import holds
@@ -88,8 +89,9 @@ def broken_promises(report: dict, shortcuts: dict[str, dict] | None) -> list[str
 
     Args:
         report (`dict`): of `check_world`.
-        shortcuts (`dict`, *optional*): of `granted.eval_metric.shortcuts.shortcut_report`; must be at chance (25 +- 3,
-            25 +- 7 in every category). None for lexical negatives, which promise nothing of the kind.
+        shortcuts (`dict`, *optional*): of `granted.eval_metric.shortcuts.shortcut_report`; must be at chance: 25 +- 3,
+            and 25 +- 7 in every category, or three standard errors where these are more. None for lexical negatives,
+            which promise nothing of the kind.
     """
     broken = [
         f"{report[name]} {text}"
@@ -110,14 +112,17 @@ def broken_promises(report: dict, shortcuts: dict[str, dict] | None) -> list[str
         return broken
     if report["foreign_words"]:
         broken.append(f"{report['foreign_words']} instances with words that the caption does not use")
+    counts = Counter(record["category"] for record in report["records"])
     for name, result in shortcuts.items():
-        broken += _off_chance(name, "overall", result["accuracy"], 0.03)
+        broken += _off_chance(name, "overall", result["accuracy"], 0.03, counts.total())
         for category, accuracy in result["categories"].items():
-            broken += _off_chance(name, category, accuracy, 0.07)
+            broken += _off_chance(name, category, accuracy, 0.07, counts[category])
     return broken
 
 
-def _off_chance(name: str, part: str, accuracy: float, margin: float) -> Sequence[str]:
+def _off_chance(name: str, part: str, accuracy: float, margin: float, instances: int) -> Sequence[str]:
+    # Three standard errors of guessing: a closer bound would be broken by luck where instances are few.
+    margin = max(margin, 3 * (0.25 * 0.75 / instances) ** 0.5)
     if abs(accuracy - 0.25) <= margin:
         return ()
-    return (f"{name} answers {100 * accuracy:.1f}% ({part}), outside of 25 +- {100 * margin:.0f}",)
+    return (f"{name} answers {100 * accuracy:.1f}% of {instances} ({part}), outside of 25 +- {100 * margin:.0f}",)

@@ -25,7 +25,7 @@ POSTURES = {  # of two words each, so that swapping two activities does not chan
     "sitting": "sits there",
     "kneeling": "kneels there",
     "moving": "comes past",
-    "any": "stays put",
+    "any": "is there",
 }
 CONTINUOUS = 0.7  # the share of captions that say "is mending" rather than "mends"
 
@@ -117,10 +117,10 @@ class _Writer:
         opening, closing, fillers = self.block("opening"), self.block("closing"), self.block("fillers")
         least, most = self.words
         count = _count([*opening, *told, *closing])
-        # Scenery stands at the beginning and the end: a pronoun needs its noun right before it.
+        # Scenery stands at the beginning: a pronoun needs its noun right before it, and the last word sums up.
         aim = least + (most - least) * self.rng.random() / 2
         while fillers and (count < least or count + _count(fillers[:1]) < aim):
-            (opening if self.rng.random() < 0.6 else closing).append(fillers[0])
+            opening.append(fillers[0])
             count += _count([fillers.pop(0)])
         while closing and count > most:
             count -= _count([closing.pop()])

@@ -16,7 +16,7 @@ from granted.dataset_builders.scenes.scene import Concept, Place, Scene
 
 
 SLOTS = 4  # subjects in a table: one statement is true, three are told apart from it
-MANNERS = ("pace", "mood", "care")
+MANNERS = ("mood", "care")
 COUNTS = range(2, 13)
 TABLES = {  # per category the tables that can answer it; one is chosen
     "Action Recognition": ("activity",),
@@ -111,8 +111,8 @@ class _Sampler:
 
     def manner(self) -> None:
         # Nobody looks proud and acts sadly.
-        dimensions = [name for name in MANNERS if name != "mood" or "look" not in self.scene.tables]
-        self.match("manner", self.scene.of_kind("person"), self.words[self.rng.choice(dimensions)])
+        dimension = "care" if "look" in self.scene.tables else self.rng.choice(MANNERS)
+        self.match("manner", self.scene.of_kind("person"), self.words[dimension])
 
     def look(self) -> None:
         self.match("expression", self.scene.of_kind("person"), self.words["expression"])

@@ -148,10 +148,10 @@ class EverydayAsker(Asker):
     def quantity(self) -> Iterator[Frame]:
         caption, counts = self.caption, self.scene.facts["count"]
         fill = self.one_of(
-            "there are {n} {things}",
+            "there are {n} {things} in all",
             "exactly {n} {things} are there",
             "the number of {things} is {n}",
-            "{n} {things} can be counted",
+            "{n} {things} can be counted in all",
         )
         yield self.cell(
             "count", "How many are there?",
@@ -175,7 +175,7 @@ class EverydayAsker(Asker):
             )
         if "place" in scene.tables:
             places = scene.facts["place"]
-            fill = self.one_of("{the} is {where}", "{where} is {the}", "the place of {the} is {where}")
+            fill = self.one_of("{the} is {where}", "{where} is {the}", "{the} can be found {where}")
 
             def say(thing: str | Concept, place: Place) -> str:
                 return fill(the=caption.the(thing), where=caption.where(place))
