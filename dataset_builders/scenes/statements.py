@@ -80,7 +80,7 @@ class Asker(ABC):
 
         Args:
             relation (`str`): the table.
-            question (`str`): the question's text, with `{}` for what is asked about.
+            question (`str`): the question's text.
             say (`Callable`): words the claim that `relation(subject) = value`.
             subjects (`Sequence[str]`): who or what is told apart.
             values (`Sequence`, *optional*, defaults to those of the subjects): the values that the caption mentions.
