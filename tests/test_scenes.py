@@ -35,7 +35,7 @@ from granted.eval_metric.shortcuts import shortcut_report, statement_only
 
 IMAGE = tuple(category for category, (images, _) in OFFICIAL_COUNTS.items() if images)
 # Changes whenever what the world says, or how, changes: then results on it cannot be compared any more.
-FINGERPRINT = "2019ac7d3fd82c8d598b35a7d4cc3ec54afca517d46b97a266fed4101962200e"
+FINGERPRINT = "8dfb573e5fe618069de6ef4cdbd89a7c6d79c695253dc1a452f40ee613821935"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_captions_are_well_formed(seed, media, data):
     for before, word in zip(text.split(), text.split()[1:]):
         if before.lower() in ("a", "an") and word[0] in "bcdfgjklmnpqrstvwyz":
             assert before.lower() == "a", f"{before} {word}"
-        if before.lower() == "a":
+        if before.lower() == "a" and not word.startswith("one"):  # "a one-wheeled barrow"
             assert word[0] not in "aio", f"{before} {word}"
 
 
@@ -293,11 +293,28 @@ def test_pairs_that_cannot_be_told_in_so_few_words_are_refused():
     [{"count": 0}, {"count": 1, "hard_negatives": -1}, {"count": 1, "categories": 5}, {"count": 1, "words": (9, 3)}],
 )
 def test_impossible_pairs_are_refused(arguments):
-    with pytest.raises(InputError, match="expected at least"):
+    with pytest.raises(InputError, match="expected"):
         next(world_pairs(**arguments))
 
 
-@pytest.mark.parametrize("arguments", [{"instances": 0}, {"difficulty": "easy"}])
+def test_a_benchmark_can_have_short_captions_about_one_thing_each():
+    records = list(synthetic_ted(200, per_caption=1, words=(50, 120)))
+    assert len({record["caption_id"] for record in records}) == 200
+    assert all(50 <= len(record["caption"].split()) <= 120 for record in records)
+    assert {record["category"] for record in records} == set(OFFICIAL_COUNTS)
+
+
+def test_hard_negatives_change_what_happens_at_the_same_time():
+    scene = sample_scene("overlap/2", "video", ("Temporal",))
+    assert "overlap" in scene.tables
+    other = with_one_fact_changed(scene, random.Random(0))
+    changed = [event for event, at in scene.facts["meanwhile"].items() if other.facts["meanwhile"][event] != at]
+    assert len(changed) == 2 and other.orders == scene.orders
+    agents = scene.facts["agent"]
+    assert all(agents[event] != agents[at] for event, at in other.facts["meanwhile"].items())
+
+
+@pytest.mark.parametrize("arguments", [{"instances": 0}, {"difficulty": "easy"}, {"per_caption": 0}])
 def test_an_impossible_benchmark_is_refused(arguments):
     with pytest.raises(InputError, match="expected"):
         next(synthetic_ted(**arguments))

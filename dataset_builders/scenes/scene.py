@@ -69,7 +69,8 @@ class Scene:
         facts (`dict[str, dict[str, Hashable]]`): relation -> subject -> its one value.
         orders (`dict[str, tuple[str, ...]]`): sequences of ids: `"row"` from left to right, `"timeline"` in time.
         backdrop (`list[Concept]`): clauses about the scenery.
-        tables (`tuple[str, ...]`): what a caption has to tell, beside who is there and what they do.
+        tables (`dict[str, tuple[str, tuple[str, ...]]]`): what a caption has to tell, beside who is there and what
+            they do: for each table its relation and the subjects told apart by it.
     """
 
     id: str
@@ -80,7 +81,7 @@ class Scene:
     facts: dict[str, dict[str, Hashable]] = field(default_factory=dict)
     orders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     backdrop: list[Concept] = field(default_factory=list)
-    tables: tuple[str, ...] = ()
+    tables: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def add(self, kind: str, concept: Concept, pronoun: str = "it") -> str:
         """Put an entity in and return its id, `kind` and a number."""
@@ -107,7 +108,7 @@ class Scene:
             "entities": {name: (e.kind, e.concept.key, e.pronoun) for name, e in self.entities.items()},
             "facts": {relation: {s: _plain(v) for s, v in table.items()} for relation, table in self.facts.items()},
             "orders": self.orders,
-            "tables": self.tables,
+            "tables": sorted(self.tables),
             "backdrop": [concept.key for concept in self.backdrop],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

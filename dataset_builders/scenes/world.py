@@ -59,12 +59,13 @@ def told_scene(
     )
 
 
-def plan(instances: int, rng: random.Random) -> list[tuple[str, tuple[str, ...]]]:
-    """For each caption its medium and the categories asked about it, about four, in TED-6K's composition.
+def plan(instances: int, rng: random.Random, per_caption: int = PER_CAPTION) -> list[tuple[str, tuple[str, ...]]]:
+    """For each caption its medium and the categories asked about it, in TED-6K's composition.
 
     Args:
         instances (`int`): how many in all; counts are scaled and rounded by largest remainder.
         rng (`random.Random`): decides ties and the order.
+        per_caption (`int`, defaults to 4): about how many categories a caption has.
     """
     cells = [(category, i) for category in OFFICIAL_COUNTS for i in range(len(MEDIA)) if OFFICIAL_COUNTS[category][i]]
     exact = {cell: OFFICIAL_COUNTS[cell[0]][cell[1]] * instances / OFFICIAL_SIZE for cell in cells}
@@ -75,8 +76,8 @@ def plan(instances: int, rng: random.Random) -> list[tuple[str, tuple[str, ...]]
     captions = []
     for i, media in enumerate(MEDIA):
         left = {category: counts[category, i] for category, index in cells if index == i}
-        # As many captions as the commonest category needs, at least one for every four instances.
-        for remaining in range(max(-(-sum(left.values()) // PER_CAPTION), *left.values()), 0, -1):
+        # As many captions as the commonest category needs, if not more.
+        for remaining in range(max(-(-sum(left.values()) // per_caption), *left.values()), 0, -1):
             size = -(-sum(left.values()) // remaining)
             # Those of which most are left come first, so that the counts come out exactly.
             chosen = sorted(left, key=lambda category: (-left[category], rng.random()))[:size]
@@ -89,7 +90,12 @@ def plan(instances: int, rng: random.Random) -> list[tuple[str, tuple[str, ...]]
 
 
 def synthetic_ted(
-    instances: int = OFFICIAL_SIZE, *, seed: int = 0, difficulty: str = "compositional"
+    instances: int = OFFICIAL_SIZE,
+    *,
+    seed: int = 0,
+    difficulty: str = "compositional",
+    per_caption: int = PER_CAPTION,
+    words: tuple[int, int] = WORDS,
 ) -> Iterator[TedRecord]:
     """A benchmark in the layout and composition of TED-6K whose truth is known by construction.
 
@@ -97,31 +103,48 @@ def synthetic_ted(
         instances (`int`, defaults to 6641): how many.
         seed (`int`, defaults to 0): another seed, another benchmark.
         difficulty (`str`, defaults to `"compositional"`): `"compositional"` or `"lexical"` negatives.
+        per_caption (`int`, defaults to 4): about how many questions share a caption; with 1, captions can be short.
+        words (`tuple[int, int]`, defaults to `(150, 250)`): the fewest and the most words of a caption.
 
     Raises:
-        InputError: `instances` is below 1, or the difficulty is none.
+        InputError: a number is out of its range, the difficulty is none, or no scene can be told in so few words.
     """
-    for record, _, _ in synthetic_questions(instances, seed=seed, difficulty=difficulty):
+    questions = synthetic_questions(instances, seed=seed, difficulty=difficulty, per_caption=per_caption, words=words)
+    for record, _, _ in questions:
         yield record
 
 
 def synthetic_questions(
-    instances: int = OFFICIAL_SIZE, *, seed: int = 0, difficulty: str = "compositional"
+    instances: int = OFFICIAL_SIZE,
+    *,
+    seed: int = 0,
+    difficulty: str = "compositional",
+    per_caption: int = PER_CAPTION,
+    words: tuple[int, int] = WORDS,
 ) -> Iterator[tuple[TedRecord, Scene, Question]]:
     """As `synthetic_ted`, each record with the scene and the claims behind it."""
     if instances < 1:
         raise InputError(f"got {instances} instances, expected at least 1: give a number")
     if difficulty not in DIFFICULTIES:
         raise InputError(f"got difficulty {difficulty!r}, expected one of {', '.join(DIFFICULTIES)}: correct it")
-    for number, (media, categories) in enumerate(plan(instances, random.Random(f"ted/{seed}"))):
+    _check_length(per_caption, words)
+    for number, (media, categories) in enumerate(plan(instances, random.Random(f"ted/{seed}"), per_caption)):
         name = f"ted/{seed}/{number}"
-        scene, (caption,) = told_scene(name, "benchmark", media, categories, ("caption",), WORDS)
+        scene, (caption,) = told_scene(name, "benchmark", media, categories, ("caption",), words)
         for category in categories:
             rng = random.Random(f"{name}/{category}/{difficulty}")
             question = ask(EverydayAsker(caption, rng), category, difficulty)
             order = rng.sample(range(len(question.options)), len(question.options))
             source = f"{SYNTHETIC} {difficulty}"
             yield as_record(name, media, caption.text, category, question, order, source), scene, question
+
+
+def _check_length(categories: int, words: tuple[int, int]) -> None:
+    if not 1 <= categories <= PER_CAPTION or not 0 < words[0] <= words[1]:
+        raise InputError(
+            f"got captions of {categories} categories and {words[0]} to {words[1]} words, expected 1 to {PER_CAPTION} "
+            "and a range of at least 1 word: correct them"
+        )
 
 
 def as_record(
@@ -163,11 +186,11 @@ def world_pairs(
     Raises:
         InputError: a number is out of its range, or no scene can be told in so few words.
     """
-    if count < 1 or hard_negatives < 0 or not 1 <= categories <= PER_CAPTION or not 0 < words[0] <= words[1]:
+    if count < 1 or hard_negatives < 0:
         raise InputError(
-            f"got {count} pairs, {hard_negatives} hard negatives, {categories} categories and {words} words, expected "
-            f"at least 1 and 0, 1 to {PER_CAPTION}, and a range of words: correct them"
+            f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0: correct them"
         )
+    _check_length(categories, words)
     shares = {media: [OFFICIAL_COUNTS[category][i] for category in OFFICIAL_COUNTS] for i, media in enumerate(MEDIA)}
     for number in range(count):
         name = f"pairs/{seed}/{number}"
@@ -192,33 +215,12 @@ def world_pairs(
 
 def with_one_fact_changed(scene: Scene, rng: random.Random) -> Scene:
     """The same scene with two values of one table swapped: two scarves' colours, two events' turns."""
-    table = rng.choice(scene.tables)
-    relation = _RELATIONS.get(table, table)
-    if relation in scene.orders:
-        order = list(scene.orders[relation])
-        i, j = rng.sample(range(len(order)), 2)
-        order[i], order[j] = order[j], order[i]
-        positions = {member: position for position, member in enumerate(order)}
-        return replace(
-            scene, orders=scene.orders | {relation: tuple(order)}, facts=scene.facts | {relation: positions}
-        )
-    if relation is None:
-        kind = "garment" if table == "outfit" else "object"
-        relation = next(
-            r for r, values in scene.facts.items() if any(s in values for s in scene.of_kind(kind)) and r in _QUALITIES
-        )
-        subjects = [name for name in scene.of_kind(kind) if name in scene.facts[relation]]
-    elif relation == "trait":
-        kind = "person" if table == "trait" else "object"
-        subjects = [name for name in scene.of_kind(kind) if name in scene.facts["trait"]]
-    else:
-        subjects = list(scene.facts[relation])
-    values = dict(scene.facts[relation])
+    relation, subjects = rng.choice(list(scene.tables.values()))
     one, other = rng.sample(subjects, 2)
-    values[one], values[other] = values[other], values[one]
-    return replace(scene, facts=scene.facts | {relation: values})
-
-
-# The relation that a table states, where it is not called as the table is; None: one of the qualities.
-_RELATIONS = {"look": "expression", "outfit": None, "object": None, "feature": "trait", "move": "place at the end"}
-_QUALITIES = ("colour", "pattern", "material", "size")
+    swap = {one: other, other: one}
+    orders = scene.orders
+    if relation in orders:
+        orders = orders | {relation: tuple(swap.get(member, member) for member in orders[relation])}
+    values = scene.facts[relation]
+    swapped = {subject: values[swap.get(subject, subject)] for subject in values}
+    return replace(scene, orders=orders, facts=scene.facts | {relation: swapped})

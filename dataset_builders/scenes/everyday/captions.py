@@ -111,8 +111,8 @@ class _Writer:
     def write(self) -> Caption:
         names = self.blocks()
         self.rng.shuffle(names)
-        if "timeline" in self.scene.tables:
-            names.append("timeline")  # about people who were introduced before
+        # About people who were introduced before.
+        names += [name for name in ("timeline", "overlap") if name in self.scene.tables]
         told = [sentence for name in names for sentence in self.block(name)]
         opening, closing, fillers = self.block("opening"), self.block("closing"), self.block("fillers")
         least, most = self.words
@@ -363,6 +363,16 @@ class _Writer:
             else:
                 sentences.append(self.say("next_event", e=left.pop(0)))
         return [*sentences, self.say("final_event", e=last, medium=medium)]
+
+    def overlap(self) -> list[str]:
+        """The events two by two, in the order in which they happen."""
+        meanwhile = self.scene.facts["meanwhile"]
+        first, *middle, last = (
+            self.say("meanwhile", a=self.caption.event(event), b=self.caption.event(meanwhile[event]))
+            for event in self.scene.orders["timeline"]
+        )
+        between = [self.say("next_event", e=events) for events in middle]
+        return [self.say("first_overlap", e=first), *between, self.say("final_overlap", e=last)]
 
 
 def _count(sentences: Sequence[str]) -> int:

@@ -27,9 +27,10 @@ TABLES = {  # per category the tables that can answer it; one is chosen
     "OCR": ("text",),
     "Quantity": ("count",),
     "Spatial Relationship": ("place", "row"),
-    "Temporal": ("timeline",),
+    "Temporal": ("timeline", "overlap"),
 }
-NEEDS_PEOPLE = ("activity", "outfit", "look", "manner", "trait", "row", "timeline")
+NEEDS_PEOPLE = ("activity", "outfit", "look", "manner", "trait", "row", "timeline", "overlap")
+Table = tuple[str, Sequence[str]]  # a relation, and whom or what it tells apart
 
 
 def sample_scene(name: str, media: str, categories: Sequence[str]) -> Scene:
@@ -50,9 +51,9 @@ def sample_scene(name: str, media: str, categories: Sequence[str]) -> Scene:
     sampler = _Sampler(scene, theme, lexicon, rng)
     if tables & set(NEEDS_PEOPLE):
         sampler.people()
-    scene.tables = tuple(sorted(tables))
-    for table in scene.tables:
-        getattr(sampler, table)()
+    for table in sorted(tables):
+        relation, subjects = getattr(sampler, table)()
+        scene.tables[table] = (relation, tuple(subjects))
     sampler.surroundings()
     return scene
 
@@ -69,6 +70,7 @@ class _Sampler:
     def __init__(self, scene: Scene, theme: Theme, lexicon: Lexicon, rng: random.Random):
         self.scene, self.theme, self.words, self.rng = scene, theme, lexicon.words, rng
         self.taken: set[str] = set()  # head nouns of the entities
+        self.moments = rng.sample(theme.moments, len(theme.moments))
 
     def draw(self, kind: str, concepts: Sequence[Concept], count: int) -> list[str]:
         """`count` new entities of a kind whose nouns are not taken."""
@@ -81,16 +83,18 @@ class _Sampler:
                 names.append(self.scene.add(kind, concept, pronoun))
         return names
 
-    def match(self, relation: str, subjects: Sequence[str], values: Sequence) -> None:
+    def match(self, relation: str, subjects: Sequence[str], values: Sequence) -> Table:
         """State `relation` for every subject, each with a value of its own, drawn at random."""
         for subject, value in zip(subjects, self.rng.sample(values, len(subjects))):
             self.scene.state(relation, subject, value)
+        return relation, subjects
 
-    def order(self, name: str, members: Sequence[str]) -> None:
+    def order(self, name: str, members: Sequence[str]) -> Table:
         """Put the members into a random order; the relation of the same name gives each its position, from 0."""
         self.scene.orders[name] = tuple(self.rng.sample(members, len(members)))
         for position, member in enumerate(self.scene.orders[name]):
             self.scene.state(name, member, position)
+        return name, members
 
     def phrases(self, name: str, count: int) -> list[Concept]:
         """Phrases of `frame.yaml` that do not mention an entity."""
@@ -106,77 +110,97 @@ class _Sampler:
         self.order("row", persons)
         self.match("activity", persons, self.theme.activities)
 
-    def activity(self) -> None:
-        """Everybody does something already."""
+    # ------------------------------------------------------------------------------------- one method for each table
 
-    def manner(self) -> None:
+    def activity(self) -> Table:
+        """Everybody does something already."""
+        return "activity", self.scene.of_kind("person")
+
+    def manner(self) -> Table:
         # Nobody looks proud and acts sadly.
         dimension = "care" if "look" in self.scene.tables else self.rng.choice(MANNERS)
-        self.match("manner", self.scene.of_kind("person"), self.words[dimension])
+        return self.match("manner", self.scene.of_kind("person"), self.words[dimension])
 
-    def look(self) -> None:
-        self.match("expression", self.scene.of_kind("person"), self.words["expression"])
+    def look(self) -> Table:
+        return self.match("expression", self.scene.of_kind("person"), self.words["expression"])
 
-    def outfit(self) -> None:
+    def outfit(self) -> Table:
         persons = self.scene.of_kind("person")
         for person, garment in zip(persons, self.draw("garment", self.words["garments"], len(persons))):
             self.scene.state("garment", person, garment)
         dimension = self.rng.choice(("colour", "colour", "pattern"))
-        self.match(dimension, self.scene.of_kind("garment"), self.words[dimension])
+        return self.match(dimension, self.scene.of_kind("garment"), self.words[dimension])
 
-    def trait(self) -> None:
+    def trait(self) -> Table:
         persons = self.scene.of_kind("person")
-        self.match("trait", persons, self.phrases("traits", len(persons)))
+        return self.match("trait", persons, self.phrases("traits", len(persons)))
 
-    def row(self) -> None:
+    def row(self) -> Table:
         """Everybody has a place in a row already; only here the caption tells it."""
+        return "row", self.scene.of_kind("person")
 
-    def timeline(self) -> None:
-        moments = self.rng.sample(self.theme.moments, SLOTS + self.rng.randrange(2))
-        events = [self.scene.add("event", moment) for moment in moments]
-        agents = self.rng.sample(self.scene.of_kind("person"), SLOTS)
+    def events(self, agents: Sequence[str], count: int) -> list[str]:
+        """So many things that happen once, done by the agents in turn."""
+        events = [self.scene.add("event", moment) for moment in self.moments[:count]]
+        del self.moments[:count]
         for i, event in enumerate(events):
-            self.scene.state("agent", event, agents[i % SLOTS])
-        self.order("timeline", events)
+            self.scene.state("agent", event, agents[i % len(agents)])
+        return events
 
-    def gathering(self) -> None:
-        self.match("gathering", self.draw("crowd", self.theme.crowds, SLOTS - 1), self.theme.gatherings)
+    def timeline(self) -> Table:
+        agents = self.rng.sample(self.scene.of_kind("person"), SLOTS)
+        return self.order("timeline", self.events(agents, SLOTS + self.rng.randrange(2)))
+
+    def overlap(self) -> Table:
+        """Things that happen at the same time, two by two. Nobody does both: that would tell who goes with whom."""
+        agents = self.rng.sample(self.scene.of_kind("person"), SLOTS)
+        one, other = (self.events(half, SLOTS) for half in (agents[:2], agents[2:]))
+        self.order("timeline", one)
+        return self.match("meanwhile", one, other)
+
+    def gathering(self) -> Table:
+        return self.match("gathering", self.draw("crowd", self.theme.crowds, SLOTS - 1), self.theme.gatherings)
 
     def things(self) -> list[str]:
         """Objects, once for all tables that describe them."""
         return self.scene.of_kind("object") or self.draw("object", self.theme.objects, SLOTS)
 
-    def object(self) -> None:
+    def object(self) -> Table:
         dimension = self.rng.choice(("colour", "colour", "material", "size"))
-        self.match(dimension, self.things(), self.words[dimension])
+        return self.match(dimension, self.things(), self.words[dimension])
 
-    def feature(self) -> None:
+    def feature(self) -> Table:
         things = self.things()
-        self.match("trait", things, self.phrases("features", len(things)))
+        return self.match("trait", things, self.phrases("features", len(things)))
 
-    def count(self) -> None:
-        self.match("count", self.draw("item", self.theme.items, SLOTS), COUNTS)
+    def count(self) -> Table:
+        return self.match("count", self.draw("item", self.theme.items, SLOTS), COUNTS)
 
-    def text(self) -> None:
+    def text(self) -> Table:
         signs = self.draw("sign", self.theme.signs, SLOTS)
         openings = self.rng.sample(self.words["text_opening"], SLOTS)
         closings = self.rng.sample(self.words["text_closing"], SLOTS)
         for sign, opening, closing in zip(signs, openings, closings):
             self.scene.state("text", sign, f"{opening.key} {closing.key}".upper())
+        return "text", signs
 
-    def place(self) -> None:
+    def place(self) -> Table:
         grounds = self.draw("support", self.theme.supports, SLOTS)
         portable = self.draw("portable", self.theme.portable, SLOTS)
         relations = self.rng.sample(self.words["relation"], SLOTS)
-        self.match("place", portable, [Place(relation, ground) for relation, ground in zip(relations, grounds)])
+        return self.match("place", portable, [Place(relation, ground) for relation, ground in zip(relations, grounds)])
 
-    def move(self) -> None:
+    def move(self) -> Table:
         grounds = self.draw("support", self.theme.supports, SLOTS)
         relations = self.rng.sample(self.words["relation"], SLOTS)
         places = self.rng.sample([Place(relation, ground) for relation, ground in zip(relations, grounds)], SLOTS)
-        for i, thing in enumerate(self.draw("portable", self.theme.portable, SLOTS // 2)):
+        things = self.draw("portable", self.theme.portable, SLOTS // 2)
+        for i, thing in enumerate(things):
             self.scene.state("place", thing, places[2 * i])
             self.scene.state("place at the end", thing, places[2 * i + 1])
+        return "place at the end", things
+
+    # -------------------------------------------------------------------------------------------------------- the rest
 
     def surroundings(self) -> None:
         """What no statement asks about: how the scene is shown, light, weather, scenery, an animal."""

@@ -5,7 +5,7 @@
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 
 from granted.dataset_builders.scenes.everyday.captions import Caption
@@ -205,20 +205,33 @@ class EverydayAsker(Asker):
             )  # fmt: skip
 
     def temporal(self) -> Iterator[Frame]:
-        caption = self.caption
-        fill = self.one_of(
+        caption, scene = self.caption, self.scene
+        new = self.unused(self.theme.moments)
+
+        def said_of(events: Sequence[str]) -> Callable[[str | Concept], str]:
+            # What does not happen is said of somebody who might do it.
+            someone = caption.the(scene.facts["agent"][self.rng.choice(events)])
+            return lambda event: (
+                f"{someone} {present(caption.form(event))}" if isinstance(event, Concept) else caption.event(event)
+            )
+
+        happens = said_of(scene.orders["timeline"])
+        in_turn = self.one_of(
             "first {}, then {}, and finally {}",
             "{}; afterwards {}, and later {}",
             "{2}, but only after {1}, which comes after {0}",
         )
-        someone = caption.the(self.rng.choice(self.scene.of_kind("person")))
-
-        def happens(event: str | Concept) -> str:
-            return f"{someone} {present(caption.form(event))}" if isinstance(event, Concept) else caption.event(event)
-
         yield self.sequence(
-            "timeline",
-            "In which order do things happen?",
-            lambda events: fill(*map(happens, events)),
-            self.unused(self.theme.moments),
+            "timeline", "In which order do things happen?", lambda events: in_turn(*map(happens, events)), new
         )
+        if "overlap" in scene.tables:
+            meanwhile = scene.facts["meanwhile"]
+            at_once = self.one_of(
+                "{} while {}", "{} at the same time as {}", "{} just when {}", "at the moment when {1}, {0}"
+            )
+            happens_too = said_of(list(meanwhile.values()))
+            yield self.cell(
+                "meanwhile", "What happens at the same time?",
+                lambda s, v: at_once(happens(s), happens_too(v)),
+                subjects=list(meanwhile), new_subjects=new, new_values=new,
+            )  # fmt: skip

@@ -263,7 +263,7 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
         name (`str`): the scene's id.
         tables (`Sequence[str]`): what is to be asked about.
     """
-    scene = Scene(name, drawing.media, "shapes", tables=tuple(tables))
+    scene = Scene(name, drawing.media, "shapes")
     scene.setting["background"] = BACKGROUNDS[drawing.background]
     groups: dict[str, list[Figure]] = {}
     for figure in drawing.figures:
@@ -278,7 +278,9 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
                 scene.state("speed", subject, SPEEDS[motion.speed])
     _state_orders(scene, subjects)
     for table in tables:
-        if table.startswith("trait "):
+        relation = "trait" if table.startswith("trait ") else table
+        scene.tables[table] = (relation, tuple(subjects))
+        if relation == "trait":
             scene.facts["trait"] = dict(scene.facts[table.removeprefix("trait ")])
     return scene
 
