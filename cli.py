@@ -5,6 +5,7 @@ granted evaluate smollm2=SmolLM2-135M-Instruct.gguf --ted sample --pairs pairs.p
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
-train = typer.Typer(help="Train: the context aggregator.", no_args_is_help=True)
+train = typer.Typer(help="Train: the context aggregator, the encoder by VQA (stage 1).", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 console = Console()
@@ -261,6 +262,48 @@ def train_aggregator(
         console.print(f"wrote {folder}")
 
 
+@train.command(
+    "vqa",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train_vqa(context: typer.Context):
+    """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
+    from granted.training.vqa_finetuning import run
+
+    console.print(run(context.args), markup=False, highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="What `granted train vqa` wrote: a whole model or an adapter.")],
+    output: Annotated[Path, typer.Option(help="The folder to make.")],
+    config: ConfigFile = None,
+    fusion: Annotated[str, typer.Option(help="learned, norm_avg, avg or single.")] = "norm_avg",
+    dtype: EncoderDtype = "auto",
+    base: Annotated[str | None, typer.Option(help="The base of an adapter, if it has moved.")] = None,
+    keep_vision: Annotated[bool, typer.Option(help="Keep the vision tower.")] = False,
+):
+    """Make a text encoder of a fine-tuned model: merge the adapter, drop the head, fuse the layers."""
+    from granted.training.export import export_encoder
+
+    folder = export_encoder(run, output, fusion=fusion, dtype=dtype, base=base, keep_vision=keep_vision)
+    console.print(f"wrote {folder}; load it with AutoModel.from_pretrained or score it with granted evaluate {folder}")
+
+
+@app.command()
+def miniature(
+    output: Annotated[Path, typer.Option(help="The folder to make.")],
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+):
+    """Make a Qwen3-VL in miniature, untrained: the real classes, small enough to train on two cores."""
+    from granted.training.miniature import build_miniature
+
+    with console.status("making tokenizer and weights"):
+        model = build_miniature(output, seed=seed)
+    console.print(f"wrote {output} ({model.num_parameters():,} parameters)")
+
+
 @data.command("ted")
 def data_ted(
     output: Annotated[Path, typer.Option(help="The folder to write; call it ted-6k to load it by that name.")],
@@ -362,6 +405,7 @@ def data_shapes(
     media: Annotated[str, typer.Option(help="For vqa: image or video.")] = "image",
     size: Annotated[int, typer.Option(help="Pixels, 32 to 512.")] = 128,
     frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
+    questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ):
     """Draw scenes of shapes: questions about pictures or clips, captioned pictures or clips, or a contact sheet."""
@@ -369,7 +413,7 @@ def data_shapes(
     from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet
 
     makers = {
-        "vqa": lambda: rows.vqa_rows(count, seed=seed, media=media, size=size, frames=frames),
+        "vqa": lambda: rows.vqa_rows(count, seed=seed, media=media, size=size, frames=frames, questions=questions),
         "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size),
         "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
     }
@@ -514,21 +558,27 @@ def _show_report(results, records, output: Path) -> None:
         console.print(f"wrote {path}")
 
 
-def main() -> None:
-    """Entry point: errors of the input are one line and exit code 2, an interrupt exits with 130."""
+def run_as_command(command: Callable[[], object]) -> None:
+    """Run a command: errors of the input are one line and exit code 2, an interrupt exits with 130."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(prog_name="granted")
+        command()
     except InputError as error:
         print(f"granted: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of a KeyboardInterrupt
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, KeyboardInterrupt) or end.code == 130:  # what typer makes of a KeyboardInterrupt
             print("granted: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+            sys.exit(130)
         raise
+
+
+def main() -> None:
+    """Entry point of the `granted` command."""
+    run_as_command(lambda: app(prog_name="granted"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput, cached_file, extract_commit_hash
 from transformers.utils import quantization_config as quantizers
 from transformers.utils.logging import tqdm
 
@@ -98,6 +98,7 @@ class GrantedModel(PreTrainedModel):
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
         self._last_layer_name: str | None = None
         self._tokenizer = None
+        self._source: dict = {}  # revision and the like, with which from_pretrained found the model
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -141,12 +142,6 @@ class GrantedModel(PreTrainedModel):
         encoder_config = AutoConfig.from_pretrained(folder, **source)
         if encoder_config.model_type == cls.config_class.model_type:
             raise ValueError(f"got {name_or_path}, a fused encoder, expected a plain one: use from_pretrained")
-        config = cls.config_class(
-            encoder_config=copy.deepcopy(encoder_config),
-            encoder_name_or_path=os.fspath(name_or_path),
-            encoder_revision=None if local else getattr(encoder_config, "_commit_hash", None),
-            **config_options,
-        )
         load = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
         if attn_implementation is not None:
             load["attn_implementation"] = attn_implementation
@@ -157,12 +152,33 @@ class GrantedModel(PreTrainedModel):
         # The configuration is handed on: to read the header of a GGUF file again takes seconds.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=encoder_config, **source)
         encoder = _auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
-        trunk, _ = find_text_trunk(encoder)
-
-        config.encoder_config = copy.deepcopy(encoder.config)
         if gguf:
             # A dequantised GGUF file may be tagged as quantised, and a tagged model refuses to be saved.
-            vars(config.encoder_config).pop("quantization_config", None)
+            vars(encoder.config).pop("quantization_config", None)
+            for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+                vars(encoder).pop(name, None)
+        return cls.from_loaded(
+            encoder,
+            tokenizer,
+            encoder_name_or_path=os.fspath(name_or_path),
+            encoder_revision=None if local else _commit_hash(folder, revision),
+            **config_options,
+        )
+
+    @classmethod
+    def from_loaded(cls, encoder: PreTrainedModel, tokenizer, **config_options) -> "GrantedModel":
+        """Build a fused encoder around a model that is in memory, such as one in training; its weights are shared.
+
+        Args:
+            encoder (`PreTrainedModel`): a model without a language-modelling head.
+            tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+            config_options: as in [`~GrantedModel.from_encoder`].
+
+        Raises:
+            ValueError: there is no text trunk, or an option is not legal.
+        """
+        trunk, _ = find_text_trunk(encoder)
+        config = cls.config_class(encoder_config=copy.deepcopy(encoder.config), **config_options)
         limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
         if "max_sequence_length" not in config_options:
             config.max_sequence_length = min([config.max_sequence_length, *(limit for limit in limits if limit)])
@@ -177,7 +193,7 @@ class GrantedModel(PreTrainedModel):
         if config.projection_dim is not None:
             model.projection.to_empty(device=device).to(encoder.dtype).reset_parameters()
         for name in ("hf_quantizer", "quantization_method", "is_quantized", "hf_device_map"):
-            if hasattr(encoder, name) and not gguf:
+            if hasattr(encoder, name):
                 setattr(model, name, getattr(encoder, name))
         model._tokenizer = tokenizer
         return model.eval()
@@ -191,7 +207,9 @@ class GrantedModel(PreTrainedModel):
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
         if config.encoder_in_checkpoint:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            model._source = source
+            return model
         options = {
             name: getattr(config, name)
             for name in inspect.signature(cls.config_class.__init__).parameters
@@ -253,17 +271,16 @@ class GrantedModel(PreTrainedModel):
 
     def _find_tokenizer(self):
         if self._tokenizer is None and self.config._name_or_path:
-            source = {"revision": getattr(self.config, "_commit_hash", None) or "main"}
             found = cached_file(
                 self.config._name_or_path,
                 "tokenizer_config.json",
                 _raise_exceptions_for_missing_entries=False,
-                **source,
+                **self._source,
             )
             if found is not None:
                 # With the encoder's configuration at hand nothing is looked up that would need remote code.
                 self._tokenizer = AutoTokenizer.from_pretrained(
-                    self.config._name_or_path, config=self.config.encoder_config, **source
+                    self.config._name_or_path, config=self.config.encoder_config, **self._source
                 )
         return self._tokenizer
 
@@ -523,6 +540,11 @@ class GrantedModel(PreTrainedModel):
         hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
         devices = [getattr(hook, "execution_device", None) for hook in hooks]
         return next((torch.device(device) for device in devices if device is not None), self.device)
+
+
+def _commit_hash(name: str, revision: str | None) -> str | None:
+    """The commit of a Hub repository's `config.json` that the cache holds for a revision."""
+    return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
 
 
 def _without_provenance(described: dict) -> dict:

@@ -1,7 +1,7 @@
 """The features that aggregators read, by name: single layers, averages, learned layer weights.
 
-    expand_features(["all_layers", "norm_avg"], num_layers=2)      # ["layer_0", "layer_1", "norm_avg"]
-    new_aggregator("norm_avg", encoder, "smollm2", encoder.fingerprint(), seed=0)
+expand_features(["all_layers", "norm_avg"], num_layers=2)      # ["layer_0", "layer_1", "norm_avg"]
+new_aggregator("norm_avg", encoder, "smollm2", encoder.fingerprint(), seed=0)
 """
 
 import os

@@ -8,14 +8,27 @@ that something else in the picture has. So nothing can be answered without looki
 """
 
 import random
+import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
-from granted.dataset_builders.scenes.everyday.words import number_word
+from granted.dataset_builders.scenes.everyday.words import number_word, plural, present, with_article
 from granted.dataset_builders.scenes.scene import Concept, InOrder, Is, holds
 from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption, write_shapes_caption
-from granted.dataset_builders.scenes.shapes.lexicon import BACKGROUNDS, SIZES, TEXTURES
+from granted.dataset_builders.scenes.shapes.lexicon import (
+    BACKGROUNDS,
+    BANDS,
+    COLOURS,
+    LINES,
+    MOTIONS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    TEXTURES,
+)
 from granted.errors import InputError
 
 
@@ -36,6 +49,10 @@ FURTHEST = {
     "top": "highest up",
     "bottom": "lowest down",
 }
+LISTING = (
+    "List what there is, from the top left to the bottom right.",
+    "What is where? Go through the shapes row by row.",
+)
 VIDEO_ASPECTS = ("temporal order", "action")
 
 
@@ -46,7 +63,7 @@ class Asked:
     Args:
         question, answer (`str`): the texts.
         pattern (`str`): what kind of question it is.
-        key (`str`): the answer without its wording: `"yes"`, `"no"`, `"red"`, `"3"`, ...
+        key (`str`): the answer without its wording: `"yes"`, `"no"`, `"red"`, `"3"`, ...; of a description, `""`.
     """
 
     question: str
@@ -75,6 +92,45 @@ def ask_shapes(caption: ShapesCaption, aspect: str, rng: random.Random) -> Asked
     decided = [one for one in choices if one.key in ("yes", "no")]
     other = [one for one in choices if one not in decided]
     return rng.choice(rng.choice([part for part in (decided, other) if part]))
+
+
+def is_right(answer: str, key: str) -> bool:
+    """Whether an answer says what the key means, in any wording: `is_right("The disc is violet.", "purple")`.
+
+    What is mentioned first counts: "the star is larger than the ring" says star, and "no, it is red" says no.
+
+    Args:
+        answer (`str`): what a model said.
+        key (`str`): the key of an [`Asked`]; a description has none, and nothing is right for it.
+    """
+    said = f" {_plain(answer)} "
+    if key.isupper():  # letters on a figure
+        return f" {key} " in said
+    kind = next((kind for kind in _wordings() if key in kind), {})
+    found = [(said.lower().find(f" {form} "), -len(form), value) for value in kind for form in kind[value]]
+    mentioned = [entry for entry in found if entry[0] >= 0]
+    return bool(mentioned) and min(mentioned)[2] == key
+
+
+def _plain(text: str) -> str:
+    """The words of a text, without punctuation."""
+    return " ".join(re.findall(r"\w+", text))
+
+
+@cache
+def _wordings() -> list[dict[str, set[str]]]:
+    """For each kind of answer its keys with all that they may be called."""
+    kinds: list[dict[str, set[str]]] = [{"yes": {"yes"}, "no": {"no"}}]
+    kinds.append({str(number): {str(number), number_word(number)} for number in range(1, 10)})
+    places = [*PLACES.values(), *BANDS["row"], *BANDS["column"]]
+    for pool in (SHAPES, COLOURS, SIZES, TEXTURES, BACKGROUNDS, LINES, SPEEDS, MOTIONS):
+        kinds.append({concept.key: {_plain(form) for form in concept.forms} for concept in pool.values()})
+    kinds.append({place.key: {_plain(form) for form in place.forms} for place in places})
+    for concept in MOTIONS.values():
+        kinds[-2][concept.key] |= {_plain(present(form)) for form in concept.forms}
+    for concept in SHAPES.values():
+        kinds[2][concept.key] |= {plural(form) for form in concept.forms}
+    return kinds
 
 
 class _Questioner:
@@ -159,16 +215,16 @@ class _Questioner:
         a, b = self.rng.sample(self.subjects, 2)
         if sizes[a] != sizes[b]:
             larger, smaller = (a, b) if rank[sizes[a]] > rank[sizes[b]] else (b, a)
-            compared, truth = self.pick("larger", "smaller"), [larger, smaller]
-            winner = truth[compared == "smaller"]
-            fact = f"{the(larger)} {be(larger)} larger than {the(smaller)}"
+            compared = self.pick("larger", "smaller")
+            winner, other = (larger, smaller) if compared == "larger" else (smaller, larger)
+            fact = f"{the(winner)} {be(winner)} {compared} than {the(other)}"
             yield self.decided("whether larger", f"{be(a)} {the(a)} {compared} than {the(b)}", winner == a, fact)
             yield self.open(
                 "which larger",
                 f"which is {compared}, {the(a)} or {the(b)}",
                 the(winner),
                 fact,
-                "first" if winner == a else "second",
+                self.scene.entities[winner].concept.key,
             )
 
     def spatial_relations(self) -> Iterator[Asked]:
@@ -308,12 +364,25 @@ class _Questioner:
             "What does the {} show? Tell everything you see.",
             "Give a full description of the {}.",
         )
-        yield Asked(ask.format(self.pick(*medium)), self.caption.text, "full description", self.caption.text)
+        yield Asked(ask.format(self.pick(*medium)), self.caption.text, "full description", "")
         ask = self.pick(
             "Describe the {} in a few words.", "What is in this {}, in short?", "Write a short caption for the {}."
         )
         short = write_shapes_caption(self.scene, "question", "short").text
-        yield Asked(ask.format(self.pick(*medium)), short, "short description", short)
+        yield Asked(ask.format(self.pick(*medium)), short, "short description", "")
+        places = self.facts.get("place", {})
+        if set(places) == set(self.subjects):
+            yield Asked(self.pick(*LISTING), self.listing(places), "listing", "")
+
+    def listing(self, places: dict[str, Concept]) -> str:
+        """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`."""
+        form, order = self.caption.form, list(PLACES.values())
+        entries = []
+        for subject in sorted(places, key=lambda name: order.index(places[name])):
+            looks = [form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
+            thing = with_article(" ".join([*looks, self.caption.noun(subject)]))
+            entries.append(_sentence(f"{form(places[subject])}: {thing}"))
+        return " ".join(entries)
 
 
 def _question(text: str) -> str:

@@ -9,7 +9,7 @@ All scenes are of the training split: none of them is a scene of `shapes_ted`.
 
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -29,6 +29,7 @@ from granted.files import atomic_path
 
 
 ROWS_PER_GROUP = 200
+FPS = 8  # of clips: what a second is, where timestamps count
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
 _PART = {"type": _TEXT, "text": _TEXT}
@@ -39,7 +40,10 @@ FEATURES = {
             "messages": List({"role": _TEXT, "content": List(_PART)}),
             "images": List(Image()),
             "videos": List(List(Image())),
+            "fps": Value("float32"),
             "aspect": _TEXT,
+            "pattern": _TEXT,
+            "key": _TEXT,
             "source": _TEXT,
         }
     ),
@@ -49,7 +53,14 @@ FEATURES = {
 
 
 def vqa_rows(
-    count: int, *, seed: int = 0, media: str = "image", size: int = 128, frames: int = 16
+    count: int,
+    *,
+    seed: int = 0,
+    media: str = "image",
+    size: int = 128,
+    frames: int = 16,
+    questions: int = 1,
+    aspects: Sequence[str] = tuple(ASPECTS),
 ) -> Iterator[dict[str, Any]]:
     """Stream questions about pictures or clips as conversations, the aspects in turn.
 
@@ -59,33 +70,51 @@ def vqa_rows(
         media (`str`, defaults to `"image"`): `"image"` or `"video"`.
         size (`int`, defaults to 128): width and height in pixels.
         frames (`int`, defaults to 16): of a clip.
+        questions (`int`, defaults to 1): about each picture, all of one aspect; more teach more for each look at it.
+        aspects (`Sequence[str]`, defaults to all): those asked about.
 
     Yields:
         `dict`: `id`, `messages` (TRL's: a question with a place for the picture, and its answer), `images` and
-        `videos` (lists; one has one member, the other none; a clip is a list of PIL images), `aspect`, `source`.
+        `videos` (lists; one has one member, the other none; a clip is a list of PIL images), `fps` (of clips),
+        `aspect`, `pattern` and `key` (of the first question: its kind, and what `is_right` takes), `source`.
 
     Raises:
-        InputError: the count, media, size or frames are out of range.
+        InputError: a count, media, size, frames or aspect is out of range.
     """
     _check(count)
+    if questions < 1 or set(aspects) - set(ASPECTS):
+        raise InputError(
+            f"got {questions} questions about {', '.join(aspects)}, expected at least 1 about some of "
+            f"{', '.join(ASPECTS)}: correct them"
+        )
     if media not in MEDIA:
         raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
-    aspects = [aspect for aspect in ASPECTS if media == "video" or aspect not in VIDEO_ASPECTS]
+    aspects = [aspect for aspect in aspects if media == "video" or aspect not in VIDEO_ASPECTS]
     for number in range(count):
         name, aspect = f"vqa/{seed}/{media}/{number}", aspects[number % len(aspects)]
         rng = random.Random(name)
         scene, drawing = shapes_in_split(name, "training", media, (rng.choice(ASPECTS[aspect]),))
-        asked = ask_shapes(write_shapes_caption(scene, "question"), aspect, rng)
-        question = [{"type": media}, {"type": "text", "text": asked.question}]
+        caption = write_shapes_caption(scene, "question")
+        asked = [ask_shapes(caption, aspect, rng) for _ in range(questions)]
+        asked = list({one.question: one for one in asked}.values())
+        turns = [
+            turn
+            for one in asked
+            for turn in (
+                {"role": "user", "content": [{"type": "text", "text": one.question}]},
+                {"role": "assistant", "content": [{"type": "text", "text": one.answer}]},
+            )
+        ]
+        turns[0]["content"].insert(0, {"type": media})
         yield {
             "id": name,
-            "messages": [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": [{"type": "text", "text": asked.answer}]},
-            ],
+            "messages": turns,
             "images": [render_image(drawing, size)] if media == "image" else [],
             "videos": [render_video(drawing, frames, size)] if media == "video" else [],
+            "fps": FPS if media == "video" else None,
             "aspect": aspect,
+            "pattern": asked[0].pattern,
+            "key": asked[0].key,
             "source": "scenes",
         }
 

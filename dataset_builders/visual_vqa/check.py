@@ -1,0 +1,87 @@
+"""Check every row before training begins, and name or drop those that cannot be used.
+
+dataset = load_vqa("train.jsonl")
+problems = check_rows(dataset)
+raise_if_broken(problems, len(dataset))            # or: dataset = usable(dataset, problems)
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.rows import RowError, as_conversation
+from granted.errors import InputError
+
+
+NAMED = 3  # rows that the error names
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row: its number from 0, its `id` (empty if it has none), `RowError`'s kind and message."""
+
+    row: int
+    id: str
+    kind: str
+    message: str
+
+
+def check_rows(
+    dataset: Iterable[Mapping[str, Any]], *, open_media: bool = True, show_progress: bool = False
+) -> list[Problem]:
+    """Check all rows, one after the other; of a broken row the first problem is told.
+
+    Args:
+        dataset (`Dataset`, `IterableDataset` or any `Iterable` of rows): what `load_vqa` gives.
+        open_media (`bool`, defaults to `True`): open all images and decode all videos too, which takes the time.
+        show_progress (`bool`, defaults to `False`): show a bar.
+    """
+    problems = []
+    for number, row in enumerate(tqdm(dataset, desc="checking rows", unit="row", disable=not show_progress)):
+        try:
+            conversation = as_conversation(row)
+            if open_media:
+                for image in conversation.images:
+                    open_image(image)
+                for video in conversation.videos:
+                    # Of a file all frames are decoded, but two are held: a long video would fill the memory.
+                    open_clip(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
+        except RowError as error:
+            name = row.get("id")
+            problems.append(Problem(number, "" if name is None else str(name), error.kind, str(error)))
+    return problems
+
+
+def usable(dataset: Dataset, problems: list[Problem]) -> Dataset:
+    """The dataset without the rows of `problems`, in its order; it may be empty."""
+    broken = {problem.row for problem in problems}
+    return dataset.select([number for number in range(len(dataset)) if number not in broken])
+
+
+def raise_if_broken(problems: list[Problem], total: int) -> None:
+    """Raise if there is a problem.
+
+    Args:
+        problems (`list[Problem]`): what `check_rows` found.
+        total (`int`): the rows it checked.
+
+    Raises:
+        InputError: one line with the number of broken rows by kind, and the first three of them.
+    """
+    if not problems:
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in problems).most_common())
+    named = "; ".join(
+        f"row {problem.row}{f' ({problem.id})' if problem.id else ''}, {problem.kind}: {problem.message}"
+        for problem in problems[:NAMED]
+    )
+    more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+    raise InputError(
+        f"got {len(problems)} broken rows of {total} ({kinds}), expected none [{named}{more}]: "
+        "mend them, or skip them with --skip-broken"
+    )

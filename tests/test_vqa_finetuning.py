@@ -1,0 +1,324 @@
+"""Stage 1 by TRL, on a real Qwen3-VL of a few hundred thousand parameters."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+
+from granted import GrantedModel
+from granted.dataset_builders.caption_pairs.pairs import write_pairs
+from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
+from granted.dataset_builders.scenes.world import world_pairs
+from granted.dataset_builders.visual_vqa.rows import load_vqa
+from granted.errors import InputError
+from granted.training.export import RECORD, export_encoder
+from granted.training.miniature import miniature_config, miniature_processor, miniature_tokenizer
+from granted.training.ted_probe import encoder_of
+from granted.training.vqa_collator import IGNORED, VqaCollator, answer_template
+from granted.training.vqa_finetuning import VqaFinetuningConfig, finetune, load_model, lora_config, parse, run
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vqa") / "model"
+    tokenizer = miniature_tokenizer(500, 20)
+    config = miniature_config(tokenizer)
+    config.text_config.update({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3})
+    config.vision_config.update({"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64})
+    torch.manual_seed(0)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    miniature_processor(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Six questions about pictures, two about clips and two without either."""
+    folder = tmp_path_factory.mktemp("rows")
+    write_rows(vqa_rows(6, size=32), folder / "images.parquet")
+    write_rows(vqa_rows(2, media="video", size=32, frames=8), folder / "clips.parquet")
+    asked = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": "Four."}]
+    texts = [{"messages": asked}, {"messages": [*asked, *asked]}]
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collator(model_folder):
+    return VqaCollator(AutoProcessor.from_pretrained(model_folder))
+
+
+@pytest.fixture(scope="session")
+def mixed(data):
+    rows = [row for name in ("images.parquet", "clips.parquet", "texts.jsonl") for row in load_vqa(str(data / name))]
+    return [rows[0], rows[7], rows[8], rows[3], rows[6]]
+
+
+def options(model_folder, rows, output, **changed):
+    settings = {
+        "model": model_folder,
+        "data": f"{rows / 'images.parquet'},{rows / 'clips.parquet'}",
+        "output_dir": str(output),
+        "adapter": "none",
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "save_steps": 100,
+    }
+    return VqaFinetuningConfig(**settings | changed)
+
+
+def weights(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def summed_loss(model, collator, rows):
+    batch = collator(rows)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits = model(**batch).logits  # (B, N, V)
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    ).item()
+
+
+def test_a_mixed_batch_of_images_videos_and_text_has_the_loss_of_its_rows_one_by_one(model_folder, collator, mixed):
+    model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32).eval()
+    alone = [summed_loss(model, collator, [row]) for row in mixed]
+    assert summed_loss(model, collator, mixed) == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_the_loss_is_on_answers_and_their_ends_only(collator, mixed):
+    batch = collator(mixed)
+    for row, ids, labels in zip(mixed, batch["input_ids"], batch["labels"]):
+        counted = labels[labels != IGNORED]
+        assert torch.equal(counted, ids[labels != IGNORED])
+        content = row["messages"][1]["content"]
+        answer = content if isinstance(content, str) else content[0]["text"]
+        assert collator.processor.tokenizer.decode(counted) == f"{answer}<|im_end|>"
+
+
+def test_timestamps_follow_the_frame_rate_of_the_clip(collator, data):
+    row = dict(load_vqa(str(data / "clips.parquet"))[0])
+    tokenizer = collator.processor.tokenizer
+    # Eight frames at eight a second last one second: at four a second every other is seen, two make one step in time.
+    assert re.findall(r"<([\d.]+) seconds>", tokenizer.decode(collator([row])["input_ids"][0])) == ["0.1", "0.8"]
+    slow = re.findall(r"<([\d.]+) seconds>", tokenizer.decode(collator([row | {"fps": 4.0}])["input_ids"][0]))
+    assert [float(time) for time in slow] == pytest.approx([0.1, 0.6, 1.1, 1.6], abs=0.06)
+
+
+def test_nothing_is_cut_from_a_long_row(collator, mixed):
+    row = {"messages": [{"role": "user", "content": "word " * 3000}, {"role": "assistant", "content": "Yes."}]}
+    batch = collator([row, mixed[0]])
+    assert batch["input_ids"].shape[1] > 3000 and (batch["labels"][0] != IGNORED).any()
+    pictures = (batch["input_ids"] == collator.processor.image_token_id).sum()
+    assert pictures == batch["image_grid_thw"].prod(-1).sum() // 4
+
+
+def test_a_template_that_marks_no_answers_is_refused_or_replaced_by_trls_variant(model_folder):
+    processor = AutoProcessor.from_pretrained(model_folder)
+    processor.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with pytest.raises(InputError, match="marks no answers"):
+        answer_template(processor)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_full_fine_tuning_moves_the_language_model_and_the_vision_tower_only_if_asked(
+    model_folder, data, tmp_path, train_vision
+):
+    finetune(options(model_folder, data, tmp_path / "run", train_vision=train_vision))
+    changed = moved(weights(model_folder), weights(tmp_path / "run"))
+    language = {name for name in weights(model_folder) if "visual" not in name}
+    assert language <= changed
+    assert any("visual" in name for name in changed) == train_vision
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
+    model_folder, data, tmp_path, adapter, collator, mixed
+):
+    config = options(model_folder, data, tmp_path / "run", adapter=adapter, lora_r=4)
+    finetune(config)
+    trained = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert all("language_model" in name and "visual" not in name for name in trained)
+    assert any(name.endswith("lora_B.weight") and tensor.abs().sum() > 0 for name, tensor in trained.items())
+    base = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32)
+    unmerged = PeftModel.from_pretrained(base, tmp_path / "run").eval()
+    loss = summed_loss(unmerged, collator, mixed)
+    before = weights(model_folder)
+    inside = unmerged.get_base_model().state_dict()
+    kept = {name.replace(".base_layer", ""): tensor for name, tensor in inside.items() if "lora" not in name}
+    assert not moved(before, kept)
+    merged = unmerged.merge_and_unload().eval()
+    assert summed_loss(merged, collator, mixed) == pytest.approx(loss, rel=1e-5)
+    encoder = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
+    assert encoder.config.fusion == "norm_avg"
+    record = json.loads((tmp_path / "encoder" / RECORD).read_text())
+    assert record["steps"] == 3 and record["settings"]["adapter"] == adapter and record["exported"]["merged_adapter"]
+
+
+def test_resumed_is_uninterrupted(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "whole", max_steps=4, save_steps=2))
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    for path in (tmp_path / "broken").iterdir():
+        if path.name == "checkpoint-4" or path.suffix == ".safetensors":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # What a kill leaves behind in the middle of writing a checkpoint: a folder without its state.
+    (tmp_path / "broken" / "checkpoint-3").mkdir()
+    finetune(options(model_folder, data, tmp_path / "broken", max_steps=4, save_steps=2))
+    assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "whole", max_steps=12, save_steps=1))
+    settings = {"model": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    arguments += [f"--output_dir={tmp_path / 'killed'}", "--adapter=none", "--max_steps=12", "--use_cpu=true"]
+    arguments += ["--per_device_train_batch_size=2", "--learning_rate=1e-3", "--bf16=false", "--save_steps=1"]
+    arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
+    command = [sys.executable, "-m", "granted.training.vqa_finetuning", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def test_rows_grouped_by_length_train(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "run", train_sampling_strategy="group_by_length"))
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["rows"] == 8
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data, tmp_path):
+    for name, wanted in (("without", False), ("with", True)):
+        finetune(options(model_folder, data, tmp_path / name, gradient_checkpointing=wanted))
+    one, other = weights(tmp_path / "without"), weights(tmp_path / "with")
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+def test_ted_is_scored_before_during_and_after_and_the_training_does_not_notice(model_folder, data, tmp_path):
+    write_pairs(world_pairs(24, categories=1, words=(40, 150)), tmp_path / "pairs.parquet")
+    (tmp_path / "ted.yaml").write_text(
+        "features: [last, norm_avg]\nbatch_size: 4\nmax_steps: 2\nheld_out: 4\nlearning_rates: 1.0e-3\n"
+    )
+    probed = {"ted": "sample", "ted_pairs": str(tmp_path / "pairs.parquet"), "ted_config": str(tmp_path / "ted.yaml")}
+    finetune(options(model_folder, data, tmp_path / "with", max_steps=4, ted_steps=2, **probed))
+    finetune(options(model_folder, data, tmp_path / "without", max_steps=4))
+    assert not moved(weights(tmp_path / "with"), weights(tmp_path / "without"))
+    scores = json.loads((tmp_path / "with" / RECORD).read_text())["ted"]
+    assert set(scores) == {"0", "2", "4"}
+    for at_step in scores.values():
+        assert set(at_step) == {"last", "norm_avg"}
+        assert 0 <= at_step["norm_avg"]["accuracy"] <= 1 and at_step["norm_avg"]["categories"]["OCR"]["n"] > 0
+
+
+def test_the_probe_scores_what_export_makes(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "run"))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run", dtype=torch.float32)
+    live = encoder_of(model, AutoProcessor.from_pretrained(tmp_path / "run").tokenizer)
+    exported = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
+    assert live.fingerprint() == exported.fingerprint()
+    one, other = live.encode(["a red star"])[0], exported.encode(["a red star"])[0]
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_dry_run_shows_rows_with_the_loss_mask_and_trains_nothing(model_folder, data, tmp_path):
+    arguments = [f"--model={model_folder}", f"--data={data / 'images.parquet'}", f"--output_dir={tmp_path / 'run'}"]
+    shown = run([*arguments, "--adapter=lora", "--dry_run=true", "--use_cpu=true", "--bf16=false"])
+    assert shown.count("--- row") == 3 and shown.count("【") == 3 and "<|im_end|>】" in shown
+    assert re.search(r"trainable parameters: [\d,]+ of [\d,]+", shown) and "steps:" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_targets_are_the_language_models_projections_and_nothing_else(model_folder, data, tmp_path):
+    config = options(model_folder, data, tmp_path, adapter="lora")
+    model, _, _ = load_model(config)
+    targets = lora_config(config, model).target_modules
+    matched = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
+    assert len(matched) == 7 * model.config.text_config.num_hidden_layers
+    assert all("language_model" in name for name in matched)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"adapter": "prefix"}, "expected one of none, lora, dora, qlora"),
+        ({"adapter": "qlora"}, "without a GPU"),
+        ({"adapter": "lora", "lora_targets": "no_such_.*"}, "match none of"),
+        ({"adapter": "lora", "lora_targets": "("}, "expected a regular expression"),
+        ({"adapter": "lora", "train_vision": True}, "expected adapter none"),
+        ({"max_length": 100}, "pictures must not be cut"),
+        ({"ted": "sample"}, "expected both or none"),
+        ({"model": "./nowhere"}, "expected a vision-language model"),
+        ({"data": "nowhere.parquet"}, "nowhere.parquet"),
+    ],
+)
+def test_bad_settings_are_one_line_and_nothing_is_written(model_folder, data, tmp_path, changed, message):
+    with pytest.raises(InputError, match=message) as error:
+        finetune(options(model_folder, data, tmp_path / "run", **changed))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_text_model_is_refused(tiny_encoder_folder, data, tmp_path):
+    with pytest.raises(InputError, match="expected a vision-language model"):
+        finetune(options(tiny_encoder_folder, data, tmp_path / "run"))
+
+
+def test_broken_rows_are_named_or_left_out_and_counted(model_folder, data, tmp_path):
+    rows = [json.loads(line) for line in (data / "texts.jsonl").read_text().splitlines()]
+    rows += [
+        {"id": "blank", "messages": [rows[0]["messages"][0], {"role": "assistant", "content": " "}]},
+        {"id": "gone", "messages": rows[0]["messages"], "images": ["gone.png"]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changed = {"data": str(tmp_path / "rows.jsonl"), "max_steps": 1}
+    with pytest.raises(InputError, match=r"blank.*gone"):
+        finetune(options(model_folder, data, tmp_path / "run", **changed))
+    finetune(options(model_folder, data, tmp_path / "run", skip_broken=True, **changed))
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["rows"] == 2
+
+
+def test_a_folder_of_another_run_is_refused(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "run", max_steps=1))
+    for changed in ({"learning_rate": 1e-4}, {"data": str(data / "texts.jsonl")}):
+        with pytest.raises(InputError, match="holds a run with other"):
+            finetune(options(model_folder, data, tmp_path / "run", **{"max_steps": 1} | changed))
+
+
+def test_unknown_options_and_files_are_one_line(tmp_path):
+    (tmp_path / "bad.yaml").write_text("model: x\ndata: y\nno_such_setting: 1\n")
+    for arguments in (["--config", str(tmp_path / "bad.yaml")], ["--config", str(tmp_path / "none.yaml")]):
+        with pytest.raises(InputError, match="options that cannot be read"):
+            parse([*arguments, "--use_cpu=true", "--bf16=false"])

@@ -1,0 +1,165 @@
+"""TED inside a training run: the encoder's score before, every N steps and after, each with an aggregator of its own.
+
+    probe = TedProbe(records, dataset, pairs, settings, output / "ted", every=500)
+    SFTTrainer(..., callbacks=[probe])             # then probe.scores, and ted/scores.json
+
+The aggregator is trained anew each time, on the same pairs from the same seed, so that only the encoder differs. The
+training does not notice: its random numbers go on where they were.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from transformers import TrainerCallback
+from transformers.modeling_utils import PreTrainedModel
+
+from granted.dataset_builders.caption_pairs.pairs import read_pairs
+from granted.dataset_builders.ted_6k.authors_layout import read_ted
+from granted.errors import InputError
+from granted.eval_metric.benchmark import load_head, score_encoder
+from granted.eval_metric.evaluation import dataset_description
+from granted.eval_metric.results import Result
+from granted.files import write_json
+from granted.modeling_granted import GrantedModel
+from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
+
+
+class TedProbe(TrainerCallback):
+    """Scores the text trunk of the model in training.
+
+    Args:
+        records (`list[TedRecord]`), dataset (`dict`): the benchmark and its `dataset_description`.
+        pairs (`list[CaptionPair]`): what the aggregators are trained on.
+        settings ([`AggregatorTrainingConfig`]): how; its features are those scored.
+        output (`Path`): the folder; `step-N/results` gets the results of a score, `scores.json` all of them.
+        tokenizer (`PreTrainedTokenizerBase`): the model's.
+        every (`int`, *optional*): steps between two scores; by default only before and after.
+
+    Attributes:
+        scores (`dict[str, dict[str, dict]]`): by step, then by feature: the summary of the [`Result`].
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict],
+        dataset: dict,
+        pairs: Sequence[dict],
+        settings: AggregatorTrainingConfig,
+        output: Path,
+        tokenizer,
+        every: int | None = None,
+    ):
+        self.records, self.dataset, self.pairs, self.settings = records, dataset, pairs, settings
+        self.output, self.tokenizer, self.every = Path(output), tokenizer, every
+        self.scores: dict[str, dict[str, dict]] = {}
+        self.trainer = None
+
+    @classmethod
+    def from_files(cls, config, processor) -> "TedProbe":
+        """The probe that a [`VqaFinetuningConfig`] asks for.
+
+        Raises:
+            InputError: benchmark, pairs or settings cannot be used.
+        """
+        records, info = read_ted(config.ted)
+        pairs = [pair for path in config.ted_pairs.split(",") for pair in read_pairs(path)]
+        settings = read_settings(config.ted_config) if config.ted_config else AggregatorTrainingConfig()
+        folder = Path(config.output_dir) / "ted"
+        dataset = dataset_description(records, info)
+        return cls(records, dataset, pairs, settings, folder, processor.tokenizer, config.ted_steps)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if args.fsdp or args.deepspeed or args.parallelism_config is not None:
+            raise InputError(
+                "got ted with a model whose weights are spread over processes, expected whole ones: leave ted out and "
+                "score checkpoints with granted export and granted evaluate"
+            )
+        self.score(model, state.global_step)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.score(model, state.global_step)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        self.score(model, state.global_step)
+
+    def score(self, model: torch.nn.Module, step: int) -> None:
+        """Train aggregators for the encoder as it is now and score it, unless this step has been scored."""
+        folder = self.output / f"step-{step}"
+        with untouched(model):
+            results = self._results(model, folder)
+        self.scores[str(step)] = {result.feature: result.summary() for result in results}
+        write_json(self.output / "scores.json", self.scores)
+        if self.trainer is not None:
+            self.trainer.log({f"ted/{result.feature}": result.accuracy for result in results})
+
+    def _results(self, model: torch.nn.Module, folder: Path) -> list[Result]:
+        encoder = encoder_of(model, self.tokenizer)
+        heads = train_context_aggregators(
+            encoder, self.pairs, folder / "aggregators", self.settings, encoder_name=folder.name, show_progress=False
+        )
+        found = score_encoder(
+            encoder,
+            folder.name,
+            [load_head(head) for head in heads.values()],
+            self.records,
+            self.dataset,
+            folder / "cache",
+            token_budget=self.settings.token_budget,
+            show_progress=False,
+        )
+        results = [result for result in found if result.pooling == "aggregator"]
+        for result in results:
+            result.save(folder / "results")
+        return results
+
+
+def encoder_of(model: torch.nn.Module, tokenizer) -> GrantedModel:
+    """A fused encoder around the text trunk of a model in training; the weights are shared, adapters stay in place."""
+    while not isinstance(model, PreTrainedModel):  # what accelerate and PEFT put around it
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model.module
+    return GrantedModel.from_loaded(model.base_model, tokenizer, fusion="norm_avg")
+
+
+@contextmanager
+def untouched(model: torch.nn.Module) -> Iterator[None]:
+    """Leaves the model's modes, what of it is trained, and all random numbers as they were."""
+    modes = {module: module.training for module in model.modules()}
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in trained.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def read_settings(path: str) -> AggregatorTrainingConfig:
+    """An aggregator's training settings from a YAML file with the options of `granted train aggregator`.
+
+    Raises:
+        InputError: the file is missing or has other options.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
+    known = {one.name for one in fields(AggregatorTrainingConfig)}
+    unknown = sorted(set(values) - known) if isinstance(values, dict) else ["no mapping"]
+    if unknown:
+        raise InputError(f"got {', '.join(unknown)} in {path}, expected some of {', '.join(sorted(known))}")
+    for name in ("features", "learning_rates"):
+        if name in values and not isinstance(values[name], list):
+            values[name] = [values[name]]
+    return AggregatorTrainingConfig(**values)

@@ -1,0 +1,113 @@
+"""Batches of conversations about images, videos or nothing, for vision-language models: the loss is on answers only.
+
+    collate = VqaCollator(processor, video_fps=4)
+    batch = collate([row, other_row])              # input_ids (B, N), labels (B, N), pixel_values, ...
+
+Rows of all three kinds may share a batch. Nothing is cut: a picture whose tokens are cut is no picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature, ProcessorMixin
+from transformers.video_utils import VideoMetadata
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.rows import as_conversation
+from granted.errors import InputError
+
+
+IGNORED = -100  # a label that has no part in the loss
+
+
+class VqaCollator:
+    """Turns rows in TRL's layout into a batch.
+
+    Args:
+        processor (`ProcessorMixin`): the model's, with a chat template.
+        video_fps (`float`, *optional*): frames a second that the model sees of a video; by default the processor's.
+        max_frames (`int`, *optional*): the most frames of a video that are handed to the processor.
+
+    Raises:
+        InputError: the chat template does not say which tokens are answers, and TRL knows no variant that does.
+    """
+
+    def __init__(self, processor: ProcessorMixin, *, video_fps: float | None = None, max_frames: int | None = None):
+        self.processor, self.max_frames = processor, max_frames
+        self.video_fps = video_fps or getattr(getattr(processor, "video_processor", None), "fps", None)
+        self.chat_template = answer_template(processor)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """A batch: `input_ids`, `attention_mask` and `labels` (B, N), padded on the right, and the media's tensors."""
+        batch = self._encode(rows, "right", return_assistant_tokens_mask=True)
+        answered = batch.pop("assistant_masks").bool() & batch["attention_mask"].bool()  # (B, N)
+        batch["labels"] = batch["input_ids"].masked_fill(~answered, IGNORED)  # (B, N)
+        return batch
+
+    def prompts(self, rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """The first question of each row, up to where the answer is to begin, padded on the left: for generation."""
+        return self._encode(rows, "left", questions_only=True, add_generation_prompt=True)
+
+    def _encode(
+        self, rows: Sequence[Mapping[str, Any]], padding_side: str, questions_only: bool = False, **template: bool
+    ) -> BatchFeature:
+        conversations, clips = [], []
+        for row in rows:
+            messages, own = self.with_media(row)
+            if questions_only:
+                messages = messages[: [message["role"] for message in messages].index("user") + 1]
+            conversations.append(messages)
+            clips += own
+        options: dict[str, Any] = {"padding": True, "padding_side": padding_side, "add_special_tokens": False}
+        if clips:
+            options |= {"video_metadata": clips, "do_sample_frames": True, "fps": self.video_fps}
+        return self.processor.apply_chat_template(
+            conversations,
+            chat_template=self.chat_template,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+            **template,
+        )
+
+    def with_media(self, row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[VideoMetadata]]:
+        """The messages of a row with its pictures in their places, and what there is to know of its clips."""
+        conversation = as_conversation(row)
+        images, videos = iter(conversation.images), iter(conversation.videos)
+        clips: list[VideoMetadata] = []
+        messages = []
+        for message in conversation.messages:
+            parts = []
+            for part in message["content"]:
+                if part["type"] == "image":
+                    part = part | {"image": open_image(next(images))}
+                elif part["type"] == "video":
+                    clip = open_clip(next(videos), conversation.fps, max_frames=self.max_frames)
+                    # Frames that come without a rate are taken to have been sampled at the rate that is wanted.
+                    clips.append(VideoMetadata(total_num_frames=len(clip.frames), fps=clip.fps or self.video_fps))
+                    part = part | {"video": clip.frames}
+                parts.append(part)
+            messages.append({"role": message["role"], "content": parts})
+        return messages, clips
+
+
+def answer_template(processor: ProcessorMixin) -> str:
+    """A chat template that marks what the assistant says: the processor's own, or TRL's variant of it."""
+    template = processor.chat_template
+    if template and has_generation_markers(template):
+        return template
+    try:
+        return get_training_chat_template(processor)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"got {type(processor).__name__} with a chat template that marks no answers and that TRL has no training "
+            "variant of, expected one with {% generation %} markers: add them to chat_template.jinja beside the model"
+        ) from error
+
+
+def answered_tokens(labels: torch.Tensor) -> int:
+    """How many labels count in the loss."""
+    return int((labels != IGNORED).sum())

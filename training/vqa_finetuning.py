@@ -1,0 +1,379 @@
+"""Stage 1: VQA fine-tuning of a vision-language model by TRL's SFTTrainer, whole or with a PEFT adapter (Section 3.4).
+
+    granted train vqa --config training/configs/vqa_qwen3_vl_8b_lora.yaml --data vqa.parquet --output_dir run
+    accelerate launch --config_file training/configs/accelerate_fsdp2.yaml -m granted.training.vqa_finetuning \\
+        --config training/configs/vqa_qwen3_vl_8b_fsdp2.yaml --data vqa.parquet --output_dir run
+
+Tiny, on CPU: `granted miniature --output miniature`, then `training/configs/vqa_miniature.yaml`. `--dry_run true`
+shows what would be trained on. Run the same command again to go on after an interruption. `granted export` makes an
+encoder of the outcome.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import nn
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.utils import cached_file, extract_commit_hash
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from granted import __version__
+from granted.dataset_builders.visual_vqa.check import check_rows, raise_if_broken, usable
+from granted.dataset_builders.visual_vqa.rows import load_vqa
+from granted.errors import InputError
+from granted.files import read_json, write_json
+from granted.modeling_text_trunk import find_text_trunk
+from granted.training.export import RECORD, model_fingerprint
+from granted.training.ted_probe import TedProbe
+from granted.training.vqa_collator import VqaCollator
+from granted.training.vqa_dry_run import dry_run_report
+
+
+ADAPTERS = ("none", "lora", "dora", "qlora")
+RUN = "run.json"  # what makes two runs the same
+# Where a run is written, how it is shown and how it is spread: the result does not depend on it.
+_APART = re.compile(
+    r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted_"
+)
+
+
+@dataclass
+class VqaFinetuningConfig(SFTConfig):
+    """All of TRL's [`SFTConfig`], and what stage 1 adds; some defaults differ from TRL's, see below.
+
+    Args:
+        model (`str`): Hub id or folder of a vision-language model.
+        revision (`str`, *optional*): of the model on the Hub.
+        data (`str`): rows in TRL's layout: Parquet or JSON Lines files, comma-separated, a folder, or a Hub id.
+        skip_broken (`bool`, defaults to `False`): leave rows out that cannot be used, instead of refusing them all.
+        adapter (`str`, defaults to `"lora"`): `"none"` (every weight of the language model), `"lora"`, `"dora"` or
+            `"qlora"` (LoRA over four-bit weights; needs a GPU).
+        lora_r (`int`, defaults to 16), lora_alpha (`int`, defaults to 32), lora_dropout (`float`, defaults to 0).
+        lora_targets (`str`, *optional*): regular expression of module names; by default all linear projections of
+            the language model's layers.
+        train_vision (`bool`, defaults to `False`): train what is not the language model, too (with `adapter="none"`).
+        video_fps (`float`, *optional*): frames a second seen of videos; by default as the processor wants.
+        max_frames (`int`, *optional*): the most frames read of a video.
+        ted (`str`, *optional*): a TED benchmark on which the encoder is scored before, during and after.
+        ted_pairs (`str`, *optional*): caption pairs on which an aggregator is trained for it, each time anew.
+        ted_steps (`int`, *optional*): steps between two scores; by default only before and after.
+        ted_config (`str`, *optional*): YAML file with settings of the aggregator's training, features among them.
+        dry_run (`bool`, defaults to `False`): show three rows, count tokens and parameters, and train nothing.
+
+    Other defaults: `assistant_only_loss=True`, `max_length=None` (nothing is cut),
+    `save_total_limit=2`.
+    """
+
+    model: str = ""
+    revision: str | None = None
+    data: str = ""
+    skip_broken: bool = False
+    adapter: str = "lora"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_targets: str | None = None
+    train_vision: bool = False
+    video_fps: float | None = None
+    max_frames: int | None = None
+    ted: str | None = None
+    ted_pairs: str | None = None
+    ted_steps: int | None = None
+    ted_config: str | None = None
+    dry_run: bool = False
+    assistant_only_loss: bool = True
+    max_length: int | None = None
+    remove_unused_columns: bool = False
+    dataset_kwargs: dict | str | None = field(default_factory=lambda: {"skip_prepare_dataset": True})
+    save_total_limit: int | None = 2
+
+    def __post_init__(self):
+        if self.adapter not in ADAPTERS:
+            raise InputError(f"got adapter {self.adapter!r}, expected one of {', '.join(ADAPTERS)}: correct it")
+        if self.adapter != "none" and self.train_vision:
+            raise InputError(f"got train_vision with adapter {self.adapter}, expected adapter none: choose one")
+        if not self.model or not self.data:
+            raise InputError("got no model or no data, expected both: give --model and --data")
+        if self.max_length is not None or self.packing or self.padding_free:
+            raise InputError("got max_length, packing or padding_free, expected none: pictures must not be cut")
+        if bool(self.ted) != bool(self.ted_pairs):
+            raise InputError("got one of ted and ted_pairs, expected both or none: an aggregator is trained on pairs")
+        gpu = torch.cuda.is_available()
+        needs = [name for name, wanted in (("adapter qlora", self.adapter == "qlora"), ("tf32", self.tf32)) if wanted]
+        if needs and not gpu:
+            raise InputError(f"got {needs[0]} on a machine without a GPU, expected one: use another setting")
+        try:
+            super().__post_init__()
+        except (ValueError, ImportError, RuntimeError) as error:
+            raise InputError(f"got settings that cannot be used: {' '.join(str(error).split())[:300]}") from error
+
+
+def finetune(config: VqaFinetuningConfig) -> Path:
+    """Run stage 1 and write model or adapter, processor and `training_record.json` into `config.output_dir`.
+
+    Returns:
+        `Path`: the output folder. `granted export` turns it into an encoder.
+
+    Raises:
+        InputError: model, data or settings cannot be used, or the folder holds another run. Nothing is written then.
+    """
+    output = Path(config.output_dir)
+    dataset = usable_rows(config)
+    model, processor, base = load_model(config)
+    collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
+    identity = run_identity(config, dataset, base)
+    checkpoint = checkpoint_to_resume(output, identity)
+    if config.train_sampling_strategy == "group_by_length":
+        dataset = dataset.add_column("length", [token_count(collator, row) for row in dataset])
+    probe = TedProbe.from_files(config, processor) if config.ted else None
+    trainer = as_input_error(
+        lambda: SFTTrainer(
+            model=model,
+            args=config,
+            data_collator=collator,
+            train_dataset=dataset,
+            processing_class=processor,
+            peft_config=lora_config(config, model) if config.adapter != "none" else None,
+            callbacks=[probe] if probe else None,
+        ),
+        f"got {config.model}, which TRL cannot fine-tune",
+    )
+    if probe:
+        probe.trainer = trainer
+    if trainer.accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / RUN, identity)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.accelerator.is_main_process:
+        record = base | {
+            "data": config.data,
+            "data_fingerprint": identity["data"],
+            "rows": len(dataset),
+            "steps": trainer.state.global_step,
+            "settings": changed_settings(config),
+            "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
+            "granted_version": __version__,
+        }
+        write_json(output / RECORD, record | ({"ted": probe.scores} if probe else {}))
+    return output
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def usable_rows(config: VqaFinetuningConfig) -> Dataset:
+    """The rows, all checked; broken ones are refused, or with `skip_broken` left out."""
+    dataset = load_vqa(config.data)
+    problems = check_rows(dataset, show_progress=not config.disable_tqdm)
+    if problems and not config.skip_broken:
+        raise_if_broken(problems, len(dataset))
+    kept = usable(dataset, problems)
+    if len(kept) == 0:
+        raise InputError(f"got no usable row in {config.data}, expected some: mend them")
+    return kept
+
+
+def token_count(collator: VqaCollator, row: dict[str, Any]) -> int:
+    """Tokens of a row, those of its pictures included."""
+    return collator([row])["input_ids"].shape[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+
+
+def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorMixin, dict[str, Any]]:
+    """Model, processor, and what there is to record of the model: id, revision, fingerprint of its weights."""
+    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    load: dict[str, Any] = {"dtype": torch.float32 if config.adapter == "none" else "auto"}
+    load |= dict(config.model_init_kwargs or {})
+    if config.adapter == "qlora":
+        load["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    what = f"got the model {config.model}, expected a vision-language model with its processor"
+    processor = as_input_error(lambda: AutoProcessor.from_pretrained(config.model, **source), what)
+    if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
+        raise InputError(f"{what}: it has a {type(processor).__name__} only")
+    model = as_input_error(lambda: AutoModelForImageTextToText.from_pretrained(config.model, **source, **load), what)
+    as_input_error(lambda: find_text_trunk(model.base_model), what)
+    train_only_what_is_asked(model, config)
+    local = os.path.exists(config.model)
+    path = None if local else cached_file(config.model, "config.json", revision=config.revision)
+    base = {
+        "base_model": config.model,
+        "base_revision": extract_commit_hash(path, None),
+        "base_fingerprint": None if config.adapter == "qlora" else model_fingerprint(model),
+    }
+    return model, processor, base
+
+
+def train_only_what_is_asked(model: PreTrainedModel, config: VqaFinetuningConfig) -> None:
+    """Freeze all but the language model and its head, unless the vision tower is to be trained, too."""
+    if config.train_vision:
+        return
+    trunk, _ = find_text_trunk(model.base_model)
+    model.requires_grad_(False)
+    for part in (trunk, model.get_output_embeddings()):
+        if part is not None and config.adapter != "qlora":
+            part.requires_grad_(True)
+
+
+def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConfig:
+    """LoRA or DoRA on the linear projections of the language model's layers, or on `lora_targets`.
+
+    Raises:
+        InputError: the targets match no linear layer.
+    """
+    names = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    targets = config.lora_targets or _projections(model)
+    try:
+        matched = [name for name in names if re.fullmatch(targets, name)]
+    except re.error as error:
+        raise InputError(f"got lora_targets {targets!r}, expected a regular expression ({error})") from error
+    if not matched:
+        example = next(iter(names))
+        raise InputError(
+            f"got lora_targets {targets!r}, which match none of {len(names)} linear layers, expected names such as "
+            f"{example}: correct the expression"
+        )
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        use_dora=config.adapter == "dora",
+        revision=config.revision,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _projections(model: PreTrainedModel) -> str:
+    """A regular expression for the linear projections in the layers of the language model, and for nothing else."""
+    _, layers = find_text_trunk(model.base_model)
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    linear = [name for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
+    leaves = sorted({name.rpartition(".")[2] for name in linear})
+    return rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})"
+
+
+# -------------------------------------------------------------------------------------------------------------- resume
+
+
+def run_identity(config: VqaFinetuningConfig, dataset: Dataset, base: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run: settings, data and the model's weights."""
+    settings = {name: value for name, value in changed_settings(config).items() if not _APART.match(name)}
+    return {"settings": settings, "data": data_fingerprint(config.data, dataset), "model": base["base_fingerprint"]}
+
+
+def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
+    """The settings of stage 1, and those of TRL's that differ from its defaults, as JSON has them."""
+    trl_defaults = {one.name: one.default for one in fields(SFTConfig)}
+    values = config.to_dict()
+    return {
+        one.name: values[one.name]
+        for one in fields(config)
+        if one.name in values and (one.name not in trl_defaults or values[one.name] != trl_defaults[one.name])
+    }
+
+
+def data_fingerprint(source: str, dataset: Dataset) -> str:
+    """SHA-256 of local files and the number of rows used; of data on the Hub, datasets' own fingerprint."""
+    digest = hashlib.sha256(str(len(dataset)).encode())
+    for path in map(Path, source.split(",")):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            elif not file.exists():
+                digest.update(dataset._fingerprint.encode())
+    return digest.hexdigest()
+
+
+def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
+    """The newest whole checkpoint in the folder of this very run; none if it has not begun.
+
+    Raises:
+        InputError: the folder holds another run.
+    """
+    if not (output / RUN).exists():
+        if output.is_dir() and any(output.glob("checkpoint-*")):
+            raise InputError(f"got {output} with checkpoints of an unknown run, expected a new folder: choose another")
+        return None
+    found = read_json(output / RUN)
+    different = [name for name in identity if found.get(name) != identity[name]]
+    if different:
+        raise InputError(
+            f"got {output}, which holds a run with other {' and '.join(different)}, expected this run's: choose "
+            "another output folder or remove it"
+        )
+    # The state is written last: without it a checkpoint is not whole.
+    whole = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def as_input_error(make, message: str):
+    """What `make()` returns; what a library raises about bad input becomes one line."""
+    try:
+        return make()
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise InputError(f"{message}: {' '.join(str(error).split())[:300]}") from error
+
+
+def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
+    """The settings given by options and by a YAML file (`--config`).
+
+    Raises:
+        InputError: an option or a value is unknown.
+    """
+    parser = TrlParser(VqaFinetuningConfig, prog="granted train vqa")
+    try:
+        (config,) = parser.parse_args_and_config(list(arguments))
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"got options that cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return config
+
+
+def run(arguments: Sequence[str]) -> str:
+    """Do what the command line asks; what is to be shown at the end."""
+    config = parse(arguments)
+    if config.dry_run:
+        model, processor, _ = load_model(config)
+        peft_config = lora_config(config, model) if config.adapter != "none" else None
+        collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
+        return dry_run_report(config, model, collator, usable_rows(config), peft_config)
+    return f"wrote {finetune(config)}; make an encoder of it with granted export {config.output_dir} --output DIR"
+
+
+def main() -> None:
+    """Entry point for `accelerate launch -m`."""
+    from granted.cli import run_as_command
+
+    run_as_command(lambda: run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
