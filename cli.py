@@ -271,7 +271,7 @@ def train_vqa(context: typer.Context):
     """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
     from granted.training.vqa_finetuning import run
 
-    console.print(run(context.args), markup=False, highlight=False)
+    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -295,13 +295,38 @@ def export(
 def miniature(
     output: Annotated[Path, typer.Option(help="The folder to make.")],
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
+    pictures: Annotated[int, typer.Option(help="Shown to the vision tower, so that it sees; 0 for none.")] = 60000,
 ):
-    """Make a Qwen3-VL in miniature, untrained: the real classes, small enough to train on two cores."""
+    """Make a Qwen3-VL in miniature: the real classes, small enough to train on two cores."""
     from granted.training.miniature import build_miniature
 
-    with console.status("making tokenizer and weights"):
-        model = build_miniature(output, seed=seed)
-    console.print(f"wrote {output} ({model.num_parameters():,} parameters)")
+    seen = build_miniature(output, seed=seed, pictures=pictures)
+    for name, share in seen.items():
+        console.print(f"the tower tells the {name} of {100 * share:.0f} % of the figures")
+    console.print(f"wrote {output}")
+
+
+@app.command()
+def vqa(
+    models: Annotated[list[str], typer.Argument(help="Folders or Hub ids; NAME=PATH names one, such as before=...")],
+    data: Annotated[str, typer.Option(help="Held-out rows of granted data shapes vqa.")],
+    training_data: Annotated[str, typer.Option(help="The rows trained on, for the majority answers.")],
+    output: Annotated[Path, typer.Option(help="Folder for vqa.json and questions.png.")],
+    config: ConfigFile = None,
+    batch_size: Annotated[int, typer.Option(help="Rows answered at a time.")] = 32,
+):
+    """How well vision-language models answer questions about shapes, with the right picture and with another."""
+    from granted.eval_metric.vqa import evaluate_vqa
+
+    report = evaluate_vqa(models, data, training_data, output, batch_size=batch_size)
+    names = [name for name in report["all"] if name != "n"]
+    table = Table("aspect", "n", *names, title="answered right, % [95% interval]")
+    for aspect, figures in report.items():
+        shares = [(figures[name]["accuracy"], *figures[name]["ci95"]) for name in names]
+        cells = ["{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in three)) for three in shares]
+        table.add_row(aspect, str(figures["n"]), *cells)
+    console.print(table)
+    console.print(f"wrote {output}")
 
 
 @data.command("ted")
@@ -399,31 +424,53 @@ def data_check(
 
 @data.command("shapes")
 def data_shapes(
-    kind: Annotated[str, typer.Argument(help="vqa, text-to-image, text-to-video, or sheet (a PNG to look at).")],
-    output: Annotated[Path, typer.Option(help="The Parquet file, or for a sheet the PNG.")],
+    kind: Annotated[
+        str, typer.Argument(help="vqa, text-to-image, text-to-video, pairs, ted, or sheet (a PNG to look at).")
+    ],
+    output: Annotated[Path, typer.Option(help="The Parquet file; for ted a folder, for a sheet a PNG.")],
     count: Annotated[int, typer.Option(help="Rows, or scenes of a sheet.")] = 24,
     media: Annotated[str, typer.Option(help="For vqa: image or video.")] = "image",
     size: Annotated[int, typer.Option(help="Pixels, 32 to 512.")] = 128,
     frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
     questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
+    aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
+    hard_negatives: Annotated[int, typer.Option(help="For pairs: captions with one fact changed.")] = 0,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ):
-    """Draw scenes of shapes: questions about pictures or clips, captioned pictures or clips, or a contact sheet."""
+    """Scenes of shapes: questions, captioned pictures or clips, caption pairs, a TED benchmark, or a contact sheet."""
+    from granted.dataset_builders.caption_pairs.pairs import write_pairs
     from granted.dataset_builders.scenes.shapes import rows
-    from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet
+    from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet, shapes_ted
+    from granted.dataset_builders.ted_6k.export import export_dataset
+    from granted.dataset_builders.ted_6k.records import SYNTHETIC
 
     makers = {
-        "vqa": lambda: rows.vqa_rows(count, seed=seed, media=media, size=size, frames=frames, questions=questions),
+        "vqa": lambda: rows.vqa_rows(
+            count,
+            seed=seed,
+            media=media,
+            size=size,
+            frames=frames,
+            questions=questions,
+            aspects=_names(aspects) or rows.ASPECTS,
+        ),
         "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size),
         "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
     }
-    if kind != "sheet" and kind not in makers:
-        raise InputError(f"got {kind!r}, expected one of {', '.join(makers)} or sheet: name one")
-    with console.status(f"drawing {output}"):
-        if kind == "sheet":
-            shapes_contact_sheet(output, scenes=count, seed=seed)
-        else:
-            rows.write_rows(makers[kind](), output)
+    others = {
+        "pairs": lambda: write_pairs(rows.shapes_pairs(count, seed=seed, hard_negatives=hard_negatives), output),
+        "ted": lambda: export_dataset(
+            list(shapes_ted(count, seed=seed)),
+            output,
+            config_name=SYNTHETIC,
+            source_note=f"Generated by granted: scenes of shapes (seed {seed}).",
+        ),
+        "sheet": lambda: shapes_contact_sheet(output, scenes=count, seed=seed),
+    }
+    if kind not in makers | others:
+        raise InputError(f"got {kind!r}, expected one of {', '.join(makers | others)}: name one")
+    with console.status(f"making {output}"):
+        others[kind]() if kind in others else rows.write_rows(makers[kind](), output)
     console.print(f"wrote {count} {'scenes' if kind == 'sheet' else 'rows'} to {output}")
 
 

@@ -1,8 +1,7 @@
 """How well a vision-language model answers questions about shapes, and whether it looks at the pictures.
 
-    answers = answer(model, processor, rows)
-    report = vqa_report(rows, answers, majority_answers(training_rows))
-    question_sheet(rows[:12], answers, "sheet.png")
+    report = evaluate_vqa(["before=FOLDER", "after=FOLDER"], "held_out.parquet", "training.parquet", "vqa")
+    report["counting"]["after"]                    # {"accuracy": ..., "ci95": [...]}
 
 Truth is the key of each question, judged in any wording. Beside the accuracy stand the majority answer of the training
 rows to each kind of question, and the accuracy with another question's picture: without looking the two are the same.
@@ -12,21 +11,68 @@ import os
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from accelerate import PartialState
 from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from granted.dataset_builders.scenes.shapes.questions import is_right
+from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
+from granted.eval_metric.evaluation import split_spec
 from granted.eval_metric.statistics import bootstrap_accuracy
-from granted.files import atomic_path
-from granted.training.vqa_collator import VqaCollator
+from granted.files import atomic_path, write_json
 
 
-ROWS_SHOWN = 12
+SHOWN = 12  # questions on the sheet
+
+
+def evaluate_vqa(
+    models: Sequence[str], data: str, training_data: str, output: str | os.PathLike, *, batch_size: int = 32
+) -> dict[str, dict[str, Any]]:
+    """Answer held-out questions with each model, and with the last once more about other pictures; write the report.
+
+    Args:
+        models (`list[str]`): folders or Hub ids, `NAME=PATH` to name one.
+        data, training_data (`str`): rows of `vqa_rows`; of the second only the majority answers are taken.
+        output (`str`): gets `vqa.json`, the report with the answers, and `questions.png`, twelve of them.
+        batch_size (`int`, defaults to 32): rows answered at a time.
+
+    Returns:
+        `dict`: as of [`vqa_report`].
+
+    Raises:
+        InputError: a model or the rows cannot be used.
+    """
+    held_out, trained = load_vqa(data), load_vqa(training_data)
+    for rows in (held_out, trained):
+        missing = {"aspect", "pattern", "key"} - set(rows.column_names)
+        if missing:
+            raise InputError(f"got rows without {', '.join(sorted(missing))}, expected those of granted data shapes")
+    rows = [row for row in held_out if row["key"]]
+    answers: dict[str, list[str]] = {}
+    for spec in models:
+        name, path = split_spec(spec)
+        try:
+            processor = AutoProcessor.from_pretrained(path)
+            model = AutoModelForImageTextToText.from_pretrained(path).to(PartialState().device)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"got model {path} ({reason}), expected a vision-language model: check it") from error
+        answers[name] = answer(model, processor, rows, batch_size=batch_size)
+    answers[f"{name}, picture swapped"] = answer(model, processor, swapped(rows), batch_size=batch_size)
+    report = vqa_report(rows, answers, majority_answers(trained.select_columns(["pattern", "key"])))
+    said = [{"id": row["id"], "key": row["key"]} | {n: a[i] for n, a in answers.items()} for i, row in enumerate(rows)]
+    write_json(Path(output) / "vqa.json", {"accuracy": report, "answers": said})
+    shown = [round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)]
+    question_sheet([rows[i] for i in shown], [answers[name][i] for i in shown], Path(output) / "questions.png")
+    return report
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """The fused encoder: batches and padding, encode, saving and loading, what is refused."""
 
 import os
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
@@ -339,6 +341,27 @@ def test_from_encoder_passes_its_loading_options_on(tiny_encoder_folder):
     assert model.config.fusion == "norm_avg" and model.config.max_sequence_length == 33
     assert model.config.encoder_revision is None and model.config.encoder_name_or_path == tiny_encoder_folder
     assert model.encode(["a red cube"])[0].dtype == torch.bfloat16
+
+
+def test_an_encoder_from_the_hub_is_recorded_with_its_commit_and_found_again_at_it(
+    tiny_encoder_folder, tmp_path, monkeypatch, sentences
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached, old, new = tmp_path / "hub" / "models--org--encoder", "a" * 40, "b" * 40
+    shutil.copytree(tiny_encoder_folder, cached / "snapshots" / old)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(old)
+    model = GrantedModel.from_encoder("org/encoder")
+    assert model.config.encoder_revision == old
+    model.save_pretrained(tmp_path / "fusion", fusion_only=True)
+    other = AutoModel.from_pretrained(tiny_encoder_folder)
+    torch.nn.init.normal_(other.get_input_embeddings().weight)
+    shutil.copytree(tiny_encoder_folder, cached / "snapshots" / new)
+    other.save_pretrained(cached / "snapshots" / new)
+    (cached / "refs" / "main").write_text(new)  # the repository has moved on
+    again = GrantedModel.from_pretrained(tmp_path / "fusion")
+    assert all(map(torch.equal, again.encode(sentences), model.encode(sentences)))
+    assert not torch.equal(GrantedModel.from_encoder("org/encoder").encode(sentences)[0], model.encode(sentences)[0])
 
 
 def test_the_length_limit_is_never_above_what_the_encoder_can_read(tiny_bert_folder):

@@ -27,8 +27,14 @@ from granted.dataset_builders.scenes.shapes.drawing import render_image, render_
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
-from granted.dataset_builders.scenes.shapes.rows import text_to_image_rows, text_to_video_rows, vqa_rows, write_rows
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes
+from granted.dataset_builders.scenes.shapes.rows import (
+    shapes_pairs,
+    text_to_image_rows,
+    text_to_video_rows,
+    vqa_rows,
+    write_rows,
+)
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes, swap_one_look
 from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
 from granted.dataset_builders.scenes.statements import DIFFICULTIES, ask
 from granted.dataset_builders.scenes.world import split_of
@@ -329,3 +335,28 @@ def test_the_same_seed_gives_the_same_data_in_any_process():
     hashed = hashlib.sha256(repr(content).encode()).hexdigest()
     assert answer.split() == [fingerprint(list(shapes_ted(200, seed=3))), hashed]
     assert fingerprint(list(shapes_ted(200, seed=4))) != fingerprint(list(shapes_ted(200, seed=3)))
+
+
+def test_pairs_tell_one_scene_twice_and_hard_negatives_change_it():
+    pairs = list(shapes_pairs(60, hard_negatives=2))
+    assert pairs == list(shapes_pairs(60, hard_negatives=2)) and len({pair["id"] for pair in pairs}) == 60
+    for pair in pairs:
+        assert len(pair["negatives"]) == 2 and pair["caption_a"] != pair["caption_b"]
+        assert pair["caption_b"] not in pair["negatives"] and pair["caption_a"] not in pair["negatives"]
+        lengths = [len(text.split()) for text in (pair["caption_b"], *pair["negatives"])]
+        assert max(lengths) - min(lengths) < 25
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_swapping_one_look_changes_what_is_true_of_two_subjects_only(media):
+    for number in range(60):
+        scene, drawing = sample_shapes(f"swap/{number}", media, ("Adjective",))
+        other = swap_one_look(scene, drawing, random.Random(number))
+        if other is not None:
+            looks = {
+                subject
+                for relation in ("colour", "size", "texture")
+                for subject, value in scene.facts[relation].items()
+                if other.facts[relation][subject] != value
+            }
+            assert len(looks) in (0, 2) and set(other.entities) == set(scene.entities)

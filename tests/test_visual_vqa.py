@@ -494,7 +494,6 @@ def test_every_broken_row_is_found_and_counted(mixed):
     found = [(problem.row, problem.id, problem.kind) for problem in problems]
     assert found == [(1, "r1", "image"), (2, "r2", "placeholders"), (4, "r4", "image"), (5, "r5", "empty answer")]
     assert "unreadable" in problems[0].message and "missing" in problems[2].message
-    assert [problem.row for problem in check_rows(mixed, open_media=False)] == [2, 5]
 
 
 def test_broken_rows_are_skipped(mixed):

@@ -19,13 +19,21 @@ from granted import GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import write_pairs
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.scenes.world import world_pairs
+from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, answer_template
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
 from granted.training.export import RECORD, export_encoder
 from granted.training.miniature import miniature_config, miniature_processor, miniature_tokenizer
 from granted.training.ted_probe import encoder_of
-from granted.training.vqa_collator import IGNORED, VqaCollator, answer_template
-from granted.training.vqa_finetuning import VqaFinetuningConfig, finetune, load_model, lora_config, parse, run
+from granted.training.vqa_finetuning import (
+    LengthsOfEpoch,
+    VqaFinetuningConfig,
+    finetune,
+    load_model,
+    lora_config,
+    parse,
+    run,
+)
 
 
 @pytest.fixture(scope="session")
@@ -169,10 +177,6 @@ def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     base = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32)
     unmerged = PeftModel.from_pretrained(base, tmp_path / "run").eval()
     loss = summed_loss(unmerged, collator, mixed)
-    before = weights(model_folder)
-    inside = unmerged.get_base_model().state_dict()
-    kept = {name.replace(".base_layer", ""): tensor for name, tensor in inside.items() if "lora" not in name}
-    assert not moved(before, kept)
     merged = unmerged.merge_and_unload().eval()
     assert summed_loss(merged, collator, mixed) == pytest.approx(loss, rel=1e-5)
     encoder = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
@@ -185,7 +189,7 @@ def test_resumed_is_uninterrupted(model_folder, data, tmp_path):
     finetune(options(model_folder, data, tmp_path / "whole", max_steps=4, save_steps=2))
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for path in (tmp_path / "broken").iterdir():
-        if path.name == "checkpoint-4" or path.suffix == ".safetensors":
+        if path.name in ("checkpoint-4", RECORD) or path.suffix == ".safetensors":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     # What a kill leaves behind in the middle of writing a checkpoint: a folder without its state.
     (tmp_path / "broken" / "checkpoint-3").mkdir()
@@ -213,9 +217,38 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_fold
     assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
-def test_rows_grouped_by_length_train(model_folder, data, tmp_path):
-    finetune(options(model_folder, data, tmp_path / "run", train_sampling_strategy="group_by_length"))
-    assert json.loads((tmp_path / "run" / RECORD).read_text())["rows"] == 8
+def test_rows_grouped_by_length_resume_exactly_in_a_later_epoch(model_folder, data, tmp_path):
+    changed = {"train_sampling_strategy": "group_by_length", "max_steps": 7, "save_steps": 1, "save_total_limit": None}
+    finetune(options(model_folder, data, tmp_path / "whole", **changed))
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    (tmp_path / "broken" / RECORD).unlink()
+    for step in (6, 7):  # so that it goes on in the middle of the second epoch
+        shutil.rmtree(tmp_path / "broken" / f"checkpoint-{step}")
+    finetune(options(model_folder, data, tmp_path / "broken", **changed))
+    assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_rows_of_like_length_share_a_batch_and_every_epoch_has_an_order_of_its_own():
+    lengths = [10 + number % 7 * 50 for number in range(280)]
+    sampler = LengthsOfEpoch(4, lengths, seed=0)
+    first = list(sampler)
+    batches = [[lengths[i] for i in first[start : start + 4]] for start in range(0, 280, 4)]
+    assert sorted(first) == list(range(280))
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 50
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    again = LengthsOfEpoch(4, lengths, seed=0)
+    assert list(again) == first
+
+
+def test_a_finished_run_is_not_trained_any_further(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "run", save_steps=1))
+    before = weights(tmp_path / "run")
+    finetune(options(model_folder, data, tmp_path / "run", save_steps=1))
+    (tmp_path / "run" / RECORD).unlink()  # killed while the model was being saved
+    finetune(options(model_folder, data, tmp_path / "run", save_steps=1))
+    assert not moved(before, weights(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["steps"] == 3
 
 
 def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data, tmp_path):
@@ -225,20 +258,35 @@ def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data,
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
-def test_ted_is_scored_before_during_and_after_and_the_training_does_not_notice(model_folder, data, tmp_path):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_ted_is_scored_before_during_and_after_and_the_training_does_not_notice(model_folder, data, tmp_path, bf16):
     write_pairs(world_pairs(24, categories=1, words=(40, 150)), tmp_path / "pairs.parquet")
     (tmp_path / "ted.yaml").write_text(
         "features: [last, norm_avg]\nbatch_size: 4\nmax_steps: 2\nheld_out: 4\nlearning_rates: 1.0e-3\n"
     )
     probed = {"ted": "sample", "ted_pairs": str(tmp_path / "pairs.parquet"), "ted_config": str(tmp_path / "ted.yaml")}
-    finetune(options(model_folder, data, tmp_path / "with", max_steps=4, ted_steps=2, **probed))
-    finetune(options(model_folder, data, tmp_path / "without", max_steps=4))
+    steps = {"max_steps": 4, "bf16": bf16, "gradient_accumulation_steps": 2}
+    finetune(options(model_folder, data, tmp_path / "with", ted_steps=2, **steps, **probed))
+    finetune(options(model_folder, data, tmp_path / "without", **steps))
     assert not moved(weights(tmp_path / "with"), weights(tmp_path / "without"))
     scores = json.loads((tmp_path / "with" / RECORD).read_text())["ted"]
     assert set(scores) == {"0", "2", "4"}
     for at_step in scores.values():
         assert set(at_step) == {"last", "norm_avg"}
         assert 0 <= at_step["norm_avg"]["accuracy"] <= 1 and at_step["norm_avg"]["categories"]["OCR"]["n"] > 0
+
+
+def test_a_resumed_run_keeps_the_scores_it_has(model_folder, data, tmp_path):
+    write_pairs(world_pairs(24, categories=1, words=(40, 150)), tmp_path / "pairs.parquet")
+    (tmp_path / "ted.yaml").write_text("batch_size: 4\nmax_steps: 1\nheld_out: 4\n")
+    probed = {"ted": "sample", "ted_pairs": str(tmp_path / "pairs.parquet"), "ted_config": str(tmp_path / "ted.yaml")}
+    changed = {"max_steps": 4, "save_steps": 2, "ted_steps": 1} | probed
+    finetune(options(model_folder, data, tmp_path / "run", **changed))
+    before = json.loads((tmp_path / "run" / RECORD).read_text())["ted"]
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run" / RECORD).unlink()
+    finetune(options(model_folder, data, tmp_path / "run", **changed))
+    assert json.loads((tmp_path / "run" / RECORD).read_text())["ted"] == before
 
 
 def test_the_probe_scores_what_export_makes(model_folder, data, tmp_path):
@@ -307,18 +355,31 @@ def test_broken_rows_are_named_or_left_out_and_counted(model_folder, data, tmp_p
     with pytest.raises(InputError, match=r"blank.*gone"):
         finetune(options(model_folder, data, tmp_path / "run", **changed))
     finetune(options(model_folder, data, tmp_path / "run", skip_broken=True, **changed))
-    assert json.loads((tmp_path / "run" / RECORD).read_text())["rows"] == 2
+    record = json.loads((tmp_path / "run" / RECORD).read_text())
+    assert record["rows"] == 2 and record["rows_skipped"] == {"empty answer": 1, "image": 1}
+
+
+def test_a_row_that_the_processor_cannot_take_is_named_before_training(model_folder, data, tmp_path):
+    row = next(vqa_rows(1, media="video", size=32, frames=8))
+    row["videos"] = [row["videos"][0][:1]]
+    spoken = [{"role": "user", "content": "What is <|image_pad|>?"}, {"role": "assistant", "content": "A token."}]
+    write_rows([row], tmp_path / "clip.parquet")
+    (tmp_path / "text.jsonl").write_text(json.dumps({"messages": spoken}))
+    for name in ("clip.parquet", "text.jsonl"):
+        with pytest.raises(InputError, match="model"):
+            finetune(options(model_folder, data, tmp_path / "run", data=str(tmp_path / name)))
 
 
 def test_a_folder_of_another_run_is_refused(model_folder, data, tmp_path):
     finetune(options(model_folder, data, tmp_path / "run", max_steps=1))
     for changed in ({"learning_rate": 1e-4}, {"data": str(data / "texts.jsonl")}):
-        with pytest.raises(InputError, match="holds a run with other"):
+        with pytest.raises(InputError, match=r"holds a run with other (learning_rate|data)"):
             finetune(options(model_folder, data, tmp_path / "run", **{"max_steps": 1} | changed))
 
 
 def test_unknown_options_and_files_are_one_line(tmp_path):
     (tmp_path / "bad.yaml").write_text("model: x\ndata: y\nno_such_setting: 1\n")
-    for arguments in (["--config", str(tmp_path / "bad.yaml")], ["--config", str(tmp_path / "none.yaml")]):
+    spoilt = [["--config", str(tmp_path / "bad.yaml")], [f"--config={tmp_path / 'none.yaml'}"], ["--max_steps=abc"]]
+    for arguments in spoilt:
         with pytest.raises(InputError, match="options that cannot be read"):
             parse([*arguments, "--use_cpu=true", "--bf16=false"])

@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from granted import GrantedModel, __version__
@@ -82,13 +83,17 @@ def export_encoder(
     if not isinstance(record, dict):
         raise InputError(f"got {run / RECORD} without an object in it, expected the record that the training wrote")
 
+    options = {"fusion": fusion, "keep_vision": keep_vision}
     with atomic_path(output) as temporary:
-        source, hub_id = run, record.get("base_model") if record.get("base_revision") else None
         if adapter:
-            source = temporary.parent / "merged"  # in the private folder that atomic_path removes
-            hub_id = _merge(run, source, base, record)
-        with _as_input_error(f"got {run}, expected a model that can be loaded with its tokenizer"):
-            model = GrantedModel.from_encoder(source, fusion=fusion, dtype=dtype, keep_vision=keep_vision)
+            merged, tokenizer, hub_id = _merge(run, base, record)
+            if dtype != "auto":
+                merged = merged.to(getattr(torch, dtype))
+            model = GrantedModel.from_loaded(merged.base_model, tokenizer, **options)
+        else:
+            hub_id = record.get("base_model") if record.get("base_revision") else None
+            with _as_input_error(f"got {run}, expected a model that can be loaded with its tokenizer"):
+                model = GrantedModel.from_encoder(run, dtype=dtype, **options)
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise InputError(f"got NaN or infinite weights from {run}, expected finite ones: take another checkpoint")
         model.config.encoder_name_or_path, model.config.encoder_config._name_or_path = hub_id, hub_id or ""
@@ -145,8 +150,8 @@ def _holds_adapter(run: Path) -> bool:
     raise InputError(f"got {run} without config.json or adapter_config.json, expected a model: check the path")
 
 
-def _merge(run: Path, merged: Path, base: str | None, record: dict) -> str | None:
-    """Write base with adapter, and the run's tokenizer, to the folder `merged`; returns the base's Hub id if any."""
+def _merge(run: Path, base: str | None, record: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+    """Base with adapter, the run's tokenizer, and the base's Hub id if it has one."""
     with _as_input_error(f"got an unusable adapter_config.json in {run}, expected one that peft can read"):
         config = PeftConfig.from_pretrained(run)
     revision = None
@@ -161,12 +166,13 @@ def _merge(run: Path, merged: Path, base: str | None, record: dict) -> str | Non
             f"got the base {base} with other weights than the adapter in {run} was trained on, expected the "
             f"fingerprint {fingerprint[:12]} of {RECORD}: pass that base"
         )
-    _merge_adapter(model, config, run, base).base_model.save_pretrained(merged)
+    merged = _merge_adapter(model, config, run, base)
     with _as_input_error(f"got an unusable tokenizer in {run}, expected the one of the training"):
-        AutoTokenizer.from_pretrained(run, config=model.config).save_pretrained(merged)
-    if not os.path.exists(base):
-        return base
-    return record.get("base_model") if fingerprint and record.get("base_revision") else None
+        tokenizer = AutoTokenizer.from_pretrained(run, config=model.config)
+    hub_id = base
+    if os.path.exists(base):
+        hub_id = record.get("base_model") if fingerprint and record.get("base_revision") else None
+    return merged, tokenizer, hub_id
 
 
 def _load_base(base: str, revision: str | None) -> PreTrainedModel:

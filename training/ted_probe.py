@@ -8,6 +8,7 @@ training does not notice: its random numbers go on where they were.
 """
 
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from accelerate.state import AcceleratorState, GradientState
 from transformers import TrainerCallback
 from transformers.modeling_utils import PreTrainedModel
 
@@ -25,7 +27,7 @@ from granted.errors import InputError
 from granted.eval_metric.benchmark import load_head, score_encoder
 from granted.eval_metric.evaluation import dataset_description
 from granted.eval_metric.results import Result
-from granted.files import write_json
+from granted.files import read_json, write_json
 from granted.modeling_granted import GrantedModel
 from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
 
@@ -75,12 +77,12 @@ class TedProbe(TrainerCallback):
         return cls(records, dataset, pairs, settings, folder, processor.tokenizer, config.ted_steps)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if args.fsdp or args.deepspeed or args.parallelism_config is not None:
-            raise InputError(
-                "got ted with a model whose weights are spread over processes, expected whole ones: leave ted out and "
-                "score checkpoints with granted export and granted evaluate"
-            )
-        self.score(model, state.global_step)
+        stored = self.output / "scores.json"
+        if state.global_step and stored.exists():  # the run goes on
+            scores = read_json(stored)
+            self.scores = {step: scores[step] for step in scores if int(step) <= state.global_step}
+        if state.global_step == 0:
+            self.score(model, 0)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
@@ -91,7 +93,10 @@ class TedProbe(TrainerCallback):
 
     def score(self, model: torch.nn.Module, step: int) -> None:
         """Train aggregators for the encoder as it is now and score it, unless this step has been scored."""
+        if str(step) in self.scores:
+            return
         folder = self.output / f"step-{step}"
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted score left
         with untouched(model):
             results = self._results(model, folder)
         self.scores[str(step)] = {result.feature: result.summary() for result in results}
@@ -129,14 +134,22 @@ def encoder_of(model: torch.nn.Module, tokenizer) -> GrantedModel:
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """Leaves the model's modes, what of it is trained, and all random numbers as they were."""
+    """Leaves the model's modes, what of it is trained, all random numbers and accelerate's state as they were."""
+    # The aggregator's training has a precision and gradients of its own, where accelerate keeps one for all.
+    states = (AcceleratorState, GradientState)
+    kept = [dict(state._shared_state) for state in states]
+    for state in states:
+        state._shared_state.clear()
     modes = {module: module.training for module in model.modules()}
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     python, arrays = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             yield
     finally:
+        for state, values in zip(states, kept):
+            state._shared_state.clear()
+            state._shared_state.update(values)
         random.setstate(python)
         np.random.set_state(arrays)
         for module, training in modes.items():

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from granted.training.vqa_collator import IGNORED, VqaCollator
+from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator
 
 
 SHOWN, COUNTED = 3, 200  # rows
@@ -56,13 +57,11 @@ def dry_run_report(
 
 def rendered(batch: dict[str, torch.Tensor], tokenizer) -> str:
     """The text of the first row of a batch, what counts in the loss in 【】, runs of one special token shortened."""
-    text, inside = "", False
-    for token, label in zip(batch["input_ids"][0].tolist(), batch["labels"][0].tolist()):
-        if (label != IGNORED) != inside:
-            inside = not inside
-            text += "【" if inside else "】"
-        text += tokenizer.decode([token])
-    text += "】" if inside else ""
+    marked = zip(batch["input_ids"][0].tolist(), (batch["labels"][0] != IGNORED).tolist())
+    text = ""
+    for counts, run in groupby(marked, key=lambda pair: pair[1]):
+        said = tokenizer.decode([token for token, _ in run])
+        text += f"【{said}】" if counts else said
     return re.sub(r"(<\|[^|]+\|>)\1+", lambda run: f"{run[1]}×{len(run[0]) // len(run[1])}", text).strip()
 
 

@@ -4,7 +4,7 @@
     accelerate launch --config_file training/configs/accelerate_fsdp2.yaml -m granted.training.vqa_finetuning \\
         --config training/configs/vqa_qwen3_vl_8b_fsdp2.yaml --data vqa.parquet --output_dir run
 
-Tiny, on CPU: `granted miniature --output miniature`, then `training/configs/vqa_miniature.yaml`. `--dry_run true`
+Tiny, on CPU: `make miniature`, whose settings are `training/configs/vqa_miniature.yaml`. `--dry_run true`
 shows what would be trained on. Run the same command again to go on after an interruption. `granted export` makes an
 encoder of the outcome.
 """
@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -29,18 +31,19 @@ from transformers import (
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from granted import __version__
-from granted.dataset_builders.visual_vqa.check import check_rows, raise_if_broken, usable
+from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
+from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
 from granted.files import read_json, write_json
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.export import RECORD, model_fingerprint
 from granted.training.ted_probe import TedProbe
-from granted.training.vqa_collator import VqaCollator
 from granted.training.vqa_dry_run import dry_run_report
 
 
@@ -48,7 +51,7 @@ ADAPTERS = ("none", "lora", "dora", "qlora")
 RUN = "run.json"  # what makes two runs the same
 # Where a run is written, how it is shown and how it is spread: the result does not depend on it.
 _APART = re.compile(
-    r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted_"
+    r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted|dataloader_"
 )
 
 
@@ -111,6 +114,13 @@ class VqaFinetuningConfig(SFTConfig):
             raise InputError("got no model or no data, expected both: give --model and --data")
         if self.max_length is not None or self.packing or self.padding_free:
             raise InputError("got max_length, packing or padding_free, expected none: pictures must not be cut")
+        if not self.assistant_only_loss or self.completion_only_loss or self.chat_template_path:
+            raise InputError(
+                "got assistant_only_loss=false, completion_only_loss or chat_template_path, expected none: the loss "
+                "is on answers, by the chat template beside the model"
+            )
+        if self.resume_from_checkpoint:
+            raise InputError("got resume_from_checkpoint, expected none: the same command goes on by itself")
         if bool(self.ted) != bool(self.ted_pairs):
             raise InputError("got one of ted and ted_pairs, expected both or none: an aggregator is trained on pairs")
         gpu = torch.cuda.is_available()
@@ -133,16 +143,16 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         InputError: model, data or settings cannot be used, or the folder holds another run. Nothing is written then.
     """
     output = Path(config.output_dir)
-    dataset = usable_rows(config)
     model, processor, base = load_model(config)
     collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
+    dataset, problems = usable_rows(config, collator)
     identity = run_identity(config, dataset, base)
     checkpoint = checkpoint_to_resume(output, identity)
-    if config.train_sampling_strategy == "group_by_length":
-        dataset = dataset.add_column("length", [token_count(collator, row) for row in dataset])
+    if (output / RECORD).exists():
+        return output  # this very run has been finished
     probe = TedProbe.from_files(config, processor) if config.ted else None
     trainer = as_input_error(
-        lambda: SFTTrainer(
+        lambda: VqaTrainer(
             model=model,
             args=config,
             data_collator=collator,
@@ -154,6 +164,11 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         f"got {config.model}, which TRL cannot fine-tune",
     )
     if probe:
+        if trainer.accelerator.num_processes > 1:
+            raise InputError(
+                "got ted with several processes, expected one: leave it out, and score checkpoints with granted "
+                "export and granted evaluate"
+            )
         probe.trainer = trainer
     if trainer.accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
@@ -165,6 +180,7 @@ def finetune(config: VqaFinetuningConfig) -> Path:
             "data": config.data,
             "data_fingerprint": identity["data"],
             "rows": len(dataset),
+            "rows_skipped": dict(Counter(problem.kind for problem in problems)),
             "steps": trainer.state.global_step,
             "settings": changed_settings(config),
             "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
@@ -177,21 +193,49 @@ def finetune(config: VqaFinetuningConfig) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def usable_rows(config: VqaFinetuningConfig) -> Dataset:
-    """The rows, all checked; broken ones are refused, or with `skip_broken` left out."""
+def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator) -> tuple[Dataset, list[Problem]]:
+    """The rows with their `length` in tokens, and those that are left out, with `skip_broken`.
+
+    Every row is made a batch of, so that none can end a training later.
+
+    Raises:
+        InputError: there are broken rows and they are not to be skipped, or there are no others.
+    """
     dataset = load_vqa(config.data)
-    problems = check_rows(dataset, show_progress=not config.disable_tqdm)
+    lengths: list[int] = []
+    problems = check_rows(
+        dataset,
+        use=lambda row: lengths.append(collator([row])["input_ids"].shape[1]),
+        show_progress=not config.disable_tqdm,
+    )
     if problems and not config.skip_broken:
         raise_if_broken(problems, len(dataset))
     kept = usable(dataset, problems)
     if len(kept) == 0:
         raise InputError(f"got no usable row in {config.data}, expected some: mend them")
-    return kept
+    return kept.add_column("length", lengths), problems
 
 
-def token_count(collator: VqaCollator, row: dict[str, Any]) -> int:
-    """Tokens of a row, those of its pictures included."""
-    return collator([row])["input_ids"].shape[1]
+class VqaTrainer(SFTTrainer):
+    """TRL's trainer, whose grouping by length is that of the epoch also after a resume."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthsOfEpoch(per_step, lengths=self.train_dataset["length"], seed=self.args.seed)
+
+
+class LengthsOfEpoch(LengthGroupedSampler):
+    """Groups rows by length, in an order that depends on seed and epoch only."""
+
+    def __init__(self, batch_size: int, lengths: Sequence[int], seed: int):
+        super().__init__(batch_size, lengths=list(lengths), generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -278,7 +322,8 @@ def _projections(model: PreTrainedModel) -> str:
 def run_identity(config: VqaFinetuningConfig, dataset: Dataset, base: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run: settings, data and the model's weights."""
     settings = {name: value for name, value in changed_settings(config).items() if not _APART.match(name)}
-    return {"settings": settings, "data": data_fingerprint(config.data, dataset), "model": base["base_fingerprint"]}
+    settings["processes"] = config.world_size
+    return {"model": base["base_fingerprint"], "data": data_fingerprint(config.data, dataset)} | settings
 
 
 def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
@@ -295,14 +340,14 @@ def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
 def data_fingerprint(source: str, dataset: Dataset) -> str:
     """SHA-256 of local files and the number of rows used; of data on the Hub, datasets' own fingerprint."""
     digest = hashlib.sha256(str(len(dataset)).encode())
-    for path in map(Path, source.split(",")):
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
+    for path in (Path(name.strip()) for name in source.split(",")):
+        if not path.exists():
+            digest.update(dataset._fingerprint.encode())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            elif not file.exists():
-                digest.update(dataset._fingerprint.encode())
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
     return digest.hexdigest()
 
 
@@ -317,15 +362,23 @@ def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
             raise InputError(f"got {output} with checkpoints of an unknown run, expected a new folder: choose another")
         return None
     found = read_json(output / RUN)
-    different = [name for name in identity if found.get(name) != identity[name]]
+    different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
     if different:
         raise InputError(
-            f"got {output}, which holds a run with other {' and '.join(different)}, expected this run's: choose "
-            "another output folder or remove it"
+            f"got {output}, which holds a run with other {', '.join(different)}, expected this run's: choose another "
+            "output folder or remove it"
         )
-    # The state is written last: without it a checkpoint is not whole.
-    whole = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    goes_on = [path for path in output.glob("checkpoint-*") if _goes_on(path)]
+    return str(max(goes_on, key=lambda path: int(path.name.split("-")[1]))) if goes_on else None
+
+
+def _goes_on(checkpoint: Path) -> bool:
+    """Whether a checkpoint is whole (its state is written last) and not of the last step, after which all is done."""
+    try:
+        state = read_json(checkpoint / "trainer_state.json")
+    except InputError:
+        return False
+    return state["global_step"] < state["max_steps"]
 
 
 # ------------------------------------------------------------------------------------------------------------- command
@@ -348,13 +401,19 @@ def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
         InputError: an option or a value is unknown.
     """
     parser = TrlParser(VqaFinetuningConfig, prog="granted train vqa")
+    parser.error = lambda message: _refuse(message)  # instead of the usage, which fills the screen
+    words = [word for argument in arguments for word in re.split(r"(?<=^--config)=", argument, maxsplit=1)]
     try:
-        (config,) = parser.parse_args_and_config(list(arguments))
+        (config,) = parser.parse_args_and_config(words)
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"got options that cannot be read: {' '.join(str(error).split())[:300]}") from error
     return config
+
+
+def _refuse(message: str) -> None:
+    raise InputError(f"got options that cannot be read: {message}: see granted train vqa --help")
 
 
 def run(arguments: Sequence[str]) -> str:
@@ -364,7 +423,8 @@ def run(arguments: Sequence[str]) -> str:
         model, processor, _ = load_model(config)
         peft_config = lora_config(config, model) if config.adapter != "none" else None
         collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
-        return dry_run_report(config, model, collator, usable_rows(config), peft_config)
+        dataset, _ = usable_rows(config, collator)
+        return dry_run_report(config, model, collator, dataset, peft_config)
     return f"wrote {finetune(config)}; make an encoder of it with granted export {config.output_dir} --output DIR"
 
 
@@ -372,7 +432,7 @@ def main() -> None:
     """Entry point for `accelerate launch -m`."""
     from granted.cli import run_as_command
 
-    run_as_command(lambda: run(sys.argv[1:]))
+    run_as_command(lambda: sys.stdout.write(f"{run(sys.argv[1:])}\n"))
 
 
 if __name__ == "__main__":

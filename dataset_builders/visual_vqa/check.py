@@ -6,7 +6,7 @@ raise_if_broken(problems, len(dataset))            # or: dataset = usable(datase
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
-from granted.dataset_builders.visual_vqa.rows import RowError, as_conversation
+from granted.dataset_builders.visual_vqa.rows import as_conversation
 from granted.errors import InputError
 
 
@@ -32,28 +32,35 @@ class Problem:
 
 
 def check_rows(
-    dataset: Iterable[Mapping[str, Any]], *, open_media: bool = True, show_progress: bool = False
+    dataset: Iterable[Mapping[str, Any]],
+    *,
+    use: Callable[[Mapping[str, Any]], object] | None = None,
+    show_progress: bool = False,
 ) -> list[Problem]:
     """Check all rows, one after the other; of a broken row the first problem is told.
 
     Args:
         dataset (`Dataset`, `IterableDataset` or any `Iterable` of rows): what `load_vqa` gives.
-        open_media (`bool`, defaults to `True`): open all images and decode all videos too, which takes the time.
+        use (`Callable`, *optional*): what is going to be done with a row, such as `lambda row: collator([row])`; a
+            `ValueError` is a problem of kind "model": a clip of one frame, a picture too narrow, `<|image_pad|>` in a
+            text.
         show_progress (`bool`, defaults to `False`): show a bar.
     """
     problems = []
     for number, row in enumerate(tqdm(dataset, desc="checking rows", unit="row", disable=not show_progress)):
         try:
             conversation = as_conversation(row)
-            if open_media:
-                for image in conversation.images:
-                    open_image(image)
-                for video in conversation.videos:
-                    # Of a file all frames are decoded, but two are held: a long video would fill the memory.
-                    open_clip(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
-        except RowError as error:
-            name = row.get("id")
-            problems.append(Problem(number, "" if name is None else str(name), error.kind, str(error)))
+            for image in conversation.images:
+                open_image(image)
+            for video in conversation.videos:
+                # Of a file all frames are decoded, but two are held: a long video would fill the memory.
+                open_clip(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
+            if use:
+                use(row)
+        except ValueError as error:  # a RowError is one
+            name, kind = row.get("id"), getattr(error, "kind", "model")
+            message = " ".join(str(error).split())[:300]
+            problems.append(Problem(number, "" if name is None else str(name), kind, message))
     return problems
 
 

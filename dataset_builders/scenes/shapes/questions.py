@@ -41,6 +41,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     "temporal order": ("Temporal",),
     "action": ("Action Recognition", "Adverb"),
     "style/background": ("Adjective", "Quantity", "Coreference", "OCR"),
+    "listing": ("Adjective", "OCR"),
     "full description": ("Adjective", "Quantity", "Spatial Relationship", "OCR", "Basic Event", "Adverb"),
 }
 FURTHEST = {
@@ -370,19 +371,16 @@ class _Questioner:
         )
         short = write_shapes_caption(self.scene, "question", "short").text
         yield Asked(ask.format(self.pick(*medium)), short, "short description", "")
-        places = self.facts.get("place", {})
-        if set(places) == set(self.subjects):
-            yield Asked(self.pick(*LISTING), self.listing(places), "listing", "")
 
-    def listing(self, places: dict[str, Concept]) -> str:
+    def listing(self) -> Iterator[Asked]:
         """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`."""
-        form, order = self.caption.form, list(PLACES.values())
+        form, order, places = self.caption.form, list(PLACES.values()), self.facts["place"]
         entries = []
         for subject in sorted(places, key=lambda name: order.index(places[name])):
             looks = [form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
             thing = with_article(" ".join([*looks, self.caption.noun(subject)]))
             entries.append(_sentence(f"{form(places[subject])}: {thing}"))
-        return " ".join(entries)
+        yield Asked(self.pick(*LISTING), " ".join(entries), "listing", "")
 
 
 def _question(text: str) -> str:

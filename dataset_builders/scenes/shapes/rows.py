@@ -11,18 +11,20 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from itertools import count as count_from
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
+from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, swap_one_look
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.errors import InputError
 from granted.files import atomic_path
@@ -30,6 +32,7 @@ from granted.files import atomic_path
 
 ROWS_PER_GROUP = 200
 FPS = 8  # of clips: what a second is, where timestamps count
+VIDEO_SHARE = 0.8  # of the pairs, as of TED-6K
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
 _PART = {"type": _TEXT, "text": _TEXT}
@@ -90,6 +93,8 @@ def vqa_rows(
     if media not in MEDIA:
         raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
     aspects = [aspect for aspect in aspects if media == "video" or aspect not in VIDEO_ASPECTS]
+    if not aspects:
+        raise InputError(f"got only aspects of videos for media {media}, expected others: name some, or use clips")
     for number in range(count):
         name, aspect = f"vqa/{seed}/{media}/{number}", aspects[number % len(aspects)]
         rng = random.Random(name)
@@ -117,6 +122,36 @@ def vqa_rows(
             "key": asked[0].key,
             "source": "scenes",
         }
+
+
+def shapes_pairs(count: int, *, seed: int = 0, hard_negatives: int = 0) -> Iterator[CaptionPair]:
+    """Stream pairs of captions of one scene of shapes, in different words, as `world_pairs` does of everyday scenes.
+
+    Args:
+        count (`int`): how many.
+        seed (`int`, defaults to 0): another seed, other scenes.
+        hard_negatives (`int`, defaults to 0): captions added to each pair that differ from its second caption in one
+            fact.
+
+    Raises:
+        InputError: the count is out of range.
+    """
+    for number in range(count):
+        media = MEDIA[random.Random(f"pairs/{seed}/{number}").random() < VIDEO_SHARE]
+        for name, scene, drawing, rng in _scenes(1, f"pairs/{seed}/{number}", media):
+            pair = CaptionPair(
+                id=name,
+                media=media,
+                caption_a=write_shapes_caption(scene, "a").text,
+                caption_b=write_shapes_caption(scene, "b").text,
+                source="shapes",
+            )
+            if hard_negatives:
+                changed = filter(None, (swap_one_look(scene, drawing, rng) for _ in count_from(0)))
+                texts = (write_shapes_caption(wrong, "b").text for wrong in changed)
+                # What is swapped may be something that this caption does not tell.
+                pair["negatives"] = list(islice((text for text in texts if text != pair["caption_b"]), hard_negatives))
+            yield pair
 
 
 def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ the drawing and stated nowhere else, so that picture and facts agree.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from granted.dataset_builders.scenes.scene import Concept, Scene
@@ -279,10 +279,36 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
     _state_orders(scene, subjects)
     for table in tables:
         relation = "trait" if table.startswith("trait ") else table
-        scene.tables[table] = (relation, tuple(subjects))
         if relation == "trait":
             scene.facts["trait"] = dict(scene.facts[table.removeprefix("trait ")])
+        told = scene.facts.get(relation, subjects)  # an order has all subjects, a line or a text not always
+        scene.tables[table] = (relation, tuple(subject for subject in subjects if subject in told))
     return scene
+
+
+def swap_one_look(scene: Scene, drawing: Drawing, rng: random.Random) -> Scene | None:
+    """What is true of the drawing after two of its subjects have swapped one property (where they stand, what they do,
+    a look); none if there is no room for it.
+
+    Args:
+        scene (`Scene`): of the drawing.
+        drawing (`Drawing`): the drawing.
+        rng (`random.Random`): which two and which property.
+    """
+    one, other = rng.sample(sorted({figure.shape for figure in drawing.figures}), 2)
+    properties = ["colour", "size", "texture", "letters", "cell"] + ["motion"] * (drawing.media == "video")
+    name = rng.choice(properties)
+    values = {shape: [getattr(f, name) for f in drawing.figures if f.shape == shape] for shape in (one, other)}
+    if values[one] == values[other] or (name == "cell" and len(values[one]) != len(values[other])):
+        return None
+    taken = {one: iter(values[other] * len(CELLS)), other: iter(values[one] * len(CELLS))}
+    figures = [replace(f, **{name: next(taken[f.shape])}) if f.shape in taken else f for f in drawing.figures]
+    try:
+        changed = scene_of(Drawing(tuple(figures), drawing.background, drawing.media), scene.id, tuple(scene.tables))
+    except InputError:  # they would meet or leave the canvas
+        return None
+    same = {relation: set(table) for relation, table in scene.facts.items() if relation != "text"}
+    return changed if all(set(changed.facts.get(relation, {})) == told for relation, told in same.items()) else None
 
 
 def _state_looks(scene: Scene, subject: str, group: Sequence[Figure]) -> None:

@@ -9,7 +9,6 @@ Rows of all three kinds may share a batch. Nothing is cut: a picture whose token
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
@@ -55,9 +54,7 @@ class VqaCollator:
     ) -> BatchFeature:
         conversations, clips = [], []
         for row in rows:
-            messages, own = self.with_media(row)
-            if questions_only:
-                messages = messages[: [message["role"] for message in messages].index("user") + 1]
+            messages, own = self.with_media(row, questions_only)
             conversations.append(messages)
             clips += own
         options: dict[str, Any] = {"padding": True, "padding_side": padding_side, "add_special_tokens": False}
@@ -73,7 +70,9 @@ class VqaCollator:
             **template,
         )
 
-    def with_media(self, row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[VideoMetadata]]:
+    def with_media(
+        self, row: Mapping[str, Any], question_only: bool = False
+    ) -> tuple[list[dict[str, Any]], list[VideoMetadata]]:
         """The messages of a row with its pictures in their places, and what there is to know of its clips."""
         conversation = as_conversation(row)
         images, videos = iter(conversation.images), iter(conversation.videos)
@@ -91,6 +90,8 @@ class VqaCollator:
                     part = part | {"video": clip.frames}
                 parts.append(part)
             messages.append({"role": message["role"], "content": parts})
+            if question_only and message["role"] == "user":
+                break
         return messages, clips
 
 
@@ -106,8 +107,3 @@ def answer_template(processor: ProcessorMixin) -> str:
             f"got {type(processor).__name__} with a chat template that marks no answers and that TRL has no training "
             "variant of, expected one with {% generation %} markers: add them to chat_template.jinja beside the model"
         ) from error
-
-
-def answered_tokens(labels: torch.Tensor) -> int:
-    """How many labels count in the loss."""
-    return int((labels != IGNORED).sum())

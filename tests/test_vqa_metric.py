@@ -1,0 +1,112 @@
+"""Judging answers about shapes, the baseline without looking, and a tower that learns to see."""
+
+import json
+
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from granted.dataset_builders.scenes.shapes.questions import is_right
+from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
+from granted.errors import InputError
+from granted.eval_metric.vqa import answer, evaluate_vqa, majority_answers, swapped, vqa_report
+from granted.training.miniature import build_miniature
+from granted.training.miniature_vision import LOOKS, drawing_of, labels_of
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A miniature whose tower has seen next to nothing."""
+    folder = tmp_path_factory.mktemp("miniature") / "model"
+    build_miniature(folder, pictures=64, vocabulary=500, texts=20)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    judged = [row for media in ("image", "video") for row in vqa_rows(60, media=media, size=32, frames=8)]
+    return [row for row in judged if row["key"]]
+
+
+@pytest.mark.parametrize(
+    ("said", "key", "right"),
+    [
+        ("Yes.", "yes", True),
+        ("No, the star is red.", "yes", False),
+        ("The disc is violet.", "purple", True),
+        ("The disc is violet.", "pink", False),
+        ("There are three stars.", "3", True),
+        ("The star is larger than the ring.", "star", True),
+        ("The ring is larger than the star.", "star", False),
+        ("The star slides left.", "moves left", True),
+        ("The star slides right.", "moves left", False),
+        ("In the upper left corner.", "in the top left corner", True),
+        ("The heart reads 'RED'.", "RED", True),
+        ("The heart is red.", "RED", False),
+        ("", "yes", False),
+        ("Anything at all.", "", False),
+    ],
+)
+def test_an_answer_is_judged_by_what_it_means_not_by_its_words(said, key, right):
+    assert is_right(said, key) == right
+
+
+@pytest.mark.parametrize("media", ["image", "video"])
+def test_every_true_answer_is_judged_right_and_another_ones_is_not(media):
+    rows = [row for row in vqa_rows(700, media=media, size=32, frames=8) if row["key"]]
+    said = [row["messages"][1]["content"][0]["text"] for row in rows]
+    assert all(is_right(text, row["key"]) for text, row in zip(said, rows))
+    other = {(row["pattern"], row["key"]): text for row, text in zip(rows, said)}
+    for (pattern, key), text in other.items():
+        rivals = [k for p, k in other if p == pattern and k != key]
+        assert not any(is_right(text, rival) for rival in rivals), (pattern, key, text)
+
+
+def test_swapping_pictures_keeps_medium_kind_and_questions(rows):
+    other = swapped(rows)
+    for row, changed in zip(rows, other):
+        assert changed["messages"] == row["messages"] and bool(changed["videos"]) == bool(row["videos"])
+    assert sum(changed["images"] != row["images"] for row, changed in zip(rows, other)) > len(rows) / 4
+
+
+def test_the_majority_answer_is_the_commonest_key_of_each_kind_of_question():
+    rows = [{"pattern": "p", "key": key} for key in ("red", "red", "blue")] + [{"pattern": "q", "key": "1"}]
+    assert majority_answers(rows) == {"p": "red", "q": "1"}
+
+
+def test_a_report_counts_right_answers_per_aspect():
+    rows = [{"aspect": "counting", "pattern": "what count", "key": key} for key in ("1", "2", "3", "")]
+    report = vqa_report(rows, {"model": ["One.", "Two.", "Two.", "?"]}, {"what count": "3"})
+    assert report["counting"]["n"] == report["all"]["n"] == 3
+    assert report["all"]["model"]["accuracy"] == pytest.approx(2 / 3)
+    assert report["all"]["majority answer"]["accuracy"] == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match="no question with a key"):
+        vqa_report(rows[3:], {"model": ["?"]}, {})
+
+
+def test_answers_do_not_depend_on_the_batch(small, rows):
+    model = AutoModelForImageTextToText.from_pretrained(small)
+    processor = AutoProcessor.from_pretrained(small)
+    some = [rows[0], rows[-1], rows[5]]
+    together = answer(model, processor, some, batch_size=3, max_new_tokens=6)
+    assert together == [answer(model, processor, [row], max_new_tokens=6)[0] for row in some]
+
+
+def test_an_evaluation_writes_report_answers_and_sheet(small, tmp_path):
+    write_rows(vqa_rows(14, size=32), tmp_path / "rows.parquet")
+    data = str(tmp_path / "rows.parquet")
+    report = evaluate_vqa([f"before={small}"], data, data, tmp_path / "out")
+    assert set(report["all"]) == {"n", "before", "before, picture swapped", "majority answer"}
+    stored = json.loads((tmp_path / "out" / "vqa.json").read_text())
+    assert stored["accuracy"] == report and len(stored["answers"]) == report["all"]["n"]
+    assert (tmp_path / "out" / "questions.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="expected a vision-language model"):
+        evaluate_vqa(["./nowhere"], data, data, tmp_path / "none")
+
+
+def test_every_figure_is_over_a_token_and_nothing_else_is_labelled():
+    for number in range(50):
+        drawing = drawing_of(f"labels/{number}")
+        truth = labels_of(drawing, 4)
+        shapes = {LOOKS["shape"][label] for label in truth["shape"].tolist() if label < len(LOOKS["shape"])}
+        assert shapes == {figure.shape for figure in drawing.figures}
+        assert ((truth["colour"] >= 0) == (truth["shape"] < len(LOOKS["shape"]))).all()
