@@ -55,7 +55,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     write_rows(vqa_rows(6, size=32), folder / "images.parquet")
     write_rows(vqa_rows(2, media="video", size=32, frames=8), folder / "clips.parquet")
-    asked = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": "Four."}]
+    said = {"user": "What is two and two?", "assistant": "Four."}
+    asked = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said.items()]
     texts = [{"messages": asked}, {"messages": [*asked, *asked]}]
     (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
     return folder
@@ -122,8 +123,7 @@ def test_the_loss_is_on_answers_and_their_ends_only(collator, mixed):
     for row, ids, labels in zip(mixed, batch["input_ids"], batch["labels"]):
         counted = labels[labels != IGNORED]
         assert torch.equal(counted, ids[labels != IGNORED])
-        content = row["messages"][1]["content"]
-        answer = content if isinstance(content, str) else content[0]["text"]
+        answer = row["messages"][1]["content"][0]["text"]
         assert collator.processor.tokenizer.decode(counted) == f"{answer}<|im_end|>"
 
 
