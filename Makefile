@@ -39,15 +39,15 @@ ABOUT := attributes,spatial relations,counting,text,style/background
 ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
 SHAPES := $(BIN)/granted data shapes
 miniature: setup
-	$(SHAPES) vqa --output miniature/captions.parquet --count 14000 --size 64 --aspects listing --seed 1
-	$(SHAPES) vqa --output miniature/clip_captions.parquet --count 1600 --size 64 --media video \
+	$(SHAPES) vqa --output miniature/captions.parquet --count 7000 --size 96 --aspects listing --seed 1
+	$(SHAPES) vqa --output miniature/clip_captions.parquet --count 600 --size 96 --media video \
 		--aspects "full description" --seed 1
-	$(SHAPES) vqa --output miniature/vqa.parquet --count 14000 --size 64 --questions 4 \
+	$(SHAPES) vqa --output miniature/vqa.parquet --count 16000 --size 96 --questions 4 \
 		--aspects "$(ABOUT),full description" --seed 2
-	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 2600 --size 64 --media video --questions 4 \
+	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 3000 --size 96 --media video --questions 4 \
 		--aspects "$(ABOUT_CLIPS),full description" --seed 2
-	$(SHAPES) vqa --output miniature/held_out.parquet --count 600 --size 64 --aspects "$(ABOUT)" --seed 99
-	$(SHAPES) vqa --output miniature/held_out_clips.parquet --count 240 --size 64 --media video \
+	$(SHAPES) vqa --output miniature/held_out.parquet --count 600 --size 96 --aspects "$(ABOUT)" --seed 99
+	$(SHAPES) vqa --output miniature/held_out_clips.parquet --count 240 --size 96 --media video \
 		--aspects "temporal order,action" --seed 99
 	$(BIN)/granted data ted --config synthetic --instances 600 --output miniature/ted
 	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --hard-negatives 2 \

@@ -295,7 +295,7 @@ def export(
 def miniature(
     output: Annotated[Path, typer.Option(help="The folder to make.")],
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
-    pictures: Annotated[int, typer.Option(help="Shown to the vision tower, so that it sees; 0 for none.")] = 60000,
+    pictures: Annotated[int, typer.Option(help="Shown to the vision tower, so that it sees; 0 for none.")] = 36000,
 ):
     """Make a Qwen3-VL in miniature: the real classes, small enough to train on two cores."""
     from granted.training.miniature import build_miniature

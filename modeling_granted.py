@@ -207,9 +207,10 @@ class GrantedModel(PreTrainedModel):
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
         if config.encoder_in_checkpoint:
-            model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            model = loaded[0] if kwargs.get("output_loading_info") else loaded
             model._source = source
-            return model
+            return loaded
         options = {
             name: getattr(config, name)
             for name in inspect.signature(cls.config_class.__init__).parameters

@@ -381,7 +381,7 @@ def every_command(command, path=()):
 @pytest.mark.parametrize("path", every_command(get_command(cli.app)), ids=" ".join)
 def test_every_command_has_help_and_refuses_an_unknown_option_with_exit_code_2(granted, path):
     code, out, _ = granted(*path, "--help")
-    assert code == 0 and "Usage: granted" in out
+    assert code == 0 and "usage: granted" in out.lower()
     assert granted(*path, "--no-such-option")[0] == 2
 
 

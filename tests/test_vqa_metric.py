@@ -106,7 +106,7 @@ def test_an_evaluation_writes_report_answers_and_sheet(small, tmp_path):
 def test_every_figure_is_over_a_token_and_nothing_else_is_labelled():
     for number in range(50):
         drawing = drawing_of(f"labels/{number}")
-        truth = labels_of(drawing, 4)
+        truth = labels_of(drawing, 3)
         shapes = {LOOKS["shape"][label] for label in truth["shape"].tolist() if label < len(LOOKS["shape"])}
         assert shapes == {figure.shape for figure in drawing.figures}
         assert ((truth["colour"] >= 0) == (truth["shape"] < len(LOOKS["shape"]))).all()

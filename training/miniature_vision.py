@@ -1,6 +1,6 @@
 """Teaches the vision tower of the miniature to see: what stands where, for every token of a picture.
 
-    teach_to_see(model, processor, pictures=60_000)
+    teach_to_see(model, processor, pictures=36_000)
 
 The tower of the real model comes pre-trained on images with text; this stands in for it, in minutes on two cores. The
 truth is the drawing's, and the heads that answer are thrown away.
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
 
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
-from granted.dataset_builders.scenes.shapes.drawing import Drawing, figure_state, render_image
+from granted.dataset_builders.scenes.shapes.drawing import CELLS, MAX_LETTERS, Drawing, figure_state, render_image
 from granted.dataset_builders.scenes.shapes.figure_tiles import LETTERS
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, SHAPES, SIZES, TEXTURES
 from granted.dataset_builders.ted_6k.records import CATEGORIES
@@ -32,7 +32,8 @@ class Seen(nn.Module):
         super().__init__()
         # One class more of shapes: nothing stands there.
         self.looks = nn.ModuleDict({name: nn.Linear(width, len(kinds) + 1) for name, kinds in LOOKS.items()})
-        self.letters = nn.Linear(width, len(LETTERS))
+        self.looks["place"] = nn.Linear(width, len(CELLS))  # text is far from a picture: a token says where it is
+        self.letters = nn.Linear(width, MAX_LETTERS * (len(LETTERS) + 1))  # in their order; the last class is none
 
     def loss(self, tokens: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:
         """Cross-entropy of (B, T, D) tokens against labels (B, T), -1 where there is nothing to say."""
@@ -40,17 +41,20 @@ class Seen(nn.Module):
             F.cross_entropy(head(tokens).flatten(0, 1), truth[name].flatten(), ignore_index=-1)
             for name, head in self.looks.items()
         ]
-        there = truth["colour"] >= 0  # (B, T)
-        losses.append(F.binary_cross_entropy_with_logits(self.letters(tokens[there]), truth["letters"][there]) * 4)
+        losses.append(F.cross_entropy(self.spell(tokens).flatten(0, 2), truth["letters"].flatten(), ignore_index=-1))
         return torch.stack(losses).sum()
+
+    def spell(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of the letters over (B, T, D) tokens: (B, T, letters, alphabet + 1)."""
+        return self.letters(tokens).unflatten(-1, (MAX_LETTERS, -1))
 
 
 def teach_to_see(
     model: Qwen3VLForConditionalGeneration,
     processor: ProcessorMixin,
     *,
-    pictures: int = 60_000,
-    size: int = 64,
+    pictures: int = 36_000,
+    size: int = 96,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -59,8 +63,8 @@ def teach_to_see(
 
     Args:
         model, processor: of [`build_miniature`].
-        pictures (`int`, defaults to 60000): how many drawings, each seen once.
-        size (`int`, defaults to 64): their pixels.
+        pictures (`int`, defaults to 36000): how many drawings, each seen once.
+        size (`int`, defaults to 96): their pixels.
         batch_size (`int`, defaults to 32), learning_rate (`float`, defaults to 2e-3, falling to zero): of AdamW.
         seed (`int`, defaults to 0): of heads and drawings.
 
@@ -75,16 +79,17 @@ def teach_to_see(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
     for step in tqdm(range(steps), desc="learning to see", unit="batch"):
         drawings = [drawing_of(f"see/{seed}/{step * batch_size + i}") for i in range(batch_size)]
-        tokens, truth = look(model, processor, drawings, size)
-        loss = heads.loss(tokens, truth)
-        loss.backward()
+        outputs, truth = look(model, processor, drawings, size)
+        # The deeper layers of the language model are given the tower's middle layers, too: they learn the same.
+        sum(heads.loss(tokens, truth) for tokens in outputs).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
     with torch.no_grad():
-        tokens, truth = look(model, processor, [drawing_of(f"seen/{seed}/{i}") for i in range(256)], size)
+        (tokens, *_), truth = look(model, processor, [drawing_of(f"seen/{seed}/{i}") for i in range(256)], size)
         right = {name: head(tokens).argmax(-1) == truth[name] for name, head in heads.looks.items()}  # (B, T) each
+        right["letters"] = (heads.spell(tokens).argmax(-1) == truth["letters"]).all(-1)  # (B, T)
         there = truth["colour"] >= 0  # (B, T)
         return {name: marks[there].float().mean().item() for name, marks in right.items()}
 
@@ -95,21 +100,25 @@ def drawing_of(name: str) -> Drawing:
     return shapes_in_split(name, "training", "image", (rng.choice(IN_PICTURES),))[1]
 
 
-def look(model, processor, drawings: list[Drawing], size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """What the tower makes of pictures (B, T, D), and for each token what stands there (B, T)."""
+def look(model, processor, drawings: list[Drawing], size: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """What the tower makes of pictures, of its last and its middle layers (B, T, D), and what stands there (B, T)."""
     pixels = processor.image_processor([render_image(drawing, size) for drawing in drawings], return_tensors="pt")
     output = model.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
-    tokens = output.pooler_output.view(len(drawings), -1, output.pooler_output.shape[-1])  # (B, T, D)
-    side = round(tokens.shape[1] ** 0.5)
+    outputs = [
+        tokens.view(len(drawings), -1, tokens.shape[-1])  # (B, T, D)
+        for tokens in (output.pooler_output, *output.deepstack_features)
+    ]
+    side = round(outputs[0].shape[1] ** 0.5)
     labels = [labels_of(drawing, side) for drawing in drawings]
-    return tokens, {name: torch.stack([one[name] for one in labels]) for name in labels[0]}
+    return outputs, {name: torch.stack([one[name] for one in labels]) for name in labels[0]}
 
 
 def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
     """For each of side x side tokens the figure over it: shape (the last class is none), looks (-1), letters."""
     truth = {name: torch.full((side * side,), -1) for name in LOOKS}  # (T,)
     truth["shape"].fill_(len(LOOKS["shape"]))
-    truth["letters"] = torch.zeros(side * side, len(LETTERS))  # (T, letters)
+    truth["place"] = torch.arange(side * side)  # (T,)
+    truth["letters"] = torch.full((side * side, MAX_LETTERS), -1)  # (T, letters)
     for figure in drawing.figures:
         x, y, height = figure_state(figure, 0.0)
         for token in range(side * side):
@@ -117,6 +126,6 @@ def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
             if away < height / 2 + 0.25 / side:
                 for name, kinds in LOOKS.items():
                     truth[name][token] = kinds.index(getattr(figure, name))
-                for letter in figure.letters:
-                    truth["letters"][token, LETTERS.index(letter)] = 1
+                spelt = [LETTERS.index(letter) for letter in figure.letters]
+                truth["letters"][token] = torch.tensor(spelt + [len(LETTERS)] * (MAX_LETTERS - len(spelt)))
     return truth
