@@ -68,6 +68,11 @@ _ITEM_SCHEMA = pa.schema(
 )
 
 
+def library_versions(*packages: str) -> dict[str, str]:
+    """Versions of installed packages and of Python."""
+    return {package: version(package) for package in packages} | {"python": platform.python_version()}
+
+
 def provenance(
     *,
     device: str,
@@ -98,9 +103,8 @@ def provenance(
     Returns:
         The arguments, with `versions` of granted, torch, transformers, datasets and python, and `date` (UTC).
     """
-    versions = {package: version(package) for package in ("granted", "torch", "transformers", "datasets")}
     return {
-        "versions": versions | {"python": platform.python_version()},
+        "versions": library_versions("granted", "torch", "transformers", "datasets"),
         "encoder_revision": encoder_revision,
         "weights_fingerprint": weights_fingerprint,
         "config_hash": config_hash,

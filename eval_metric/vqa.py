@@ -26,6 +26,7 @@ from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
 from granted.eval_metric.evaluation import split_spec
+from granted.eval_metric.results import library_versions
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.files import atomic_path, write_json
 
@@ -59,6 +60,8 @@ def evaluate_vqa(
     answers: dict[str, list[str]] = {}
     for spec in models:
         name, path = split_spec(spec)
+        if name in answers:
+            raise InputError(f"got two models called {name}, expected different names: give them as NAME=PATH")
         try:
             processor = AutoProcessor.from_pretrained(path)
             model = AutoModelForImageTextToText.from_pretrained(path).to(PartialState().device)
@@ -67,9 +70,16 @@ def evaluate_vqa(
             raise InputError(f"got model {path} ({reason}), expected a vision-language model: check it") from error
         answers[name] = answer(model, processor, rows, batch_size=batch_size)
     answers[f"{name}, picture swapped"] = answer(model, processor, swapped(rows), batch_size=batch_size)
+    sources = {
+        "models": dict(split_spec(spec) for spec in models),
+        "data": data,
+        "training_data": training_data,
+        "device": str(PartialState().device),
+        "versions": library_versions("granted", "torch", "transformers"),
+    }
     report = vqa_report(rows, answers, majority_answers(trained.select_columns(["pattern", "key"])))
     said = [{"id": row["id"], "key": row["key"]} | {n: a[i] for n, a in answers.items()} for i, row in enumerate(rows)]
-    write_json(Path(output) / "vqa.json", {"accuracy": report, "answers": said})
+    write_json(Path(output) / "vqa.json", {"accuracy": report, "provenance": sources, "answers": said})
     shown = [round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)]
     question_sheet([rows[i] for i in shown], [answers[name][i] for i in shown], Path(output) / "questions.png")
     return report
@@ -101,11 +111,20 @@ def answer(
 
 
 def swapped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each with the picture or clip of the next row of the same medium and kind of question."""
+    """The rows, each with the picture or clip of another row of the same medium, and kind of question if there is one.
+
+    Raises:
+        InputError: there is one picture or one clip only.
+    """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
         groups[bool(row["videos"]), row["pattern"]].append(number)
     other = {n: group[(i + 1) % len(group)] for group in groups.values() for i, n in enumerate(group)}
+    for number in [n for n, partner in other.items() if n == partner]:
+        alike = [n for n, row in enumerate(rows) if bool(row["videos"]) == bool(rows[number]["videos"])]
+        if len(alike) == 1:
+            raise InputError("got one question about pictures or about clips, expected none or more: add rows")
+        other[number] = alike[alike.index(number) - 1]
     return [dict(row) | {name: rows[other[n]][name] for name in ("images", "videos")} for n, row in enumerate(rows)]
 
 

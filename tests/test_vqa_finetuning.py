@@ -1,6 +1,7 @@
 """Stage 1 by TRL, on a real Qwen3-VL of a few hundred thousand parameters."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
 from granted import GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import write_pairs
@@ -251,11 +253,39 @@ def test_a_finished_run_is_not_trained_any_further(model_folder, data, tmp_path)
     assert json.loads((tmp_path / "run" / RECORD).read_text())["steps"] == 3
 
 
-def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data, tmp_path):
+def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data, tmp_path, monkeypatch):
+    calls, forward = [], Qwen3VLTextMLP.forward
+    monkeypatch.setattr(Qwen3VLTextMLP, "forward", lambda self, x: calls.append(self) or forward(self, x))
+    counts = []
     for name, wanted in (("without", False), ("with", True)):
+        calls.clear()
         finetune(options(model_folder, data, tmp_path / name, gradient_checkpointing=wanted))
+        counts.append(len(calls))
+    assert counts[1] == 2 * counts[0]  # every layer is computed once more
     one, other = weights(tmp_path / "without"), weights(tmp_path / "with")
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, data, tmp_path):
+    # By plain gradient descent: Adam makes a whole step of a gradient that is zero but for rounding.
+    settings = {"model": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
+    settings |= {"adapter": "none", "max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "disable_tqdm": True}
+    settings |= {"lr_scheduler_type": "constant", "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    for name, batch, accumulated in (("one", 4, 1), ("accumulated", 2, 2)):
+        batches = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        finetune(VqaFinetuningConfig(output_dir=str(tmp_path / name), **batches, **settings))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "granted.training.vqa_finetuning", f"--output_dir={tmp_path / 'processes'}"]
+    command += ["--per_device_train_batch_size=2", *(f"--{name}={value}" for name, value in settings.items())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = weights(tmp_path / "one")
+    assert moved(weights(model_folder), one)
+    for name in ("accumulated", "processes"):
+        other = weights(tmp_path / name)
+        assert all(torch.allclose(other[key], one[key], rtol=1e-4, atol=1e-5) for key in one), name
 
 
 @pytest.mark.parametrize("bf16", [False, True])

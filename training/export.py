@@ -156,7 +156,7 @@ def _merge(run: Path, base: str | None, record: dict) -> tuple[PreTrainedModel, 
         config = PeftConfig.from_pretrained(run)
     revision = None
     if base is None:
-        base, revision = config.base_model_name_or_path, config.revision or record.get("base_revision")
+        base, revision = config.base_model_name_or_path, record.get("base_revision") or config.revision
     if not base:
         raise InputError(f"got an adapter in {run} that names no base, expected one: pass the base")
     model = _load_base(base, revision)

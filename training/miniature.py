@@ -114,8 +114,8 @@ def build_miniature(
 def miniature_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
     """Six layers of width 192 that read text, four of width 128 that look at pictures.
 
-    So narrow a model needs larger weights than the 0.02 made for wide ones: with 0.02 the tower sees no shapes, and with
-    embeddings of 0.02 the layers learn later to look at pictures.
+    So narrow a model needs larger weights than the 0.02 made for wide ones: with 0.02 the tower sees no shapes, and
+    with embeddings of 0.02 the layers learn later to look at pictures.
     """
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
     return Qwen3VLConfig(

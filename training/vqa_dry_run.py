@@ -40,7 +40,12 @@ def dry_run_report(
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * max(1, config.world_size)
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(len(dataset) / per_step * config.num_train_epochs)
+    # As the trainer counts: an epoch ends with a step, be it of fewer rows.
+    steps = (
+        config.max_steps
+        if config.max_steps > 0
+        else math.ceil(math.ceil(len(dataset) / per_step) * config.num_train_epochs)
+    )
     memory = estimated_memory(model, config.per_device_train_batch_size * max(tokens), config.gradient_checkpointing)
     facts = [
         f"rows: {len(dataset)}; counted below: {len(batches)}",

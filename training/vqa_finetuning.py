@@ -25,6 +25,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
@@ -35,11 +36,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from granted import __version__
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
+from granted.eval_metric.results import library_versions
 from granted.files import read_json, write_json
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.export import RECORD, model_fingerprint
@@ -184,7 +185,9 @@ def finetune(config: VqaFinetuningConfig) -> Path:
             "steps": trainer.state.global_step,
             "settings": changed_settings(config),
             "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
-            "granted_version": __version__,
+            "processes": config.world_size,
+            "device": str(config.device),
+            "versions": library_versions("granted", "torch", "transformers", "trl", "peft"),
         }
         write_json(output / RECORD, record | ({"ted": probe.scores} if probe else {}))
     return output
@@ -217,7 +220,13 @@ def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator) -> tuple[Dat
 
 
 class VqaTrainer(SFTTrainer):
-    """TRL's trainer, whose grouping by length is that of the epoch also after a resume."""
+    """TRL's trainer; its loss is the mean over all answer tokens of a step, and its order of rows resumes exactly."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Models such as Qwen3-VL refuse a count of tokens for a loss of their own; TRL's loss takes one. Without it a
+        # step would be a mean of means over processes and accumulated batches.
+        self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -248,7 +257,10 @@ def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorM
     load |= dict(config.model_init_kwargs or {})
     if config.adapter == "qlora":
         load["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=_beside_the_layers(config.model, source),
         )
     what = f"got the model {config.model}, expected a vision-language model with its processor"
     processor = as_input_error(lambda: AutoProcessor.from_pretrained(config.model, **source), what)
@@ -307,6 +319,23 @@ def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConf
     )
 
 
+def _beside_the_layers(path: str, source: dict[str, Any]) -> list[str]:
+    """The parts of a model that hold none of the language model's layers: vision tower and head. Loads no weights."""
+    what = f"got the model {path}, expected a vision-language model"
+    settings = as_input_error(lambda: AutoConfig.from_pretrained(path, **source), what)
+    with torch.device("meta"):
+        model = as_input_error(lambda: AutoModelForImageTextToText.from_config(settings), what)
+    _, layers = find_text_trunk(model.base_model)
+    path_to_layers = next(name for name, module in model.named_modules() if module is layers)
+    steps = path_to_layers.split(".")
+    beside = []
+    for depth, step in enumerate(steps):
+        parent = ".".join(steps[:depth])
+        children = model.get_submodule(parent).named_children()
+        beside += [f"{parent}.{name}".lstrip(".") for name, _ in children if name != step]
+    return beside
+
+
 def _projections(model: PreTrainedModel) -> str:
     """A regular expression for the linear projections in the layers of the language model, and for nothing else."""
     _, layers = find_text_trunk(model.base_model)
@@ -329,7 +358,7 @@ def run_identity(config: VqaFinetuningConfig, dataset: Dataset, base: dict[str, 
 def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
     """The settings of stage 1, and those of TRL's that differ from its defaults, as JSON has them."""
     trl_defaults = {one.name: one.default for one in fields(SFTConfig)}
-    values = config.to_dict()
+    values = {name: value for name, value in config.to_dict().items() if not name.endswith("_token")}  # are masked
     return {
         one.name: values[one.name]
         for one in fields(config)
@@ -358,8 +387,8 @@ def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
         InputError: the folder holds another run.
     """
     if not (output / RUN).exists():
-        if output.is_dir() and any(output.glob("checkpoint-*")):
-            raise InputError(f"got {output} with checkpoints of an unknown run, expected a new folder: choose another")
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"got {output}, which holds no run of this kind, expected a new folder: choose another")
         return None
     found = read_json(output / RUN)
     different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
