@@ -14,7 +14,22 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 
 from granted import GrantedModel
@@ -25,7 +40,7 @@ from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, a
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
 from granted.training.export import RECORD, export_encoder
-from granted.training.miniature import miniature_config, miniature_processor, miniature_tokenizer
+from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
 from granted.training.ted_probe import encoder_of
 from granted.training.vqa_finetuning import (
     LengthsOfEpoch,
@@ -36,6 +51,10 @@ from granted.training.vqa_finetuning import (
     parse,
     run,
 )
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL |= {"num_key_value_heads": 2, "max_position_embeddings": 4096}
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +204,62 @@ def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     assert encoder.config.fusion == "norm_avg"
     record = json.loads((tmp_path / "encoder" / RECORD).read_text())
     assert record["steps"] == 3 and record["settings"]["adapter"] == adapter and record["exported"]["merged_adapter"]
+
+
+def qwen2_5_vl(tokenizer):
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+    text = {**SMALL, "vocab_size": len(tokenizer), "rope_parameters": rope}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config={**vision, "patch_size": 8, "fullatt_block_indexes": [1], "window_size": 32},
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+    )
+    sized = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**sized),
+        video_processor=Qwen2VLVideoProcessor(**sized),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def llava(tokenizer):
+    vision = CLIPVisionConfig(
+        image_size=32, patch_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    text = LlamaConfig(**SMALL, vocab_size=len(tokenizer))
+    image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    sides = {"height": 32, "width": 32}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size=sides, crop_size=sides),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<|image_pad|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_id=image_id)
+    ), processor
+
+
+@pytest.mark.parametrize("make", [qwen2_5_vl, llava])
+def test_other_vision_language_models_are_fine_tuned_and_exported(make, data, tmp_path):
+    torch.manual_seed(0)
+    model, processor = make(miniature_tokenizer(500, 20))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    finetune(options(str(tmp_path / "model"), data, tmp_path / "run", data=str(data / "images.parquet")))
+    changed = moved(weights(tmp_path / "model"), weights(tmp_path / "run"))
+    assert changed and not any("vis" in name or "projector" in name for name in changed)
+    encoder = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
+    assert encoder.encode(["a red star"])[0].shape[1] == 32
 
 
 def test_resumed_is_uninterrupted(model_folder, data, tmp_path):

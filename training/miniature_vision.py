@@ -17,21 +17,29 @@ from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.drawing import CELLS, MAX_LETTERS, Drawing, figure_state, render_image
 from granted.dataset_builders.scenes.shapes.figure_tiles import LETTERS
-from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, SHAPES, SIZES, TEXTURES
+from granted.dataset_builders.scenes.shapes.lexicon import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 from granted.dataset_builders.ted_6k.records import CATEGORIES
 
 
-LOOKS = {"shape": tuple(SHAPES), "colour": tuple(COLOURS), "size": tuple(SIZES), "texture": tuple(TEXTURES)}
+WORDS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES, "background": BACKGROUNDS}
+LOOKS = {name: tuple(kinds) for name, kinds in WORDS.items() if name != "background"}  # what a figure has
 IN_PICTURES = [name for name in CATEGORIES if name not in ("Temporal", "Action Recognition")]
 
 
 class Seen(nn.Module):
-    """Linear answers for each visual token: what stands there, its looks, and the letters on it."""
+    """Linear answers for each visual token: what stands there, its looks, and the letters on it.
 
-    def __init__(self, width: int):
+    What has a word is answered by the language model's embedding of the word, which is not trained here: a token comes
+    to lie near the words for what it shows, as in a model whose tower has been aligned with text.
+    """
+
+    def __init__(self, words: dict[str, torch.Tensor]):
         super().__init__()
-        # One class more of shapes: nothing stands there.
-        self.looks = nn.ModuleDict({name: nn.Linear(width, len(kinds) + 1) for name, kinds in LOOKS.items()})
+        width = next(iter(words.values())).shape[1]
+        self.looks = nn.ModuleDict({name: nn.Linear(width, len(given)) for name, given in words.items()})
+        for name, given in words.items():
+            self.looks[name].weight = nn.Parameter(given, requires_grad=False)
+        self.looks["there"] = nn.Linear(width, 2)
         self.looks["place"] = nn.Linear(width, len(CELLS))  # text is far from a picture: a token says where it is
         self.letters = nn.Linear(width, MAX_LETTERS * (len(LETTERS) + 1))  # in their order; the last class is none
 
@@ -72,8 +80,9 @@ def teach_to_see(
         `dict[str, float]`: for each property how often the tower is right about a figure, on 256 drawings not seen.
     """
     torch.manual_seed(seed)
-    tower, heads = model.model.visual, Seen(model.config.text_config.hidden_size)
+    tower, heads = model.model.visual, Seen(word_embeddings(model, processor))
     parameters = [*tower.parameters(), *heads.parameters()]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     steps = max(1, pictures // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
@@ -90,8 +99,19 @@ def teach_to_see(
         (tokens, *_), truth = look(model, processor, [drawing_of(f"seen/{seed}/{i}") for i in range(256)], size)
         right = {name: head(tokens).argmax(-1) == truth[name] for name, head in heads.looks.items()}  # (B, T) each
         right["letters"] = (heads.spell(tokens).argmax(-1) == truth["letters"]).all(-1)  # (B, T)
-        there = truth["colour"] >= 0  # (B, T)
+        there = truth["there"] == 1  # (B, T)
         return {name: marks[there].float().mean().item() for name, marks in right.items()}
+
+
+@torch.no_grad()
+def word_embeddings(model: Qwen3VLForConditionalGeneration, processor: ProcessorMixin) -> dict[str, torch.Tensor]:
+    """For each property the embeddings of what its kinds are called, averaged over synonyms and tokens: (kinds, D)."""
+    table = model.get_input_embeddings().weight
+    words = {}
+    for name, kinds in WORDS.items():
+        ids = [processor.tokenizer([f" {form}" for form in concept.forms])["input_ids"] for concept in kinds.values()]
+        words[name] = torch.stack([torch.stack([table[one].mean(0) for one in forms]).mean(0) for forms in ids])
+    return words
 
 
 def drawing_of(name: str) -> Drawing:
@@ -114,9 +134,10 @@ def look(model, processor, drawings: list[Drawing], size: int) -> tuple[list[tor
 
 
 def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
-    """For each of side x side tokens the figure over it: shape (the last class is none), looks (-1), letters."""
+    """For each of side x side tokens the figure over it: whether there is one, its looks, letters (or -1)."""
     truth = {name: torch.full((side * side,), -1) for name in LOOKS}  # (T,)
-    truth["shape"].fill_(len(LOOKS["shape"]))
+    truth["background"] = torch.full((side * side,), list(BACKGROUNDS).index(drawing.background))  # (T,)
+    truth["there"] = torch.zeros(side * side, dtype=torch.long)  # (T,)
     truth["place"] = torch.arange(side * side)  # (T,)
     truth["letters"] = torch.full((side * side, MAX_LETTERS), -1)  # (T, letters)
     for figure in drawing.figures:
@@ -124,6 +145,7 @@ def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
         for token in range(side * side):
             away = max(abs((token % side + 0.5) / side - x), abs((token // side + 0.5) / side - y))
             if away < height / 2 + 0.25 / side:
+                truth["there"][token] = 1
                 for name, kinds in LOOKS.items():
                     truth[name][token] = kinds.index(getattr(figure, name))
                 spelt = [LETTERS.index(letter) for letter in figure.letters]
