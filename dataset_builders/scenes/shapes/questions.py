@@ -54,6 +54,10 @@ LISTING = (
     "List what there is, from the top left to the bottom right.",
     "What is where? Go through the shapes row by row.",
 )
+BY_NAME = (
+    "Go through the shapes in alphabetical order: what does each look like, and where is it?",
+    "Tell me about every shape, by name.",
+)
 VIDEO_ASPECTS = ("temporal order", "action")
 
 
@@ -373,14 +377,18 @@ class _Questioner:
         yield Asked(ask.format(self.pick(*medium)), short, "short description", "")
 
     def listing(self) -> Iterator[Asked]:
-        """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`."""
-        form, order, places = self.caption.form, list(PLACES.values()), self.facts["place"]
-        entries = []
-        for subject in sorted(places, key=lambda name: order.index(places[name])):
-            looks = [form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
-            thing = with_article(" ".join([*looks, self.caption.noun(subject)]))
-            entries.append(_sentence(f"{form(places[subject])}: {thing}"))
-        yield Asked(self.pick(*LISTING), " ".join(entries), "listing", "")
+        """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`,
+        or by name: `"Disc: small, plain, blue, in the centre. Star: ..."`.
+        """
+        form, noun, order, places = self.caption.form, self.caption.noun, list(PLACES.values()), self.facts["place"]
+        looks = {s: [form(self.facts[quality][s]) for quality in ("size", "texture", "colour")] for s in places}
+        entries = [
+            f"{form(places[subject])}: {with_article(' '.join([*looks[subject], noun(subject)]))}"
+            for subject in sorted(places, key=lambda name: order.index(places[name]))
+        ]
+        yield Asked(self.pick(*LISTING), " ".join(map(_sentence, entries)), "listing", "")
+        entries = [f"{noun(s)}: {', '.join([*looks[s], form(places[s])])}" for s in sorted(places, key=noun)]
+        yield Asked(self.pick(*BY_NAME), " ".join(map(_sentence, entries)), "listing by name", "")
 
 
 def _question(text: str) -> str:
