@@ -39,13 +39,13 @@ ABOUT := attributes,spatial relations,counting,text,style/background
 ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
 SHAPES := $(BIN)/granted data shapes
 miniature: setup
-	$(SHAPES) vqa --output miniature/captions.parquet --count 7000 --size 96 --aspects listing --seed 1
+	$(SHAPES) vqa --output miniature/captions.parquet --count 9000 --size 96 --aspects listing --seed 1
 	$(SHAPES) vqa --output miniature/clip_captions.parquet --count 600 --size 96 --media video \
 		--aspects "full description" --seed 1
-	$(SHAPES) vqa --output miniature/vqa.parquet --count 16000 --size 96 --questions 4 \
+	$(SHAPES) vqa --output miniature/vqa.parquet --count 12000 --size 96 --questions 4 \
 		--aspects "$(ABOUT),full description" --seed 2
-	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 3000 --size 96 --media video --questions 4 \
-		--aspects "$(ABOUT_CLIPS),full description" --seed 2
+	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 2400 --size 96 --media video --questions 4 \
+		--aspects "$(ABOUT_CLIPS)" --seed 2
 	$(SHAPES) vqa --output miniature/held_out.parquet --count 600 --size 96 --aspects "$(ABOUT)" --seed 99
 	$(SHAPES) vqa --output miniature/held_out_clips.parquet --count 240 --size 96 --media video \
 		--aspects "temporal order,action" --seed 99

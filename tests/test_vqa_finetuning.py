@@ -45,6 +45,7 @@ from granted.training.ted_probe import encoder_of
 from granted.training.vqa_finetuning import (
     LengthsOfEpoch,
     VqaFinetuningConfig,
+    beside_the_layers,
     finetune,
     load_model,
     lora_config,
@@ -419,6 +420,12 @@ def test_default_targets_are_the_language_models_projections_and_nothing_else(mo
     matched = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
     assert len(matched) == 7 * model.config.text_config.num_hidden_layers
     assert all("language_model" in name for name in matched)
+
+
+def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
+    beside = beside_the_layers(model_folder, {})
+    assert {"lm_head", "model.visual", "model.language_model.embed_tokens"} <= set(beside)
+    assert not any("layers" in name for name in beside)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

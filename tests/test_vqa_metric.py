@@ -65,7 +65,10 @@ def test_swapping_pictures_keeps_medium_kind_and_questions(rows):
     other = swapped(rows)
     for row, changed in zip(rows, other):
         assert changed["messages"] == row["messages"] and bool(changed["videos"]) == bool(row["videos"])
-    assert sum(changed["images"] != row["images"] for row, changed in zip(rows, other)) > len(rows) / 4
+        assert changed["images"] is not row["images"] and changed["videos"] is not row["videos"]
+    clip = next(row for row in rows if row["videos"])
+    with pytest.raises(InputError, match="one question about"):
+        swapped([clip])
 
 
 def test_the_majority_answer_is_the_commonest_key_of_each_kind_of_question():
@@ -99,14 +102,19 @@ def test_an_evaluation_writes_report_answers_and_sheet(small, tmp_path):
     stored = json.loads((tmp_path / "out" / "vqa.json").read_text())
     assert stored["accuracy"] == report and len(stored["answers"]) == report["all"]["n"]
     assert (tmp_path / "out" / "questions.png").stat().st_size > 10_000
-    with pytest.raises(InputError, match="expected a vision-language model"):
-        evaluate_vqa(["./nowhere"], data, data, tmp_path / "none")
+    for models, words in ((["./nowhere"], "vision-language model"), ([small, small], "different names")):
+        with pytest.raises(InputError, match=words):
+            evaluate_vqa(models, data, data, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
-def test_every_figure_is_over_a_token_and_nothing_else_is_labelled():
+def test_every_figure_is_over_the_token_of_its_cell_and_nothing_else_is_labelled():
     for number in range(50):
         drawing = drawing_of(f"labels/{number}")
         truth = labels_of(drawing, 3)
-        shapes = {LOOKS["shape"][label] for label in truth["shape"].tolist() if label < len(LOOKS["shape"])}
-        assert shapes == {figure.shape for figure in drawing.figures}
-        assert ((truth["colour"] >= 0) == (truth["shape"] < len(LOOKS["shape"]))).all()
+        cells = {figure.cell[0] + 3 * figure.cell[1]: figure for figure in drawing.figures}
+        for token in range(9):
+            assert truth["there"][token] == (token in cells) and truth["place"][token] == token
+            for name, kinds in LOOKS.items():
+                label = truth[name][token].item()
+                assert (kinds[label] if label >= 0 else None) == getattr(cells.get(token), name, None)

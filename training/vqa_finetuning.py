@@ -260,7 +260,7 @@ def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorM
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=_beside_the_layers(config.model, source),
+            llm_int8_skip_modules=beside_the_layers(config.model, source),
         )
     what = f"got the model {config.model}, expected a vision-language model with its processor"
     processor = as_input_error(lambda: AutoProcessor.from_pretrained(config.model, **source), what)
@@ -319,7 +319,7 @@ def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConf
     )
 
 
-def _beside_the_layers(path: str, source: dict[str, Any]) -> list[str]:
+def beside_the_layers(path: str, source: dict[str, Any]) -> list[str]:
     """The parts of a model that hold none of the language model's layers: vision tower and head. Loads no weights."""
     what = f"got the model {path}, expected a vision-language model"
     settings = as_input_error(lambda: AutoConfig.from_pretrained(path, **source), what)
