@@ -179,7 +179,7 @@ def finetune(config: VqaFinetuningConfig) -> Path:
     if trainer.accelerator.is_main_process:
         record = base | {
             "data": config.data,
-            "data_fingerprint": identity["data"],
+            "data_fingerprint": identity["data_fingerprint"],
             "rows": len(dataset),
             "rows_skipped": dict(Counter(problem.kind for problem in problems)),
             "steps": trainer.state.global_step,
@@ -352,7 +352,8 @@ def run_identity(config: VqaFinetuningConfig, dataset: Dataset, base: dict[str, 
     """What makes two runs the same run: settings, data and the model's weights."""
     settings = {name: value for name, value in changed_settings(config).items() if not _APART.match(name)}
     settings["processes"] = config.world_size
-    return {"model": base["base_fingerprint"], "data": data_fingerprint(config.data, dataset)} | settings
+    fingerprint = data_fingerprint(config.data, dataset)
+    return settings | {"model_fingerprint": base["base_fingerprint"], "data_fingerprint": fingerprint}
 
 
 def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
