@@ -35,30 +35,45 @@ demo: setup
 		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
 
 # Stage 1 whole, in about half an hour on two cores: a miniature Qwen3-VL learns to see, to describe, and to answer.
+# Broken off, it goes on where it was.
 ABOUT := attributes,spatial relations,counting,text,style/background
 ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
-SHAPES := $(BIN)/granted data shapes
-miniature: setup
-	$(SHAPES) vqa --output miniature/captions.parquet --count 9000 --size 96 --aspects listing --seed 1
-	$(SHAPES) vqa --output miniature/clip_captions.parquet --count 600 --size 96 --media video \
-		--aspects "full description" --seed 1
-	$(SHAPES) vqa --output miniature/vqa.parquet --count 12000 --size 96 --questions 4 \
-		--aspects "$(ABOUT),full description" --seed 2
-	$(SHAPES) vqa --output miniature/clip_vqa.parquet --count 2400 --size 96 --media video --questions 4 \
-		--aspects "$(ABOUT_CLIPS)" --seed 2
-	$(SHAPES) vqa --output miniature/held_out.parquet --count 600 --size 96 --aspects "$(ABOUT)" --seed 99
-	$(SHAPES) vqa --output miniature/held_out_clips.parquet --count 240 --size 96 --media video \
-		--aspects "temporal order,action" --seed 99
-	$(BIN)/granted data ted --config synthetic --instances 600 --output miniature/ted
-	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --hard-negatives 2 \
-		--output miniature/pairs.parquet
-	$(BIN)/granted miniature --output miniature/seeing
+SHAPES = $(BIN)/granted data shapes vqa --output $@ --size 96
+ROWS := miniature/captions.parquet miniature/clip_captions.parquet miniature/vqa.parquet miniature/clip_vqa.parquet
+HELD_OUT := miniature/held_out.parquet miniature/held_out_clips.parquet
+CAPTIONS := miniature/captions/training_record.json
+VQA := miniature/vqa/training_record.json
+
+miniature: miniature/answers/questions.png miniature/encoder
+
+miniature/captions.parquet: | setup
+	$(SHAPES) --count 9000 --aspects listing --seed 1
+miniature/clip_captions.parquet: | setup
+	$(SHAPES) --count 600 --media video --aspects "full description" --seed 1
+miniature/vqa.parquet: | setup
+	$(SHAPES) --count 12000 --questions 4 --aspects "$(ABOUT),full description" --seed 2
+miniature/clip_vqa.parquet: | setup
+	$(SHAPES) --count 2400 --media video --questions 4 --aspects "$(ABOUT_CLIPS)" --seed 2
+miniature/held_out.parquet: | setup
+	$(SHAPES) --count 600 --aspects "$(ABOUT)" --seed 99
+miniature/held_out_clips.parquet: | setup
+	$(SHAPES) --count 240 --media video --aspects "temporal order,action" --seed 99
+miniature/ted: | setup
+	$(BIN)/granted data ted --config synthetic --instances 600 --output $@
+miniature/pairs.parquet: | setup
+	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --output $@
+miniature/seeing: | setup
+	$(BIN)/granted miniature --output $@
+$(CAPTIONS): | miniature/seeing $(ROWS)
 	$(BIN)/granted train vqa --config training/configs/vqa_miniature_captions.yaml
+$(VQA): | $(CAPTIONS) miniature/ted miniature/pairs.parquet
 	$(BIN)/granted train vqa --config training/configs/vqa_miniature.yaml
+miniature/answers/questions.png: | $(VQA) $(HELD_OUT)
 	$(BIN)/granted vqa before=miniature/captions after=miniature/vqa \
 		--data miniature/held_out.parquet,miniature/held_out_clips.parquet \
-		--training-data miniature/vqa.parquet,miniature/clip_vqa.parquet --output miniature/answers
-	$(BIN)/granted export miniature/vqa --output miniature/encoder
+		--training-data miniature/vqa.parquet,miniature/clip_vqa.parquet --output $(@D)
+miniature/encoder: | $(VQA)
+	$(BIN)/granted export miniature/vqa --output $@
 
 # The folder of an installed package, found without importing it.
 package = $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("$(1)").submodule_search_locations[0])')

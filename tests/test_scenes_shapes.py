@@ -25,7 +25,7 @@ from granted.dataset_builders.scenes.shapes.benchmark import (
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
 from granted.dataset_builders.scenes.shapes.drawing import render_image, render_video
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
-from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
+from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
 from granted.dataset_builders.scenes.shapes.rows import (
     shapes_pairs,
@@ -212,7 +212,7 @@ def test_benchmark_and_training_share_no_picture():
 
 
 def asked(media, count):
-    aspects = [aspect for aspect in ASPECTS if media == "video" or aspect not in VIDEO_ASPECTS]
+    aspects = [aspect for aspect in ASPECTS if aspect not in (VIDEO_ASPECTS if media == "image" else IMAGE_ASPECTS)]
     for number in range(count):
         aspect, rng = aspects[number % len(aspects)], random.Random(f"{media}/{number}")
         scene, _ = sample_shapes(f"asked/{media}/{number}", media, (rng.choice(ASPECTS[aspect]),))

@@ -191,7 +191,7 @@ def test_full_fine_tuning_moves_the_language_model_and_the_vision_tower_only_if_
 def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     model_folder, data, tmp_path, adapter, collator, mixed
 ):
-    config = options(model_folder, data, tmp_path / "run", adapter=adapter, lora_r=4)
+    config = options(model_folder, data, tmp_path / "run", adapter=adapter, lora_r=4, save_steps=2)
     finetune(config)
     trained = load_file(tmp_path / "run" / "adapter_model.safetensors")
     assert all("language_model" in name and "visual" not in name for name in trained)
@@ -205,6 +205,10 @@ def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     assert encoder.config.fusion == "norm_avg"
     record = json.loads((tmp_path / "encoder" / RECORD).read_text())
     assert record["steps"] == 3 and record["settings"]["adapter"] == adapter and record["exported"]["merged_adapter"]
+    export_encoder(tmp_path / "run" / "checkpoint-2", tmp_path / "earlier")
+    earlier = json.loads((tmp_path / "earlier" / RECORD).read_text())
+    assert earlier["steps"] == 2
+    assert all(earlier[name] == record[name] for name in ("base_fingerprint", "data_fingerprint", "settings"))
 
 
 def qwen2_5_vl(tokenizer):
@@ -256,23 +260,39 @@ def test_other_vision_language_models_are_fine_tuned_and_exported(make, data, tm
     model, processor = make(miniature_tokenizer(500, 20))
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    finetune(options(str(tmp_path / "model"), data, tmp_path / "run", data=str(data / "images.parquet")))
+    images, clips = str(data / "images.parquet"), str(data / "clips.parquet")
+    rows = f"{images},{clips}" if hasattr(processor, "video_processor") else images
+    finetune(options(str(tmp_path / "model"), data, tmp_path / "run", data=rows))
     changed = moved(weights(tmp_path / "model"), weights(tmp_path / "run"))
     assert changed and not any("vis" in name or "projector" in name for name in changed)
     encoder = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
     assert encoder.encode(["a red star"])[0].shape[1] == 32
 
 
-def test_resumed_is_uninterrupted(model_folder, data, tmp_path):
-    finetune(options(model_folder, data, tmp_path / "whole", max_steps=4, save_steps=2))
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_resumed_is_uninterrupted(model_folder, data, tmp_path, adapter):
+    changed = {"max_steps": 4, "save_steps": 2, "adapter": adapter}
+    finetune(options(model_folder, data, tmp_path / "whole", **changed))
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for path in (tmp_path / "broken").iterdir():
         if path.name in ("checkpoint-4", RECORD) or path.suffix == ".safetensors":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     # What a kill leaves behind in the middle of writing a checkpoint: a folder without its state.
     (tmp_path / "broken" / "checkpoint-3").mkdir()
-    finetune(options(model_folder, data, tmp_path / "broken", max_steps=4, save_steps=2))
-    assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    finetune(options(model_folder, data, tmp_path / "broken", **changed))
+    file = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    assert not moved(*(load_file(tmp_path / name / file) for name in ("whole", "broken")))
+
+
+def test_a_run_killed_after_its_last_step_is_finished_without_another(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "run", max_steps=3, save_steps=1))
+    before, record = weights(tmp_path / "run"), json.loads((tmp_path / "run" / RECORD).read_text())
+    for path in (RECORD, "model.safetensors"):
+        (tmp_path / "run" / path).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")  # nothing to train the last step from
+    finetune(options(model_folder, data, tmp_path / "run", max_steps=3, save_steps=1))
+    assert not moved(before, weights(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / RECORD).read_text()) == record
 
 
 def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
@@ -440,6 +460,7 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
         ({"adapter": "lora", "lora_targets": "("}, "expected a regular expression"),
         ({"adapter": "lora", "train_vision": True}, "expected adapter none"),
         ({"max_length": 100}, "pictures must not be cut"),
+        ({"save_only_model": True}, "cannot go on"),
         ({"ted": "sample"}, "expected both or none"),
         ({"model": "./nowhere"}, "expected a vision-language model"),
         ({"data": "nowhere.parquet"}, "nowhere.parquet"),
@@ -482,10 +503,54 @@ def test_a_row_that_the_processor_cannot_take_is_named_before_training(model_fol
             finetune(options(model_folder, data, tmp_path / "run", data=str(tmp_path / name)))
 
 
+def test_a_clip_for_a_model_that_takes_none_is_named_before_training(data, tmp_path):
+    model, processor = llava(miniature_tokenizer(500, 20))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"2 broken rows of 8 .*got a video for LlavaProcessor, which takes none"):
+        finetune(options(str(tmp_path / "model"), data, tmp_path / "run"))
+
+
+def test_other_weights_or_rows_under_the_same_path_are_another_run_and_the_same_elsewhere_are_not(
+    model_folder, data, tmp_path
+):
+    shutil.copytree(model_folder, tmp_path / "model")
+    shutil.copy(data / "texts.jsonl", tmp_path / "rows.jsonl")
+    changed = {"max_steps": 1, "data": str(tmp_path / "rows.jsonl")}
+    finetune(options(str(tmp_path / "model"), data, tmp_path / "run", **changed))
+    finetune(options(model_folder, data, tmp_path / "run", max_steps=1, data=str(data / "texts.jsonl")))
+    text = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text.replace("Four", "Five"))
+    with pytest.raises(InputError, match="holds a run with other data_fingerprint,"):
+        finetune(options(str(tmp_path / "model"), data, tmp_path / "run", **changed))
+    (tmp_path / "rows.jsonl").write_text(text)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    model.lm_head.weight.data += 1
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="holds a run with other base_fingerprint,"):
+        finetune(options(str(tmp_path / "model"), data, tmp_path / "run", **changed))
+
+
+def test_scores_of_several_kinds_do_not_mix_in_a_run(model_folder, data, tmp_path):
+    write_pairs(world_pairs(24, categories=1, words=(40, 150)), tmp_path / "pairs.parquet")
+    for name, steps in (("one", 1), ("two", 2)):
+        (tmp_path / f"{name}.yaml").write_text(f"batch_size: 4\nmax_steps: {steps}\nheld_out: 4\n")
+    probed = {"ted": "sample", "ted_pairs": str(tmp_path / "pairs.parquet")}
+    one, two = ({"ted_config": str(tmp_path / f"{name}.yaml")} | probed for name in ("one", "two"))
+    steps = {"max_steps": 2, "save_steps": 1}
+    finetune(options(model_folder, data, tmp_path / "bare", **steps))
+    finetune(options(model_folder, data, tmp_path / "scored", **steps, **one))
+    finetune(options(model_folder, data, tmp_path / "scored", **steps, **one))
+    with pytest.raises(InputError, match="which has no scores"):
+        finetune(options(model_folder, data, tmp_path / "bare", **steps, **one))
+    with pytest.raises(InputError, match="which has scores with other settings"):
+        finetune(options(model_folder, data, tmp_path / "scored", **steps, **two))
+
+
 def test_a_folder_of_another_run_is_refused(model_folder, data, tmp_path):
     finetune(options(model_folder, data, tmp_path / "run", max_steps=1))
     for changed in ({"learning_rate": 1e-4}, {"data": str(data / "texts.jsonl")}):
-        with pytest.raises(InputError, match=r"holds a run with other (learning_rate|data)"):
+        with pytest.raises(InputError, match=r"holds a run with other (learning_rate|data_fingerprint)"):
             finetune(options(model_folder, data, tmp_path / "run", **{"max_steps": 1} | changed))
 
 

@@ -42,6 +42,8 @@ def rows():
         ("In the upper left corner.", "in the top left corner", True),
         ("The heart reads 'RED'.", "RED", True),
         ("The heart is red.", "RED", False),
+        ("A big red star.", "A", False),
+        ("A", "A", True),
         ("", "yes", False),
         ("Anything at all.", "", False),
     ],

@@ -32,7 +32,9 @@ from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
 
 
-RECORD = "training_record.json"
+RECORD = "training_record.json"  # of a finished run
+RUN = "run.json"  # what of the record is known at the start
+STATE = "trainer_state.json"  # of a checkpoint
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -55,7 +57,7 @@ def export_encoder(
 
     Args:
         run (`str` or `os.PathLike`): folder with a whole model or an adapter, its tokenizer, and perhaps
-            `training_record.json`, which is copied with an entry `exported` added.
+            `training_record.json`, which is copied with an entry `exported` added; or a checkpoint inside one.
         output (`str` or `os.PathLike`): the folder to make; it must not exist or be empty.
         fusion (`str`, defaults to `"norm_avg"`): how layers become one feature, see [`GrantedConfig`].
         dtype (`str`, defaults to `"auto"`): of the result: `"auto"` (that of the run's model or of the base),
@@ -79,9 +81,7 @@ def export_encoder(
     adapter = _holds_adapter(run)
     if base is not None and not adapter:
         raise InputError(f"got a base for {run}, which holds a whole model, expected none: leave the base out")
-    record = read_json(run / RECORD) if (run / RECORD).exists() else {}
-    if not isinstance(record, dict):
-        raise InputError(f"got {run / RECORD} without an object in it, expected the record that the training wrote")
+    record = _record_of(run)
 
     options = {"fusion": fusion, "keep_vision": keep_vision}
     with atomic_path(output) as temporary:
@@ -126,6 +126,16 @@ def model_fingerprint(model: nn.Module) -> str:
         values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(values.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _record_of(run: Path) -> dict:
+    """What the training recorded: all, or of a checkpoint what is known at the start, and its steps."""
+    checkpoint = (run / STATE).exists() and (run.parent / RUN).exists()
+    path = run.parent / RUN if checkpoint else run / RECORD
+    record = read_json(path) if path.exists() else {}
+    if not isinstance(record, dict):
+        raise InputError(f"got {path} without an object in it, expected the record that the training wrote")
+    return record | ({"steps": read_json(run / STATE)["global_step"]} if checkpoint else {})
 
 
 def _holds_adapter(run: Path) -> bool:

@@ -7,11 +7,13 @@ The aggregator is trained anew each time, on the same pairs from the same seed, 
 training does not notice: its random numbers go on where they were.
 """
 
+import hashlib
+import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,8 @@ class TedProbe(TrainerCallback):
         records (`list[TedRecord]`), dataset (`dict`): the benchmark and its `dataset_description`.
         pairs (`list[CaptionPair]`): what the aggregators are trained on.
         settings ([`AggregatorTrainingConfig`]): how; its features are those scored.
-        output (`Path`): the folder; `step-N/results` gets the results of a score, `scores.json` all of them.
+        output (`Path`): the folder; `step-N/results` gets the results of a score, `scores.json` all of them with what
+            was asked for.
         tokenizer (`PreTrainedTokenizerBase`): the model's.
         every (`int`, *optional*): steps between two scores; by default only before and after.
 
@@ -61,6 +64,31 @@ class TedProbe(TrainerCallback):
         self.output, self.tokenizer, self.every = Path(output), tokenizer, every
         self.scores: dict[str, dict[str, dict]] = {}
         self.trainer = None
+        # What scores must have in common to be compared.
+        self.asked = {
+            "benchmark": dataset["fingerprint"],
+            "pairs": hashlib.sha256(json.dumps(list(pairs), sort_keys=True).encode()).hexdigest(),
+            "settings": asdict(settings),
+        }
+
+    def check_scored_since_the_start(self) -> None:
+        """Before a run goes on: raise unless it has been scored from its start, and in the same way.
+
+        Raises:
+            InputError: there are no scores, or others.
+        """
+        stored = read_json(self._stored)["asked"] if self._stored.exists() else {}
+        other = [name for name, value in self.asked.items() if stored.get(name) != value]
+        if other:
+            found = f"scores with other {', '.join(other)}" if stored else "no scores"
+            raise InputError(
+                f"got ted for the run in {self.output.parent}, which has {found}, expected it scored in one way from "
+                "its start: leave ted out or as it was, and score with granted export and granted evaluate"
+            )
+
+    @property
+    def _stored(self) -> Path:
+        return self.output / "scores.json"
 
     @classmethod
     def from_files(cls, config, processor) -> "TedProbe":
@@ -77,9 +105,8 @@ class TedProbe(TrainerCallback):
         return cls(records, dataset, pairs, settings, folder, processor.tokenizer, config.ted_steps)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        stored = self.output / "scores.json"
-        if state.global_step and stored.exists():  # the run goes on
-            scores = read_json(stored)
+        if state.global_step:  # the run goes on
+            scores = read_json(self._stored)["scores"]
             self.scores = {step: scores[step] for step in scores if int(step) <= state.global_step}
         if state.global_step == 0:
             self.score(model, 0)
@@ -100,7 +127,7 @@ class TedProbe(TrainerCallback):
         with untouched(model):
             results = self._results(model, folder)
         self.scores[str(step)] = {result.feature: result.summary() for result in results}
-        write_json(self.output / "scores.json", self.scores)
+        write_json(self._stored, {"asked": self.asked, "scores": self.scores})
         if self.trainer is not None:
             self.trainer.log({f"ted/{result.feature}": result.accuracy for result in results})
 

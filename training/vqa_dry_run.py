@@ -2,13 +2,14 @@
 
 import copy
 import math
+import os
 import re
 from itertools import groupby
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator
@@ -37,8 +38,8 @@ def dry_run_report(
     visual = {kind: sum(media_tokens(batch, kind, model) for batch in batches) for kind in ("image", "video")}
     if peft_config is not None:
         model = get_peft_model(model, copy.deepcopy(peft_config))
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    # PEFT knows how many values a four-bit weight holds.
+    trainable, total = PeftModel.get_nb_trainable_parameters(model)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * max(1, config.world_size)
     # As the trainer counts: an epoch ends with a step, be it of fewer rows.
     steps = (
@@ -46,7 +47,9 @@ def dry_run_report(
         if config.max_steps > 0
         else math.ceil(math.ceil(len(dataset) / per_step) * config.num_train_epochs)
     )
-    memory = estimated_memory(model, config.per_device_train_batch_size * max(tokens), config.gradient_checkpointing)
+    shards = config.world_size if os.environ.get("ACCELERATE_USE_FSDP") == "true" else 1
+    batch = config.per_device_train_batch_size * max(tokens)
+    memory = estimated_memory(model, batch, config.gradient_checkpointing, shards)
     facts = [
         f"rows: {len(dataset)}; counted below: {len(batches)}",
         f"tokens a row: {min(tokens)} to {max(tokens)}, mean {sum(tokens) / len(tokens):.1f}; of all, "
@@ -76,8 +79,8 @@ def media_tokens(batch: dict[str, torch.Tensor], kind: str, model: nn.Module) ->
     return 0 if token is None else int((batch["input_ids"] == token).sum())
 
 
-def estimated_memory(model: nn.Module, tokens: int, checkpointing: bool) -> int:
-    """Bytes for weights, gradients, AdamW's two moments, and activations of a batch of so many tokens.
+def estimated_memory(model: nn.Module, tokens: int, checkpointing: bool, shards: int = 1) -> int:
+    """Bytes for weights, gradients and AdamW's two moments, over `shards` processes, and for a batch's activations.
 
     Of a layer about 34 values of two bytes a token and unit of width are kept (attention without its matrix), with
     activation checkpointing its input alone, and one layer whole at a time.
@@ -88,4 +91,4 @@ def estimated_memory(model: nn.Module, tokens: int, checkpointing: bool) -> int:
     layer = 34 * tokens * text.hidden_size
     kept = 2 * tokens * text.hidden_size * text.num_hidden_layers + layer
     activations = kept if checkpointing else layer * text.num_hidden_layers
-    return weights + 3 * trained + activations
+    return (weights + 3 * trained) // shards + activations

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
@@ -43,16 +45,16 @@ from granted.errors import InputError
 from granted.eval_metric.results import library_versions
 from granted.files import read_json, write_json
 from granted.modeling_text_trunk import find_text_trunk
-from granted.training.export import RECORD, model_fingerprint
+from granted.training.export import RECORD, RUN, STATE, model_fingerprint
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 
 
 ADAPTERS = ("none", "lora", "dora", "qlora")
-RUN = "run.json"  # what makes two runs the same
-# Where a run is written, how it is shown and how it is spread: the result does not depend on it.
+# Where a run is written, how it is shown and how its data are read: the result does not depend on it.
 _APART = re.compile(
-    r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted|dataloader_"
+    r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted"
+    r"|dataloader_(?!drop_last)"
 )
 
 
@@ -120,6 +122,8 @@ class VqaFinetuningConfig(SFTConfig):
                 "got assistant_only_loss=false, completion_only_loss or chat_template_path, expected none: the loss "
                 "is on answers, by the chat template beside the model"
             )
+        if self.save_only_model:
+            raise InputError("got save_only_model, expected false: a checkpoint without its optimiser cannot go on")
         if self.resume_from_checkpoint:
             raise InputError("got resume_from_checkpoint, expected none: the same command goes on by itself")
         if bool(self.ted) != bool(self.ted_pairs):
@@ -147,11 +151,20 @@ def finetune(config: VqaFinetuningConfig) -> Path:
     model, processor, base = load_model(config)
     collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
     dataset, problems = usable_rows(config, collator)
-    identity = run_identity(config, dataset, base)
-    checkpoint = checkpoint_to_resume(output, identity)
+    record = base | {
+        "data": config.data,
+        "data_fingerprint": data_fingerprint(config.data, dataset),
+        "rows": len(dataset),
+        "rows_skipped": dict(Counter(problem.kind for problem in problems)),
+        "settings": changed_settings(config),
+        "processes": config.world_size,
+    }
+    checkpoint = checkpoint_to_resume(output, run_identity(record))
+    probe = TedProbe.from_files(config, processor) if config.ted else None
+    if probe and checkpoint:
+        probe.check_scored_since_the_start()
     if (output / RECORD).exists():
         return output  # this very run has been finished
-    probe = TedProbe.from_files(config, processor) if config.ted else None
     trainer = as_input_error(
         lambda: VqaTrainer(
             model=model,
@@ -173,19 +186,13 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         probe.trainer = trainer
     if trainer.accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        write_json(output / RUN, identity)
+        write_json(output / RUN, record)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.accelerator.is_main_process:
-        record = base | {
-            "data": config.data,
-            "data_fingerprint": identity["data_fingerprint"],
-            "rows": len(dataset),
-            "rows_skipped": dict(Counter(problem.kind for problem in problems)),
+        record |= {
             "steps": trainer.state.global_step,
-            "settings": changed_settings(config),
             "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
-            "processes": config.world_size,
             "device": str(config.device),
             "versions": library_versions("granted", "torch", "transformers", "trl", "peft"),
         }
@@ -199,24 +206,30 @@ def finetune(config: VqaFinetuningConfig) -> Path:
 def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator) -> tuple[Dataset, list[Problem]]:
     """The rows with their `length` in tokens, and those that are left out, with `skip_broken`.
 
-    Every row is made a batch of, so that none can end a training later.
+    Every row is made a batch of, so that none can end a training later. Each process checks its share.
 
     Raises:
         InputError: there are broken rows and they are not to be skipped, or there are no others.
     """
     dataset = load_vqa(config.data)
-    lengths: list[int] = []
-    problems = check_rows(
-        dataset,
-        use=lambda row: lengths.append(collator([row])["input_ids"].shape[1]),
-        show_progress=not config.disable_tqdm,
-    )
+    lengths: dict[int, int] = {}
+    mine = range(config.process_index, len(dataset), config.world_size)
+
+    def use(number: int, row: dict[str, Any]) -> None:
+        lengths[number] = collator([row])["input_ids"].shape[1]
+
+    found = check_rows(dataset, rows=mine, use=use, show_progress=not config.disable_tqdm)
+    checked = gather_object([(lengths, found)])  # of all processes
+    problems = sorted((problem for _, found in checked for problem in found), key=lambda problem: problem.row)
     if problems and not config.skip_broken:
         raise_if_broken(problems, len(dataset))
     kept = usable(dataset, problems)
     if len(kept) == 0:
         raise InputError(f"got no usable row in {config.data}, expected some: mend them")
-    return kept.add_column("length", lengths), problems
+    if "length" in kept.column_names:
+        kept = kept.remove_columns("length")  # of something else
+    length = {number: length for lengths, _ in checked for number, length in lengths.items()}
+    return kept.add_column("length", [length[number] for number in sorted(length)]), problems
 
 
 class VqaTrainer(SFTTrainer):
@@ -227,6 +240,12 @@ class VqaTrainer(SFTTrainer):
         # Models such as Qwen3-VL refuse a count of tokens for a loss of their own; TRL's loss takes one. Without it a
         # step would be a mean of means over processes and accumulated batches.
         self.model_accepts_loss_kwargs = True
+
+    def _run_epoch(self, **kwargs) -> None:
+        if self.state.global_step >= self.state.max_steps:  # killed after its last step: nothing is left to train
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -348,12 +367,12 @@ def _projections(model: PreTrainedModel) -> str:
 # -------------------------------------------------------------------------------------------------------------- resume
 
 
-def run_identity(config: VqaFinetuningConfig, dataset: Dataset, base: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run: settings, data and the model's weights."""
-    settings = {name: value for name, value in changed_settings(config).items() if not _APART.match(name)}
-    settings["processes"] = config.world_size
-    fingerprint = data_fingerprint(config.data, dataset)
-    return settings | {"model_fingerprint": base["base_fingerprint"], "data_fingerprint": fingerprint}
+def run_identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same run, by their records: settings, data and weights, these two by content."""
+    settings = {name: value for name, value in record["settings"].items() if not _APART.match(name)}
+    for name in ("data", *(("model", "revision") if record["base_fingerprint"] else ())):
+        settings.pop(name, None)  # the same content may lie elsewhere
+    return settings | {name: record[name] for name in ("base_fingerprint", "data_fingerprint", "rows", "processes")}
 
 
 def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
@@ -368,8 +387,8 @@ def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
 
 
 def data_fingerprint(source: str, dataset: Dataset) -> str:
-    """SHA-256 of local files and the number of rows used; of data on the Hub, datasets' own fingerprint."""
-    digest = hashlib.sha256(str(len(dataset)).encode())
+    """SHA-256 of the rows' files, not of media to which they only refer; of data on the Hub, datasets' own."""
+    digest = hashlib.sha256()
     for path in (Path(name.strip()) for name in source.split(",")):
         if not path.exists():
             digest.update(dataset._fingerprint.encode())
@@ -391,24 +410,16 @@ def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"got {output}, which holds no run of this kind, expected a new folder: choose another")
         return None
-    found = read_json(output / RUN)
+    found = run_identity(read_json(output / RUN))
     different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
     if different:
         raise InputError(
             f"got {output}, which holds a run with other {', '.join(different)}, expected this run's: choose another "
             "output folder or remove it"
         )
-    goes_on = [path for path in output.glob("checkpoint-*") if _goes_on(path)]
-    return str(max(goes_on, key=lambda path: int(path.name.split("-")[1]))) if goes_on else None
-
-
-def _goes_on(checkpoint: Path) -> bool:
-    """Whether a checkpoint is whole (its state is written last) and not of the last step, after which all is done."""
-    try:
-        state = read_json(checkpoint / "trainer_state.json")
-    except InputError:
-        return False
-    return state["global_step"] < state["max_steps"]
+    # The state of a checkpoint is written last: what a kill cut short has none.
+    whole = [path.parent for path in output.glob(f"checkpoint-*/{STATE}")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 # ------------------------------------------------------------------------------------------------------------- command
@@ -462,7 +473,12 @@ def main() -> None:
     """Entry point for `accelerate launch -m`."""
     from granted.cli import run_as_command
 
-    run_as_command(lambda: sys.stdout.write(f"{run(sys.argv[1:])}\n"))
+    def command() -> None:
+        shown = run(sys.argv[1:])
+        if PartialState().is_main_process:
+            sys.stdout.write(f"{shown}\n")
+
+    run_as_command(command)
 
 
 if __name__ == "__main__":

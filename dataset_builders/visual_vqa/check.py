@@ -8,6 +8,7 @@ raise_if_broken(problems, len(dataset))            # or: dataset = usable(datase
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from datasets import Dataset
@@ -34,20 +35,26 @@ class Problem:
 def check_rows(
     dataset: Iterable[Mapping[str, Any]],
     *,
-    use: Callable[[Mapping[str, Any]], object] | None = None,
+    rows: range | None = None,
+    use: Callable[[int, Mapping[str, Any]], object] | None = None,
     show_progress: bool = False,
 ) -> list[Problem]:
     """Check all rows, one after the other; of a broken row the first problem is told.
 
     Args:
         dataset (`Dataset`, `IterableDataset` or any `Iterable` of rows): what `load_vqa` gives.
-        use (`Callable`, *optional*): what is going to be done with a row, such as `lambda row: collator([row])`; a
-            `ValueError` is a problem of kind "model": a clip of one frame, a picture too narrow, `<|image_pad|>` in a
-            text.
+        rows (`range`, *optional*): the numbers of those to check, of a `Dataset`; all by default.
+        use (`Callable`, *optional*): what is going to be done with a row, such as `lambda number, row:
+            collator([row])`; a `ValueError` is a problem of kind "model": a clip of one frame, a picture too narrow,
+            `<|image_pad|>` in a text.
         show_progress (`bool`, defaults to `False`): show a bar.
     """
     problems = []
-    for number, row in enumerate(tqdm(dataset, desc="checking rows", unit="row", disable=not show_progress)):
+    numbers = rows if rows is not None else count()
+    if rows is not None:
+        dataset = dataset.select(rows)
+    bar = tqdm(dataset, desc="checking rows", unit="row", disable=not show_progress)
+    for number, row in zip(numbers, bar):
         try:
             conversation = as_conversation(row)
             for image in conversation.images:
@@ -56,7 +63,7 @@ def check_rows(
                 # Of a file all frames are decoded, but two are held: a long video would fill the memory.
                 open_clip(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
             if use:
-                use(row)
+                use(number, row)
         except ValueError as error:  # a RowError is one
             name, kind = row.get("id"), getattr(error, "kind", "model")
             message = " ".join(str(error).split())[:300]
@@ -82,7 +89,8 @@ def raise_if_broken(problems: list[Problem], total: int) -> None:
     """
     if not problems:
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in problems).most_common())
+    by_kind = Counter(problem.kind for problem in problems).most_common()
+    kinds = ", ".join(f"{number} {kind}" for kind, number in by_kind)
     named = "; ".join(
         f"row {problem.row}{f' ({problem.id})' if problem.id else ''}, {problem.kind}: {problem.message}"
         for problem in problems[:NAMED]

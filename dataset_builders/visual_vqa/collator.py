@@ -14,11 +14,12 @@ from transformers.video_utils import VideoMetadata
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
-from granted.dataset_builders.visual_vqa.rows import as_conversation
+from granted.dataset_builders.visual_vqa.rows import RowError, as_conversation
 from granted.errors import InputError
 
 
 IGNORED = -100  # a label that has no part in the loss
+FPS = 2.0  # frames a second seen of a video where the processor says nothing, as Qwen's models are trained
 
 
 class VqaCollator:
@@ -26,7 +27,8 @@ class VqaCollator:
 
     Args:
         processor (`ProcessorMixin`): the model's, with a chat template.
-        video_fps (`float`, *optional*): frames a second that the model sees of a video; by default the processor's.
+        video_fps (`float`, *optional*): frames a second that the model sees of a video; by default the processor's,
+            or two.
         max_frames (`int`, *optional*): the most frames of a video that are handed to the processor.
 
     Raises:
@@ -35,7 +37,9 @@ class VqaCollator:
 
     def __init__(self, processor: ProcessorMixin, *, video_fps: float | None = None, max_frames: int | None = None):
         self.processor, self.max_frames = processor, max_frames
-        self.video_fps = video_fps or getattr(getattr(processor, "video_processor", None), "fps", None)
+        video_processor = getattr(processor, "video_processor", None)
+        self.takes_videos = video_processor is not None
+        self.video_fps = video_fps or getattr(video_processor, "fps", None) or FPS
         self.chat_template = answer_template(processor)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
@@ -58,6 +62,11 @@ class VqaCollator:
             conversations.append(messages)
             clips += own
         options: dict[str, Any] = {"padding": True, "padding_side": padding_side, "add_special_tokens": False}
+        if clips and not self.takes_videos:
+            raise RowError(
+                f"got a video for {type(self.processor).__name__}, which takes none, expected images: drop the row",
+                "video",
+            )
         if clips:
             options |= {"video_metadata": clips, "do_sample_frames": True, "fps": self.video_fps}
         return self.processor.apply_chat_template(

@@ -58,7 +58,8 @@ BY_NAME = (
     "Go through the shapes in alphabetical order: what does each look like, and where is it?",
     "Tell me about every shape, by name.",
 )
-VIDEO_ASPECTS = ("temporal order", "action")
+# What is asked of clips only, and of pictures only: where things in motion are is no single place.
+VIDEO_ASPECTS, IMAGE_ASPECTS = ("temporal order", "action"), ("listing",)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def ask_shapes(caption: ShapesCaption, aspect: str, rng: random.Random) -> Asked
 
     Args:
         caption (`ShapesCaption`): gives the words; a full one, of a scene sampled for the aspect.
-        aspect (`str`): one of `ASPECTS`; temporal order and action need a clip.
+        aspect (`str`): one of `ASPECTS`; temporal order and action need a clip, a listing needs a picture.
         rng (`random.Random`): what is asked, and how.
 
     Raises:
@@ -109,8 +110,8 @@ def is_right(answer: str, key: str) -> bool:
         key (`str`): the key of an [`Asked`]; a description has none, and nothing is right for it.
     """
     said = f" {_plain(answer)} "
-    if key.isupper():  # letters on a figure
-        return f" {key} " in said
+    if key.isupper():  # letters on a figure: quoted, or all that is said
+        return (re.findall(r"['\"“‘](\w+)['\"”’]", answer) or [said.strip()])[0] == key
     kind = next((kind for kind in _wordings() if key in kind), {})
     found = [(said.lower().find(f" {form} "), -len(form), value) for value in kind for form in kind[value]]
     mentioned = [entry for entry in found if entry[0] >= 0]

@@ -23,7 +23,7 @@ from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
-from granted.dataset_builders.scenes.shapes.questions import ASPECTS, VIDEO_ASPECTS, ask_shapes
+from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, swap_one_look
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.errors import InputError
@@ -92,9 +92,12 @@ def vqa_rows(
         )
     if media not in MEDIA:
         raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
-    aspects = [aspect for aspect in aspects if media == "video" or aspect not in VIDEO_ASPECTS]
+    others = VIDEO_ASPECTS if media == "image" else IMAGE_ASPECTS
+    aspects = [aspect for aspect in aspects if aspect not in others]
     if not aspects:
-        raise InputError(f"got only aspects of videos for media {media}, expected others: name some, or use clips")
+        raise InputError(
+            f"got media {media} with no other aspects than {', '.join(others)}, expected some that it has"
+        )
     for number in range(count):
         name, aspect = f"vqa/{seed}/{media}/{number}", aspects[number % len(aspects)]
         rng = random.Random(name)
