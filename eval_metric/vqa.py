@@ -172,7 +172,8 @@ def question_sheet(rows: Sequence[Mapping[str, Any]], answers: Sequence[str], pa
     """Write a PNG of questions with their pictures (of a clip three frames), the model's answers and the truth."""
     columns = 4
     lines = -(-len(rows) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 3.7 * lines), squeeze=False)
+    size = (3.2 * columns, 3.8 * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, row, said in zip(axes.flat, rows, answers):
@@ -184,12 +185,8 @@ def question_sheet(rows: Sequence[Mapping[str, Any]], answers: Sequence[str], pa
         axis.imshow(picture, interpolation="nearest")
         question, truth = (message["content"][-1]["text"] for message in row["messages"][:2])
         good = is_right(said, row["key"])
-        text = "\n".join([*textwrap.wrap(question, 38), *textwrap.wrap(f"answer: {said}", 38)[:3]])
-        axis.set_title(text, fontsize=8, loc="left", color="#1a7f37" if good else "#b3261e")
-        axis.text(
-            0, -0.04, "\n".join(textwrap.wrap(f"truth: {truth}", 42)), transform=axis.transAxes, va="top", fontsize=8
-        )
-    figure.tight_layout()
+        text = [line for part in (question, f"answer: {said}", f"truth: {truth}") for line in textwrap.wrap(part, 42)]
+        axis.set_title("\n".join(text), fontsize=8, loc="left", color="#1a7f37" if good else "#b3261e")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

@@ -116,7 +116,7 @@ def test_every_figure_is_over_the_token_of_its_cell_and_nothing_else_is_labelled
         truth = labels_of(drawing, 3)
         cells = {figure.cell[0] + 3 * figure.cell[1]: figure for figure in drawing.figures}
         for token in range(9):
-            assert truth["there"][token] == (token in cells) and truth["place"][token] == token
+            assert truth["presence"][token] == (token in cells) and truth["place"][token] == token
             for name, kinds in LOOKS.items():
                 label = truth[name][token].item()
                 assert (kinds[label] if label >= 0 else None) == getattr(cells.get(token), name, None)

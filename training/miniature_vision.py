@@ -39,7 +39,7 @@ class Seen(nn.Module):
         self.looks = nn.ModuleDict({name: nn.Linear(width, len(given)) for name, given in words.items()})
         for name, given in words.items():
             self.looks[name].weight = nn.Parameter(given, requires_grad=False)
-        self.looks["there"] = nn.Linear(width, 2)
+        self.looks["presence"] = nn.Linear(width, 2)
         self.looks["place"] = nn.Linear(width, len(CELLS))  # text is far from a picture: a token says where it is
         self.letters = nn.Linear(width, MAX_LETTERS * (len(LETTERS) + 1))  # in their order; the last class is none
 
@@ -99,8 +99,8 @@ def teach_to_see(
         (tokens, *_), truth = look(model, processor, [drawing_of(f"seen/{seed}/{i}") for i in range(256)], size)
         right = {name: head(tokens).argmax(-1) == truth[name] for name, head in heads.looks.items()}  # (B, T) each
         right["letters"] = (heads.spell(tokens).argmax(-1) == truth["letters"]).all(-1)  # (B, T)
-        there = truth["there"] == 1  # (B, T)
-        return {name: marks[there].float().mean().item() for name, marks in right.items()}
+        present = truth["presence"] == 1  # (B, T)
+        return {name: marks[present].float().mean().item() for name, marks in right.items()}
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
     """For each of side x side tokens the figure over it: whether there is one, its looks, letters (or -1)."""
     truth = {name: torch.full((side * side,), -1) for name in LOOKS}  # (T,)
     truth["background"] = torch.full((side * side,), list(BACKGROUNDS).index(drawing.background))  # (T,)
-    truth["there"] = torch.zeros(side * side, dtype=torch.long)  # (T,)
+    truth["presence"] = torch.zeros(side * side, dtype=torch.long)  # (T,)
     truth["place"] = torch.arange(side * side)  # (T,)
     truth["letters"] = torch.full((side * side, MAX_LETTERS), -1)  # (T, letters)
     for figure in drawing.figures:
@@ -145,7 +145,7 @@ def labels_of(drawing: Drawing, side: int) -> dict[str, torch.Tensor]:
         for token in range(side * side):
             away = max(abs((token % side + 0.5) / side - x), abs((token // side + 0.5) / side - y))
             if away < height / 2 + 0.25 / side:
-                truth["there"][token] = 1
+                truth["presence"][token] = 1
                 for name, kinds in LOOKS.items():
                     truth[name][token] = kinds.index(getattr(figure, name))
                 spelt = [LETTERS.index(letter) for letter in figure.letters]
