@@ -39,17 +39,16 @@ demo: setup
 ABOUT := attributes,spatial relations,counting,text,style/background
 ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
 SHAPES = $(BIN)/granted data shapes vqa --output $@ --size 96
-ROWS := miniature/captions.parquet miniature/clip_captions.parquet miniature/vqa.parquet miniature/clip_vqa.parquet
 HELD_OUT := miniature/held_out.parquet miniature/held_out_clips.parquet
-CAPTIONS := miniature/captions/training_record.json
-VQA := miniature/vqa/training_record.json
 
 miniature: miniature/answers/questions.png miniature/encoder
 
 miniature/captions.parquet: | setup
-	$(SHAPES) --count 9000 --aspects listing --seed 1
+	$(SHAPES) --count 7000 --aspects listing --seed 1
 miniature/clip_captions.parquet: | setup
 	$(SHAPES) --count 600 --media video --aspects "full description" --seed 1
+miniature/names.parquet: | setup
+	$(SHAPES) --count 4500 --aspects "listing by name" --seed 3
 miniature/vqa.parquet: | setup
 	$(SHAPES) --count 12000 --questions 4 --aspects "$(ABOUT),full description" --seed 2
 miniature/clip_vqa.parquet: | setup
@@ -64,15 +63,20 @@ miniature/pairs.parquet: | setup
 	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --output $@
 miniature/seeing: | setup
 	$(BIN)/granted miniature --output $@
-$(CAPTIONS): | miniature/seeing $(ROWS)
-	$(BIN)/granted train vqa --config training/configs/vqa_miniature_captions.yaml
-$(VQA): | $(CAPTIONS) miniature/ted miniature/pairs.parquet
-	$(BIN)/granted train vqa --config training/configs/vqa_miniature.yaml
-miniature/answers/questions.png: | $(VQA) $(HELD_OUT)
-	$(BIN)/granted vqa before=miniature/captions after=miniature/vqa \
+# A training's record is written last.
+TRAIN = $(BIN)/granted train vqa --config training/configs
+miniature/captions/training_record.json: | miniature/seeing miniature/captions.parquet miniature/clip_captions.parquet
+	$(TRAIN)/vqa_miniature_captions.yaml
+miniature/names/training_record.json: | miniature/captions/training_record.json miniature/names.parquet
+	$(TRAIN)/vqa_miniature_names.yaml
+miniature/vqa/training_record.json: | miniature/names/training_record.json miniature/vqa.parquet \
+		miniature/clip_vqa.parquet miniature/ted miniature/pairs.parquet
+	$(TRAIN)/vqa_miniature.yaml
+miniature/answers/questions.png: | miniature/vqa/training_record.json $(HELD_OUT)
+	$(BIN)/granted vqa before=miniature/names after=miniature/vqa \
 		--data miniature/held_out.parquet,miniature/held_out_clips.parquet \
 		--training-data miniature/vqa.parquet,miniature/clip_vqa.parquet --output $(@D)
-miniature/encoder: | $(VQA)
+miniature/encoder: | miniature/vqa/training_record.json
 	$(BIN)/granted export miniature/vqa --output $@
 
 # The folder of an installed package, found without importing it.

@@ -42,6 +42,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     "action": ("Action Recognition", "Adverb"),
     "style/background": ("Adjective", "Quantity", "Coreference", "OCR"),
     "listing": ("Adjective", "OCR"),
+    "listing by name": ("Adjective", "OCR"),
     "full description": ("Adjective", "Quantity", "Spatial Relationship", "OCR", "Basic Event", "Adverb"),
 }
 FURTHEST = {
@@ -59,7 +60,7 @@ BY_NAME = (
     "Tell me about every shape, by name.",
 )
 # What is asked of clips only, and of pictures only: where things in motion are is no single place.
-VIDEO_ASPECTS, IMAGE_ASPECTS = ("temporal order", "action"), ("listing",)
+VIDEO_ASPECTS, IMAGE_ASPECTS = ("temporal order", "action"), ("listing", "listing by name")
 
 
 @dataclass(frozen=True)
@@ -378,18 +379,23 @@ class _Questioner:
         yield Asked(ask.format(self.pick(*medium)), short, "short description", "")
 
     def listing(self) -> Iterator[Asked]:
-        """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`,
-        or by name: `"Disc: small, plain, blue, in the centre. Star: ..."`.
-        """
+        """Everything in reading order: `"In the top left corner: a big striped red star. In the centre: ..."`."""
         form, noun, order, places = self.caption.form, self.caption.noun, list(PLACES.values()), self.facts["place"]
-        looks = {s: [form(self.facts[quality][s]) for quality in ("size", "texture", "colour")] for s in places}
         entries = [
-            f"{form(places[subject])}: {with_article(' '.join([*looks[subject], noun(subject)]))}"
+            f"{form(places[subject])}: {with_article(' '.join([*self.looks(subject), noun(subject)]))}"
             for subject in sorted(places, key=lambda name: order.index(places[name]))
         ]
         yield Asked(self.pick(*LISTING), " ".join(map(_sentence, entries)), "listing", "")
-        entries = [f"{noun(s)}: {', '.join([*looks[s], form(places[s])])}" for s in sorted(places, key=noun)]
+
+    def listing_by_name(self) -> Iterator[Asked]:
+        """Everything by name: `"Disc: small, plain, blue, in the centre. Star: ..."`."""
+        form, noun, places = self.caption.form, self.caption.noun, self.facts["place"]
+        entries = [f"{noun(s)}: {', '.join([*self.looks(s), form(places[s])])}" for s in sorted(places, key=noun)]
         yield Asked(self.pick(*BY_NAME), " ".join(map(_sentence, entries)), "listing by name", "")
+
+    def looks(self, subject: str) -> list[str]:
+        """Size, texture and colour of a figure, in words."""
+        return [self.caption.form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
 
 
 def _question(text: str) -> str:
