@@ -84,6 +84,8 @@ def check_text_width(transformer: nn.Module, width: int, hidden_states: int = 1)
 class GrantedPipelineMixin:
     """What both pipelines share: prompts to embeddings with masks, sampling, a folder that loads by itself."""
 
+    # They may be None but have no default: with one, DiffusionPipeline.from_pretrained(..., text_encoder=None) would
+    # load the encoder all the same.
     _optional_components = ["vae", "text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -198,10 +200,8 @@ class GrantedPipelineMixin:
             got = f"neither {name} nor" if text is None else f"both {name} and"
             raise ValueError(f"got {got} {name}_embeds, expected one of them")
         if (embeds is None) != (mask is None):
-            raise ValueError(
-                f"got {name}_embeds {'without' if mask is None else 'missing for'} {mask_name}, expected both: pass "
-                "the two that encode_prompt gave together"
-            )
+            got = f"{name}_embeds without {mask_name}" if mask is None else f"no {name}_embeds for the {mask_name}"
+            raise ValueError(f"got {got}, expected both: pass the two that encode_prompt gave together")
         if embeds is None:
             texts = [text] if isinstance(text, str) else text
             if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
@@ -329,9 +329,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
     Args:
         transformer (`Lumina2Transformer2DModel`): reads text features of width `cap_feat_dim`.
         scheduler (`FlowMatchEulerDiscreteScheduler`): or another flow-matching one.
-        vae (`AutoencoderKL`, *optional*): without one the transformer makes pixels in [-1, 1].
-        text_encoder (`GrantedModel`, *optional*): its `hidden_size` is the `cap_feat_dim` of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the encoder's own by default.
+        vae (`AutoencoderKL` or `None`): without one the transformer makes pixels in [-1, 1].
+        text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `cap_feat_dim` of the transformer.
+        tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -341,9 +341,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         self,
         transformer: Lumina2Transformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKL | None = None,
-        text_encoder: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        vae: AutoencoderKL | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super().__init__(transformer, scheduler, vae, text_encoder, tokenizer)
@@ -478,9 +478,9 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
     Args:
         transformer (`WanTransformer3DModel`): reads text features of width `text_dim`.
         scheduler (`FlowMatchEulerDiscreteScheduler`): or another flow-matching one, such as UniPC.
-        vae (`AutoencoderKLWan`, *optional*): without one the transformer makes frames in [-1, 1].
-        text_encoder (`GrantedModel`, *optional*): its `hidden_size` is the `text_dim` of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the encoder's own by default.
+        vae (`AutoencoderKLWan` or `None`): without one the transformer makes frames in [-1, 1].
+        text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `text_dim` of the transformer.
+        tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -490,9 +490,9 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         self,
         transformer: WanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKLWan | None = None,
-        text_encoder: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        vae: AutoencoderKLWan | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super(WanPipeline, self).__init__()  # the parent's own would register the second transformer of Wan 2.2
