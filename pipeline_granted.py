@@ -39,7 +39,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.lumina2.pipeline_lumina2 import calculate_shift, retrieve_timesteps
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -181,7 +181,8 @@ class GrantedPipelineMixin:
                 "embeddings and masks of prompts and negative prompts: pass all four, or guidance_scale=1 and two"
             )
         token_ids = self.text_encoder.tokenize(texts, self._token_limit(max_sequence_length), allow_empty=True)
-        input_ids, attention_mask = self.text_encoder.pad(token_ids)  # (T, M) each
+        device = get_module_execution_device(self.text_encoder)  # not where the weights wait when they are offloaded
+        input_ids, attention_mask = (tensor.to(device) for tensor in self.text_encoder.pad(token_ids))  # (T, M) each
         features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
         drop = self.text_encoder.config.template_drop_tokens
@@ -309,9 +310,8 @@ class GrantedPipelineMixin:
         path, code = Path(save_directory, self.config_name), Path(inspect.getsourcefile(type(self)))
         index = json.loads(path.read_text(encoding="utf-8"))
         index["_class_name"] = [code.stem, type(self).__name__]
-        if self.text_encoder is not None:
-            # diffusers looks for a file of that name in `text_encoder/`: no package before it.
-            library, name = index["text_encoder"]
+        library, name = index["text_encoder"]
+        if library is not None:  # diffusers looks for a file of that name in `text_encoder/`: no package before it
             index["text_encoder"] = [library.split(".")[-1], name]
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         shutil.copyfile(code, Path(save_directory, code.name))
@@ -423,6 +423,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         factor, patch = self.vae_scale_factor, self.transformer.config.patch_size
         sizes = {"height": (height, factor * patch), "width": (width, factor * patch)}
         self._check_call(sizes, callback_on_step_end_tensor_inputs, output_type)
+        for (name, (size, multiple)), positions in zip(sizes.items(), self.transformer.config.axes_lens[1:]):
+            if size > positions * multiple:
+                raise ValueError(f"got {name}={size}, expected at most {positions * multiple}: axes_lens has no more")
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
         device = self._execution_device
