@@ -170,6 +170,7 @@ class GrantedPipelineMixin:
             )
         device = device or self._execution_device
         tensors = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        tensors = self._fit(tensors, max_sequence_length)
         # The pictures of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
         return tuple(t if t is None else t.to(device).repeat_interleave(num_images_per_prompt, 0) for t in tensors)
 
@@ -352,8 +353,8 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         self.default_image_size = self.default_sample_size * self.vae_scale_factor
         self.image_processor = VaeImageProcessor(self.vae_scale_factor * transformer.config.patch_size)
 
-    def encode_prompt(self, *args, **kwargs) -> Conditioning:
-        conditioning = super().encode_prompt(*args, **kwargs)
+    def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
+        """Embeddings and masks as they are, if the transformer has positions for them."""
         longest = max(tensor.shape[1] for tensor in conditioning if tensor is not None)
         if longest > self._text_positions:
             raise ValueError(
@@ -524,7 +525,7 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         Given embeddings are padded to it. Without a text encoder and without `max_sequence_length`, it is the length
         of the longest given.
         """
-        conditioning = super().encode_prompt(
+        return super().encode_prompt(
             prompt,
             do_classifier_free_guidance,
             negative_prompt,
@@ -536,6 +537,9 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
             negative_prompt_attention_mask,
             max_sequence_length,
         )
+
+    def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
+        """Embeddings (B, length, D) with zeros after the prompt, and masks (B, length)."""
         longest = max(tensor.shape[1] for tensor in conditioning if tensor is not None)
         length = max_sequence_length or longest
         if self.text_encoder is not None:
@@ -544,14 +548,14 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
             raise ValueError(
                 f"got text features of {longest} tokens, expected at most {length}: raise max_sequence_length"
             )
-        return *self._fit(*conditioning[:2], length), *self._fit(*conditioning[2:], length)
-
-    def _fit(self, embeds: torch.Tensor | None, mask: torch.Tensor | None, length: int):
-        """Embeddings (B, length, D) with zeros after the prompt, and mask (B, length)."""
-        if embeds is None:
-            return None, None
-        more = length - mask.shape[1]
-        return nn.functional.pad(embeds * mask.unsqueeze(-1), (0, 0, 0, more)), nn.functional.pad(mask, (0, more))
+        fitted = []
+        for embeds, mask in (conditioning[:2], conditioning[2:]):
+            if embeds is not None:
+                more = length - mask.shape[1]
+                embeds = nn.functional.pad(embeds * mask.unsqueeze(-1), (0, 0, 0, more))  # (B, length, D)
+                mask = nn.functional.pad(mask, (0, more))  # (B, length)
+            fitted += [embeds, mask]
+        return tuple(fitted)
 
     @torch.no_grad()
     def __call__(
