@@ -9,7 +9,6 @@ shows what would be trained on. Run the same command again to go on after an int
 encoder of the outcome.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -44,12 +43,12 @@ from granted.eval_metric.results import library_versions
 from granted.files import read_json, write_json
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.export import RECORD, model_fingerprint
+from granted.training.run_folder import RUN, check_identity, data_fingerprint
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 
 
 ADAPTERS = ("none", "lora", "dora", "qlora")
-RUN = "run.json"  # what makes two runs the same
 # Where a run is written, how it is shown and how it is spread: the result does not depend on it.
 _APART = re.compile(
     r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted|dataloader_"
@@ -367,37 +366,14 @@ def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
     }
 
 
-def data_fingerprint(source: str, dataset: Dataset) -> str:
-    """SHA-256 of local files and the number of rows used; of data on the Hub, datasets' own fingerprint."""
-    digest = hashlib.sha256(str(len(dataset)).encode())
-    for path in (Path(name.strip()) for name in source.split(",")):
-        if not path.exists():
-            digest.update(dataset._fingerprint.encode())
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                with file.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-    return digest.hexdigest()
-
-
 def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
     """The newest whole checkpoint in the folder of this very run; none if it has not begun.
 
     Raises:
         InputError: the folder holds another run.
     """
-    if not (output / RUN).exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise InputError(f"got {output}, which holds no run of this kind, expected a new folder: choose another")
+    if not check_identity(output, identity):
         return None
-    found = read_json(output / RUN)
-    different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
-    if different:
-        raise InputError(
-            f"got {output}, which holds a run with other {', '.join(different)}, expected this run's: choose another "
-            "output folder or remove it"
-        )
     goes_on = [path for path in output.glob("checkpoint-*") if _goes_on(path)]
     return str(max(goes_on, key=lambda path: int(path.name.split("-")[1]))) if goes_on else None
 
