@@ -82,18 +82,11 @@ class Conditioning:
     def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # texts that are cut are told of once, by `tell_what_is_cut`
-            ids = iter(self.encoder.tokenize([text for text in texts if text]))
-        token_ids = [next(ids) if text else self._ids_of_nothing() for text in texts]
+            token_ids = self.encoder.tokenize(list(texts), allow_empty=True)
         input_ids, attention_mask = self.encoder.pad(token_ids)  # (B, N) each
         features = self.encoder(input_ids, attention_mask, recompute=self.recompute).last_hidden_state  # (B, N, D)
         drop = self.encoder.config.template_drop_tokens
         return [row[mask][drop:] for row, mask in zip(features, attention_mask.bool())]  # (N_i, D) each
-
-    def _ids_of_nothing(self) -> list[int]:
-        """The tokens of the empty caption: the template's, and one of padding where nothing else is left."""
-        config, tokenizer = self.encoder.config, self.encoder.tokenizer
-        ids = tokenizer((config.prompt_template or "{prompt}").replace("{prompt}", ""))["input_ids"]
-        return ids if len(ids) > config.template_drop_tokens else [*ids, tokenizer.pad_token_id]
 
     def tell_what_is_cut(self, texts: Iterable[str]) -> None:
         """Warn of texts longer than the encoder reads."""

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, Lumina2Pipeline, Lumina2Transformer2DModel, ModelMixin
+from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
 
 from granted.errors import InputError
 from granted.files import atomic_path
 from granted.modeling_granted import GrantedModel
+from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion_loop import UNCONDITIONAL, DiffusionTrainer
 from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
 from granted.training.picture_data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
@@ -149,21 +150,18 @@ class TextToImageTrainer(DiffusionTrainer):
         pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
         pipeline.set_progress_bar_config(disable=True)
         noise = torch.randn(len(prompts), *self.sample_shape, generator=torch.Generator().manual_seed(seed))
-        latents = pipeline(
+        return pipeline(
             prompt_embeds=embeds[:-1],
             prompt_attention_mask=mask[:-1],
             negative_prompt_embeds=embeds[-1:].expand(len(prompts), -1, -1),
             negative_prompt_attention_mask=mask[-1:].expand(len(prompts), -1),
+            height=self.config.resolution,
+            width=self.config.resolution,
             latents=noise.to(self.accelerator.device),
             num_inference_steps=self.config.num_inference_steps,
             guidance_scale=self.config.guidance_scale,
-            cfg_normalization=False,
-            output_type="latent",
-        ).images  # (P, C, H, W)
-        if self.vae is not None:
-            latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-            latents = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]  # (P, 3, H, W)
-        return latents.float().add(1).div(2).clamp(0, 1)
+            output_type="pt",
+        ).images  # (P, 3, H, W)
 
     def save_grid(self, prompts: list[str], path: Path) -> None:
         images = self.sample(prompts)  # (P, 3, H, W)
@@ -172,10 +170,9 @@ class TextToImageTrainer(DiffusionTrainer):
             with atomic_path(path.parent / "prompts.txt") as temporary:
                 temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
-    def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> Lumina2Pipeline:
+    def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedLumina2Pipeline:
         """The pipeline of a transformer."""
-        tokenizer = encoder.tokenizer if encoder else None
-        return Lumina2Pipeline(transformer, self.scheduler, self.vae, encoder, tokenizer)
+        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder)
 
     def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
         self.pipeline(transformer, encoder).save_pretrained(folder)
