@@ -156,6 +156,10 @@ class DiffusionTrainer(ABC):
         """Fingerprints of what the run reads, for its identity."""
 
     @abstractmethod
+    def prepare_data(self) -> None:
+        """Whatever is done to the data once, before the first step."""
+
+    @abstractmethod
     def captions(self) -> Iterator[str]:
         """Every caption of the data."""
 
@@ -192,6 +196,7 @@ class DiffusionTrainer(ABC):
             write_json(self.output / RUN, identity)
             for left_over in self.output.glob(".checkpoint-*.tmp"):
                 shutil.rmtree(left_over)
+        self.prepare_data()
         set_seed(config.seed)
         self.transformer = self.make_transformer()
         if config.gradient_checkpointing:
@@ -346,11 +351,12 @@ class DiffusionTrainer(ABC):
         accelerator, config = self.accelerator, self.config
         with self.averaged_weights():
             self.save_grid(self.prompts, self.output / "grids" / f"step_{self.step:06d}.png")
-            state = accelerator.get_state_dict(self.transformer)
-        if accelerator.is_main_process:
+            state = accelerator.get_state_dict(self.transformer)  # whole, where the weights are spread
             plain = accelerator.unwrap_model(self.transformer)
             averaged = type(plain).from_config(plain.config)
-            averaged.load_state_dict(state)
+            if accelerator.is_main_process:
+                averaged.load_state_dict(state)  # a copy: the state shares the weights, which are about to be restored
+        if accelerator.is_main_process:
             encoder = self.encoder_to_save()
             with atomic_path(self.output / "pipeline") as temporary:
                 self.save_pipeline(averaged.eval(), encoder, temporary)

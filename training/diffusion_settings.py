@@ -25,7 +25,6 @@ APART = (
     "encoder",
     "data",
     "vae",
-    "transformer",
     "data_workers",
     "recompute_layers",
     "token_budget",

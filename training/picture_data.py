@@ -7,8 +7,9 @@ Every picture is scaled to cover its bucket and cut in the middle. Streams are r
 """
 
 import json
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,8 +22,10 @@ from datasets import Dataset, Image, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from diffusers.training_utils import find_nearest_bucket, generate_aspect_ratio_buckets
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from granted.dataset_builders.visual_vqa.media import open_image
+from granted.embedding_cache import EmbeddingCache
 from granted.errors import InputError
 
 
@@ -35,13 +38,13 @@ class Batch:
     """Pictures of one shape with their captions.
 
     Fields:
-        pixels (`torch.Tensor`): (B, 3, H, W) in [-1, 1].
+        samples (`torch.Tensor`): pixels (B, 3, H, W) in [-1, 1], or cached latents (B, C, h, w).
         captions (`list[list[str]]`): for each picture the captions to choose from.
         rows (`list[int]`): numbers of the rows; -1 in a stream.
         state (`dict`): of a stream, where it stands after this batch.
     """
 
-    pixels: torch.Tensor
+    samples: torch.Tensor
     captions: list[list[str]]
     rows: list[int]
     state: dict[str, Any] = field(default_factory=dict)
@@ -190,19 +193,27 @@ class CaptionedPictures:
                 )
             left.remove(fewest)
         self.buckets = left
+        self.latents: EmbeddingCache | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, list[str], int]:
+        if self.latents is not None:
+            captions = captions_of(self.texts[row], self.caption_columns)
+            return read_latents(self.latents, row, self.bucket[row]), captions, row
         found = self.rows[row]
         pixels = to_pixels(open_image(found[self.image_column]), self.bucket[row])  # (3, H, W)
         return pixels, captions_of(found, self.caption_columns), row
 
+    @property
+    def texts(self) -> Dataset:
+        """The captions without the pictures, which take longer to read."""
+        return self.rows.select_columns(self.caption_columns)
+
     def captions(self) -> Iterator[str]:
         """Every caption of every row."""
-        texts = self.rows.select_columns(self.caption_columns)
-        for i, row in enumerate(texts):
+        for i, row in enumerate(self.texts):
             if i not in self.broken:
                 yield from captions_of(row, self.caption_columns)
 
@@ -225,6 +236,25 @@ class CaptionedPictures:
                 yield batches[k]
                 step += 1
 
+    def fill(self, cache: EmbeddingCache, encode: Callable, rank: int, processes: int, at_a_time: int) -> None:
+        """Encode the pictures of this process's share that a cache of latents does not hold.
+
+        Args:
+            cache ([`EmbeddingCache`]): keyed by what determines latents: the VAE, the data and its columns.
+            encode (`Callable`): pixels (B, 3, H, W) to latents (B, C, h, w).
+            rank (`int`), processes (`int`): whose share.
+            at_a_time (`int`): pictures of a batch.
+        """
+        parts = []
+        for shape in self.buckets:
+            rows = [row for row, own in self.bucket.items() if own == shape and latents_key(row, shape) not in cache]
+            parts += [rows[i : i + at_a_time] for i in range(0, len(rows), at_a_time)]
+        mine = parts[rank::processes]
+        loader = DataLoader(self, batch_sampler=mine, num_workers=self.workers, collate_fn=collate)
+        for batch in tqdm(loader, desc="encoding pictures", disable=rank != 0 or not mine):
+            latents = encode(batch.samples).flatten(2).transpose(1, 2)  # (B, h * w, C)
+            cache.append([latents_key(row, self.bucket[row]) for row in batch.rows], {"latents": list(latents)})
+
     def batches(self, first: int, shares: Sequence[slice]) -> Iterator[Batch]:
         """Batches from step `first` on: of every step the given parts of it, one after the other."""
         parts = (rows[share] for rows in self.order(first) for share in shares)
@@ -245,6 +275,18 @@ def collate(found: list[tuple[torch.Tensor, list[str], int]]) -> Batch:
     """Rows of one shape as a batch."""
     pixels, captions, rows = zip(*found)
     return Batch(torch.stack(pixels), list(captions), list(rows))  # (B, 3, H, W)
+
+
+def latents_key(row: int, shape: tuple[int, int]) -> str:
+    """The name of a row's latents in a cache."""
+    return f"{row} {shape[0]}x{shape[1]}"
+
+
+def read_latents(cache: EmbeddingCache, row: int, shape: tuple[int, int]) -> torch.Tensor:
+    """Latents (C, h, w) of a row."""
+    flat = cache.read("latents", latents_key(row, shape))  # (h * w, C)
+    factor = math.isqrt(shape[0] * shape[1] // len(flat))
+    return flat.T.reshape(-1, shape[0] // factor, shape[1] // factor)  # (C, h, w)
 
 
 class StreamedPictures:

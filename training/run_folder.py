@@ -58,6 +58,18 @@ def data_fingerprint(source: str, dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def stream_fingerprint(source: str) -> str:
+    """Hash of the names and sizes of local files, whose content a stream does not read in advance, or the Hub id."""
+    digest = hashlib.sha256()
+    for path in (Path(name.strip()) for name in source.split(",")):
+        if not path.exists():
+            digest.update(str(path).encode())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
 def newest_checkpoint(output: Path) -> Path | None:
     """The checkpoint of the highest step in a folder."""
     found = output.glob("checkpoint-*")

@@ -18,14 +18,16 @@ import torch
 from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
 
+from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.errors import InputError
+from granted.eval_metric.benchmark import weights_hash
 from granted.files import atomic_path
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion_loop import UNCONDITIONAL, DiffusionTrainer
 from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
 from granted.training.picture_data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
-from granted.training.run_folder import data_fingerprint
+from granted.training.run_folder import data_fingerprint, stream_fingerprint
 
 
 @dataclass
@@ -86,6 +88,7 @@ class TextToImageTrainer(DiffusionTrainer):
                 self.pictures = CaptionedPictures(
                     rows, *columns, batch_size=config.batch_size, workers=config.data_workers, **common
                 )
+        self.latents: EmbeddingCache | None = None
         self.sample_shape = (
             self.vae.config.latent_channels if self.vae else 3,
             config.resolution // factor,
@@ -95,6 +98,13 @@ class TextToImageTrainer(DiffusionTrainer):
     def make_transformer(self) -> Lumina2Transformer2DModel:
         """A transformer of the configured shape, for this encoder's width and these samples."""
         channels, side, _ = self.sample_shape
+        lengths = self.config.transformer.get("axes_lens", (300, 512, 512))
+        most = self.encoder.config.max_sequence_length
+        if lengths[0] <= most:
+            raise InputError(
+                f"got axes_lens={list(lengths)} for captions of up to {most} tokens, expected at least {most + 1} as "
+                "the first: raise it, or lower max_sequence_length"
+            )
         follows = {"in_channels": channels, "sample_size": side, "cap_feat_dim": self.encoder.config.hidden_size}
         different = {
             name: value for name, value in follows.items() if self.config.transformer.get(name, value) != value
@@ -113,10 +123,11 @@ class TextToImageTrainer(DiffusionTrainer):
             ) from error
 
     def content(self) -> dict[str, Any]:
-        described = dict(self.config.transformer)
-        data = self.config.data if self.config.streaming else data_fingerprint(self.config.data, self.pictures.rows)
-        vae = None if self.vae is None else dict(self.vae.config)
-        return {"data": data, "transformer": described, "vae": str(vae)}
+        if isinstance(self.pictures, StreamedPictures):
+            data = stream_fingerprint(self.config.data)
+        else:
+            data = data_fingerprint(self.config.data, self.pictures.rows)
+        return {"data": data, "vae": self.vae and weights_hash(self.vae)}
 
     def captions(self) -> Iterator[str]:
         return self.pictures.captions()
@@ -134,11 +145,31 @@ class TextToImageTrainer(DiffusionTrainer):
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> torch.Tensor:
-        pixels = batch.pixels.to(self.accelerator.device)  # (B, 3, H, W)
-        if self.vae is None:
-            return pixels
-        latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()  # (B, C, H/f, W/f)
+        if self.vae is None or self.latents is not None:
+            return batch.samples.to(self.accelerator.device)  # (B, 3, H, W), or (B, C, H/f, W/f)
+        return self.encode(batch.samples)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) to latents (B, C, H/f, W/f) fp32, scaled as the pipeline scales them."""
+        pixels = pixels.to(self.accelerator.device, self.vae.dtype)  # (B, 3, H, W)
+        latents = self.vae.encode(pixels).latent_dist.mode().float()  # (B, C, H/f, W/f)
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def prepare_data(self) -> None:
+        """Latents of all pictures, once; streams are encoded as they come."""
+        if self.vae is None or not self.config.cache or isinstance(self.pictures, StreamedPictures):
+            return
+        identity = self.content() | {"columns": [self.config.image_column, *self.config.caption_columns]}
+        identity |= {"split": self.config.split, "resolution": self.config.resolution}
+        folder = Path(self.config.cache_dir or self.output) / "latents" / identity_hash(identity)
+        with self.accelerator.main_process_first():
+            cache = EmbeddingCache(folder, identity)
+        self.accelerator.wait_for_everyone()  # each has read what is there before any adds to it
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.pictures.fill(cache, self.encode, rank, processes, at_a_time=self.part)
+        self.accelerator.wait_for_everyone()
+        self.latents = self.pictures.latents = EmbeddingCache(folder, identity)
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
         """Lumina 2 counts time from noise (0) to picture (1) and predicts `x - noise`."""
