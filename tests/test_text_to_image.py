@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from datasets import Dataset, Features, Image, Value
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Lumina2Transformer2DModel
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -40,30 +39,10 @@ DIT = {
     "axes_dim_rope": [8, 8, 8],
     "axes_lens": [64, 16, 16],
 }
-COLOURS = ("red", "blue", "green", "yellow", "black")
-
-
-def write_pictures(path, count: int = 10, sizes=((16, 16),), broken=()) -> str:
-    """Pictures of one colour with captions, some with a second one, as Parquet with PNG bytes."""
-    rows = []
-    for i in range(count):
-        width, height = sizes[i % len(sizes)]
-        image = PILImage.new("RGB", (width, height), COLOURS[i % 5])
-        short = f"{COLOURS[i % 5]} cube" if i % 2 else None
-        rows.append({"image": image, "caption": f"a {COLOURS[i % 5]} cube on a table at {i}", "short": short})
-    features = Features({"image": Image(), "caption": Value("string"), "short": Value("string")})
-    dataset = Dataset.from_list([features.encode_example(row) for row in rows], features=features)
-    if broken:
-        table = dataset.cast_column("image", Image(decode=False)).to_list()
-        for i in broken:
-            table[i]["image"] = {"bytes": table[i]["image"]["bytes"][:40], "path": None}
-        dataset = Dataset.from_list(table, features=features)
-    dataset.to_parquet(path)
-    return str(path)
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> str:
+def pictures(write_pictures, tmp_path_factory) -> str:
     return write_pictures(tmp_path_factory.mktemp("pictures") / "images.parquet")
 
 
@@ -277,9 +256,9 @@ class Killed(TextToImageTrainer):
         return super().train_step(step, batches)
 
 
-@pytest.mark.parametrize("dies_at", [2, 4])
-def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at):
-    changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
+@pytest.mark.parametrize(("dies_at", "streaming"), [(2, False), (4, False), (4, True)])
+def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming):
+    changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"], "streaming": streaming}
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at
