@@ -289,6 +289,18 @@ def train_text_to_image(context: typer.Context):
     console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
 
 
+@train.command(
+    "text-to-video",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train_text_to_video(context: typer.Context):
+    """Stage 2: fine-tune Wan on pictures and clips with the encoder's layer weights, see --help."""
+    from granted.training.text_to_video import run
+
+    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="What `granted train vqa` wrote: a whole model or an adapter.")],

@@ -141,10 +141,11 @@ def test_a_stream_goes_on_where_it_stood(mixed, write_pictures, tmp_path, files)
     assert all(len(batch.captions) == 4 for batch in whole)
     assert len({batch.state["epoch"] for batch in whole}) > 1
     assert len({tuple(batch.samples.shape) for batch in whole}) == 3
-    for stop in (0, 1, 4, 11):
+    for stop in (0, 4, 11):
         again = list(islice(stream(mixed).batches(whole[stop].state), 19 - stop))
         assert [batch.captions for batch in again] == [batch.captions for batch in whole[stop + 1 :]], stop
-        assert [batch.state for batch in again] == [batch.state for batch in whole[stop + 1 :]], stop
+        once_more = list(islice(stream(mixed).batches(again[2].state), 16 - stop))
+        assert [batch.captions for batch in once_more] == [batch.captions for batch in whole[stop + 4 :]], stop
 
 
 def test_processes_share_a_stream(mixed):

@@ -23,8 +23,8 @@ from granted.files import read_json
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.conditioning import Conditioning
-from granted.training.diffusion_loop import Draw, flow_matching
 from granted.training.diffusion_settings import parse
+from granted.training.flow_matching import Draw, flow_matching
 from granted.training.text_to_image import TextToImageConfig, TextToImageTrainer
 
 

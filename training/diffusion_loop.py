@@ -4,8 +4,7 @@
 or the disk, averaged weights, checkpoints and exact resume, grids, the saved pipeline. `text_to_image.py` and
 `text_to_video.py` say what a sample is, what the transformer is and how it is called.
 
-Everything random about a sample is drawn from a generator of its own, seeded by run, step and place in the batch: a
-resumed run, and a run on any number of processes, sees the same noise.
+A subclass is run by `TextToImageTrainer(config).run()`.
 """
 
 import json
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin
-from diffusers.training_utils import EMAModel, compute_density_for_timestep_sampling
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -37,6 +36,7 @@ from granted.modeling_granted import GrantedModel
 from granted.training.conditioning import Conditioning
 from granted.training.context_aggregator import learning_rate_factor
 from granted.training.diffusion_settings import DiffusionTrainingConfig
+from granted.training.flow_matching import UNCONDITIONAL, Draw, flow_matching
 from granted.training.picture_data import Batch
 from granted.training.run_folder import (
     RUN,
@@ -49,52 +49,6 @@ from granted.training.two_step import LayerWeightSchedule
 
 
 RECORD = "training_record.json"
-UNCONDITIONAL = ""  # the caption in place of a dropped one
-
-
-class Draw:
-    """All that is random about one sample of a step.
-
-    Args:
-        config ([`DiffusionTrainingConfig`]): names the distributions.
-        step (`int`), place (`int`): step of the run, and place in the batch of all processes.
-    """
-
-    def __init__(self, config: DiffusionTrainingConfig, step: int, place: int):
-        self.config = config
-        self.generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 1_000_003 + place)
-
-    def caption(self, captions: list[str]) -> str:
-        """One of the captions, or the empty one."""
-        dropped, chosen = torch.rand(2, generator=self.generator).tolist()
-        return UNCONDITIONAL if dropped < self.config.caption_dropout else captions[int(chosen * len(captions))]
-
-    def sigma(self) -> torch.Tensor:
-        """Share of noise (1,), above 0 and below 1, shifted as the scheduler shifts it."""
-        u = compute_density_for_timestep_sampling(
-            self.config.timestep_sampling, 1, logit_mean=0.0, logit_std=1.0, generator=self.generator
-        )  # (1,)
-        return self.config.shift * u / (1 + (self.config.shift - 1) * u)  # (1,)
-
-    def noise(self, shape: torch.Size) -> torch.Tensor:
-        """Standard normal, of a sample's shape."""
-        return torch.randn(shape, generator=self.generator)
-
-
-def flow_matching(
-    samples: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy samples and the velocity to be predicted, as diffusers' flow-matching scheduler defines them.
-
-    `x_sigma = sigma * noise + (1 - sigma) * x` (`scale_noise`), and `step` adds `d sigma * velocity`, so the velocity
-    is `noise - x`.
-
-    Args:
-        samples (`torch.Tensor`), noise (`torch.Tensor`): (B, ...).
-        sigmas (`torch.Tensor`): (B,), 1 is pure noise.
-    """
-    sigmas = sigmas.view(-1, *[1] * (samples.ndim - 1))  # (B, 1, ...)
-    return sigmas * noise + (1 - sigmas) * samples, noise - samples  # (B, ...) each
 
 
 class DiffusionTrainer(ABC):
@@ -119,13 +73,7 @@ class DiffusionTrainer(ABC):
             project_dir=str(self.output),
         )
         self.show = show_progress and self.accelerator.is_main_process
-        parts = self.accelerator.num_processes * config.gradient_accumulation_steps
-        if config.batch_size % parts:
-            raise InputError(
-                f"got batch_size={config.batch_size}, expected a multiple of {parts}, the number of processes times "
-                "gradient_accumulation_steps: change one of them"
-            )
-        self.part = config.batch_size // parts  # samples of a process at a time
+        self.part = self.part_of(config.batch_size)  # samples of a process at a time
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
         _, self.encoder = self.load_encoder()
         self.schedule = LayerWeightSchedule(
@@ -257,10 +205,11 @@ class DiffusionTrainer(ABC):
         for number in range(config.gradient_accumulation_steps):
             batch = next(batches)
             self.stream_state = batch.state
-            first = (number * accelerator.num_processes + accelerator.process_index) * self.part
+            size = len(batch.captions)
+            first = (number * accelerator.num_processes + accelerator.process_index) * size
             last = number + 1 == config.gradient_accumulation_steps
             with nullcontext() if last else accelerator.no_sync(self.transformer):
-                loss = self.loss(batch, [Draw(config, step, first + i) for i in range(self.part)])
+                loss = self.loss(batch, [Draw(config, step, first + i) for i in range(size)])
                 accelerator.backward(loss / config.gradient_accumulation_steps)
             total += loss.detach() / config.gradient_accumulation_steps
         return total
@@ -305,11 +254,38 @@ class DiffusionTrainer(ABC):
             texts = chain([UNCONDITIONAL], self.prompts, self.captions())
             self.conditioning.freeze(texts, self.config.cache_dir or self.output / "embeddings")
 
+    def part_of(self, batch_size: int) -> int:
+        """How many samples of a step a process takes at a time.
+
+        Raises:
+            InputError: the batch cannot be divided evenly.
+        """
+        parts = self.accelerator.num_processes * self.config.gradient_accumulation_steps
+        if batch_size % parts:
+            raise InputError(
+                f"got batch_size={batch_size}, expected a multiple of {parts}, the number of processes times "
+                "gradient_accumulation_steps: change one of them"
+            )
+        return batch_size // parts
+
+    def shares(self, batch_size: int) -> list[slice]:
+        """Which samples of a step's batch are this process's, part by part."""
+        part = self.part_of(batch_size)
+        parts = range(self.config.gradient_accumulation_steps)
+        starts = [(i * self.accelerator.num_processes + self.accelerator.process_index) * part for i in parts]
+        return [slice(start, start + part) for start in starts]
+
     def load_encoder(self) -> tuple[str, GrantedModel]:
         """The encoder by name, on the device of the run."""
         with self.accelerator.local_main_process_first():
             name, encoder = load_encoder(self.config.encoder, self.config.dtype)
         return name, encoder.to(self.accelerator.device)
+
+    def load_vae(self, kind: type[ModelMixin]) -> ModelMixin | None:
+        """The frozen VAE on the device of the run; none for samples that are pixels."""
+        if self.config.vae == "none":
+            return None
+        return load_part(kind, self.config.vae, "vae").to(self.accelerator.device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same."""
@@ -450,6 +426,23 @@ class DiffusionTrainer(ABC):
     def sharded(self) -> bool:
         """Whether every process holds a part of the weights only."""
         return self.accelerator.distributed_type == DistributedType.FSDP
+
+
+def load_part(kind: type[ModelMixin], source: str, name: str, **options: Any) -> ModelMixin:
+    """A model of diffusers from a Hub id or folder: of a pipeline, whose part of that name it is, or its own.
+
+    Raises:
+        InputError: there is none.
+    """
+    problems = []
+    for subfolder in (name, None):
+        try:
+            return kind.from_pretrained(source, subfolder=subfolder, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(" ".join(str(error).split())[:200])
+    raise InputError(
+        f"got {name} {source!r}, which cannot be loaded ({problems[-1]}), expected a {kind.__name__}: check the path"
+    )
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,10 @@
-"""Captioned pictures as batches: any dataset, grouped by shape, in an order that an interrupted run finds again.
+"""Captioned pictures and clips as batches: any dataset, grouped by shape, in an order that a resumed run finds again.
 
-    pictures = CaptionedPictures.load("images.parquet", buckets=[(256, 256), (192, 320)], batch_size=512)
-    batch = next(pictures.batches(first=1000, share=slice(0, 64)))    # what process 0 of 8 gets at step 1000
+    rows = load_rows("images.parquet", "train", "image", ["caption"], streaming=False)
+    pictures = CaptionedPictures(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
+    batch = next(pictures.batches(first=1000, shares=[slice(0, 64)]))  # what process 0 of 8 gets at step 1000
 
-Every picture is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
+A picture is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
 """
 
 import json
@@ -18,13 +19,14 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from datasets import Dataset, Image, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from diffusers.training_utils import find_nearest_bucket, generate_aspect_ratio_buckets
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from granted.dataset_builders.visual_vqa.media import open_image
+from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.rows import undecoded
 from granted.embedding_cache import EmbeddingCache
 from granted.errors import InputError
 
@@ -38,7 +40,7 @@ class Batch:
     """Pictures of one shape with their captions.
 
     Fields:
-        samples (`torch.Tensor`): pixels (B, 3, H, W) in [-1, 1], or cached latents (B, C, h, w).
+        samples (`torch.Tensor`): pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], or cached latents (B, C, h, w).
         captions (`list[list[str]]`): for each picture the captions to choose from.
         rows (`list[int]`): numbers of the rows; -1 in a stream.
         state (`dict`): of a stream, where it stands after this batch.
@@ -107,7 +109,7 @@ def load_rows(
             f"got columns {', '.join(columns)} in {source}, expected {', '.join(missing)}: set image_column and "
             "caption_columns"
         )
-    return dataset.select_columns([image_column, *caption_columns]).cast_column(image_column, Image(decode=False))
+    return undecoded(dataset.select_columns([image_column, *caption_columns]))
 
 
 def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
@@ -115,14 +117,28 @@ def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
     return [row[name] for name in columns if isinstance(row[name], str) and row[name].strip()]
 
 
-def measured(row: dict[str, Any], image_column: str, caption_columns: Sequence[str]) -> dict[str, Any]:
-    """Height and width of a row's picture, or what is wrong with the row."""
+def measured(row: dict[str, Any], column: str, caption_columns: Sequence[str], frames: int | None) -> dict[str, Any]:
+    """Height and width of a row's picture or clip, or what is wrong with the row."""
     try:
-        image = open_image(row[image_column])
+        images = open_frames(row[column], frames)
     except InputError as error:
         return {"height": 0, "width": 0, "problem": str(error)}
     problem = "" if captions_of(row, caption_columns) else "no caption"
-    return {"height": image.height, "width": image.width, "problem": problem}
+    return {"height": images[0].height, "width": images[0].width, "problem": problem}
+
+
+def open_frames(value: Any, frames: int | None) -> list[PIL.Image.Image]:
+    """The picture of a row, or so many frames of its clip, evenly spread.
+
+    Raises:
+        InputError: it cannot be read, or the clip is shorter.
+    """
+    if frames is None:
+        return [open_image(value)]
+    clip = open_clip(value, max_frames=frames).frames  # (T, H, W, 3)
+    if len(clip) < frames:
+        raise InputError(f"got a clip of {len(clip)} frames, expected at least {frames}: lower num_frames")
+    return [PIL.Image.fromarray(frame) for frame in clip]
 
 
 class CaptionedPictures:
@@ -139,12 +155,11 @@ class CaptionedPictures:
         seed (`int`): of the order.
         skip_broken (`bool`): leave rows out whose picture cannot be read or that have no caption.
         workers (`int`): processes that read pictures ahead.
+        frames (`int`, *optional*): the column holds clips, of which so many frames are taken.
 
     Raises:
         InputError: rows cannot be used and are not to be skipped, or there is not one batch.
     """
-
-    streaming = False
 
     def __init__(
         self,
@@ -157,12 +172,14 @@ class CaptionedPictures:
         seed: int = 0,
         skip_broken: bool = False,
         workers: int = 0,
+        frames: int | None = None,
     ):
+        self.frames = frames
         self.rows, self.image_column, self.caption_columns = rows, image_column, list(caption_columns)
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         sizes = rows.map(
             measured,
-            fn_kwargs={"image_column": image_column, "caption_columns": self.caption_columns},
+            fn_kwargs={"column": image_column, "caption_columns": self.caption_columns, "frames": frames},
             remove_columns=rows.column_names,
             num_proc=workers or None,
             desc="checking pictures",
@@ -203,7 +220,10 @@ class CaptionedPictures:
             captions = captions_of(self.texts[row], self.caption_columns)
             return read_latents(self.latents, row, self.bucket[row]), captions, row
         found = self.rows[row]
-        pixels = to_pixels(open_image(found[self.image_column]), self.bucket[row])  # (3, H, W)
+        images = open_frames(found[self.image_column], self.frames)
+        pixels = torch.stack([to_pixels(image, self.bucket[row]) for image in images], dim=1)  # (3, T, H, W)
+        if self.frames is None:
+            pixels = pixels.squeeze(1)  # (3, H, W)
         return pixels, captions_of(found, self.caption_columns), row
 
     @property
@@ -303,8 +323,6 @@ class StreamedPictures:
         window (`int`): rows of a window, at least a batch.
         rank (`int`), processes (`int`): whose share is read.
     """
-
-    streaming = True
 
     def __init__(
         self,

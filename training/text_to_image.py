@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
@@ -24,8 +25,9 @@ from granted.eval_metric.benchmark import weights_hash
 from granted.files import atomic_path
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
-from granted.training.diffusion_loop import UNCONDITIONAL, DiffusionTrainer
+from granted.training.diffusion_loop import DiffusionTrainer
 from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
+from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.picture_data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
 from granted.training.run_folder import data_fingerprint, stream_fingerprint
 
@@ -61,7 +63,7 @@ class TextToImageTrainer(DiffusionTrainer):
 
     def __init__(self, config: TextToImageConfig, show_progress: bool = True):
         super().__init__(config, show_progress)
-        self.vae = load_vae(config.vae, self.accelerator.device)
+        self.vae = self.load_vae(AutoencoderKL)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae else 1
         patch = config.transformer.get("patch_size", 2)
         rows = load_rows(
@@ -135,13 +137,7 @@ class TextToImageTrainer(DiffusionTrainer):
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
         if isinstance(self.pictures, StreamedPictures):
             return self.pictures.batches(state or None)
-        rank, processes, parts = (
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            self.config.gradient_accumulation_steps,
-        )
-        starts = [(number * processes + rank) * self.part for number in range(parts)]
-        return self.pictures.batches(first, [slice(start, start + self.part) for start in starts])
+        return self.pictures.batches(first, self.shares(self.config.batch_size))
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> torch.Tensor:
@@ -209,31 +205,8 @@ class TextToImageTrainer(DiffusionTrainer):
         self.pipeline(transformer, encoder).save_pretrained(folder)
 
 
-def load_vae(source: str, device: torch.device) -> AutoencoderKL | None:
-    """The VAE of a Hub id or folder, or of a pipeline's `vae` folder; none for `"none"`.
-
-    Raises:
-        InputError: there is none.
-    """
-    if source == "none":
-        return None
-    problems = []
-    for subfolder in ("vae", None):
-        try:
-            vae = AutoencoderKL.from_pretrained(source, subfolder=subfolder)
-            return vae.to(device).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
-            problems.append(" ".join(str(error).split())[:200])
-    raise InputError(
-        f"got vae {source!r}, which cannot be loaded ({problems[-1]}), expected an AutoencoderKL or none: check "
-        "the path"
-    )
-
-
 def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:
     """Write pictures (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged."""
-    import PIL.Image
-
     arrays = images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
     scale = max(1, -(-least // arrays.shape[1]))
     size = (arrays.shape[2] * scale, arrays.shape[1] * scale)
