@@ -25,7 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
-train = typer.Typer(help="Train: the context aggregator, the encoder by VQA (stage 1).", no_args_is_help=True)
+train = typer.Typer(
+    help="Train: the context aggregator, the encoder by VQA (stage 1), the diffusion model (stage 2).",
+    no_args_is_help=True,
+)
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 console = Console()
@@ -270,6 +273,30 @@ def train_aggregator(
 def train_vqa(context: typer.Context):
     """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
     from granted.training.vqa_finetuning import run
+
+    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+
+
+@train.command(
+    "text-to-image",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train_text_to_image(context: typer.Context):
+    """Stage 2: train a Lumina 2 transformer with the encoder's layer weights, jointly and then frozen, see --help."""
+    from granted.training.text_to_image import run
+
+    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+
+
+@train.command(
+    "text-to-video",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def train_text_to_video(context: typer.Context):
+    """Stage 2: fine-tune Wan on pictures and clips with the encoder's layer weights, see --help."""
+    from granted.training.text_to_video import run
 
     console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
 

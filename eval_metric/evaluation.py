@@ -107,15 +107,7 @@ def encode_file(
         raise InputError(f"got no text in {texts_file}, expected one a line")
     options = {"fusion": fusion, "layer_index": layer_index, "max_sequence_length": max_sequence_length}
     _, encoder = load_encoder(spec, dtype, **options)
-    settings = {
-        name: getattr(encoder.config, name)
-        for name in inspect.signature(GrantedConfig.__init__).parameters
-        if name not in ("self", "kwargs") and not name.startswith("encoder_")
-    }
-    identity = {"encoder": encoder.fingerprint(), "fusion": settings, "layer weights": encoder.layer_weights.tolist()}
-    if encoder.config.projection_dim is not None:
-        identity["projection"] = weights_hash(encoder.projection)
-    cache = EmbeddingCache(output_dir, identity)
+    cache = EmbeddingCache(output_dir, feature_identity(encoder))
     missing = cache.missing(texts)
     with tqdm(total=len(missing), desc="encoding", unit="text", disable=not missing) as bar:
         for start in range(0, len(missing), batch_texts):
@@ -124,6 +116,19 @@ def encode_file(
             cache.append(part, {"features": features})
             bar.update(len(part))
     return len(missing), len(cache)
+
+
+def feature_identity(encoder: GrantedModel) -> dict:
+    """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them."""
+    settings = {
+        name: getattr(encoder.config, name)
+        for name in inspect.signature(GrantedConfig.__init__).parameters
+        if name not in ("self", "kwargs") and not name.startswith("encoder_")
+    }
+    identity = {"encoder": encoder.fingerprint(), "fusion": settings, "layer weights": encoder.layer_weights.tolist()}
+    if encoder.config.projection_dim is not None:
+        identity["projection"] = weights_hash(encoder.projection)
+    return identity
 
 
 def dataset_description(records: Sequence[TedRecord], info: dict) -> dict:

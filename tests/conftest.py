@@ -7,8 +7,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Models this small only lose time to threads; child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import PIL.Image
 import pytest
 import torch
+from datasets import Dataset, Features, Image, Value
 from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
@@ -90,3 +92,28 @@ def tiny_bert_folder(tmp_path_factory) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def write_pictures():
+    """`write_pictures(path, count, sizes, broken)` writes plain pictures with captions as Parquet."""
+    colours = ("red", "blue", "green", "yellow", "black")
+
+    def write(path, count: int = 10, sizes=((16, 16),), broken=()) -> str:
+        rows = []
+        for i in range(count):
+            width, height = sizes[i % len(sizes)]
+            image = PIL.Image.new("RGB", (width, height), colours[i % 5])
+            short = f"{colours[i % 5]} cube" if i % 2 else None
+            rows.append({"image": image, "caption": f"a {colours[i % 5]} cube on a table at {i}", "short": short})
+        features = Features({"image": Image(), "caption": Value("string"), "short": Value("string")})
+        dataset = Dataset.from_list([features.encode_example(row) for row in rows], features=features)
+        if broken:
+            table = dataset.cast_column("image", Image(decode=False)).to_list()
+            for i in broken:
+                table[i]["image"] = {"bytes": table[i]["image"]["bytes"][:40], "path": None}
+            dataset = Dataset.from_list(table, features=features)
+        dataset.to_parquet(path)
+        return str(path)
+
+    return write

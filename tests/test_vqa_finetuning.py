@@ -39,8 +39,9 @@ from granted.dataset_builders.scenes.world import world_pairs
 from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, answer_template
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
-from granted.training.export import RECORD, export_encoder
+from granted.training.export import export_encoder
 from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+from granted.training.run_folder import RECORD
 from granted.training.ted_probe import encoder_of
 from granted.training.vqa_finetuning import (
     LengthsOfEpoch,

@@ -30,11 +30,9 @@ from granted import GrantedModel, __version__
 from granted.configuration_granted import FUSIONS, check_choice
 from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
+from granted.training.run_folder import RECORD, RUN, STATE
 
 
-RECORD = "training_record.json"  # of a finished run
-RUN = "run.json"  # what of the record is known at the start
-STATE = "trainer_state.json"  # of a checkpoint
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

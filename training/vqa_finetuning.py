@@ -9,7 +9,6 @@ shows what would be trained on. Run the same command again to go on after an int
 encoder of the outcome.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -43,9 +42,10 @@ from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.errors import InputError
 from granted.eval_metric.results import library_versions
-from granted.files import read_json, write_json
+from granted.files import write_json
 from granted.modeling_text_trunk import find_text_trunk
-from granted.training.export import RECORD, RUN, STATE, model_fingerprint
+from granted.training.export import model_fingerprint
+from granted.training.run_folder import RECORD, RUN, STATE, check_identity, data_fingerprint
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 
@@ -386,37 +386,14 @@ def changed_settings(config: VqaFinetuningConfig) -> dict[str, Any]:
     }
 
 
-def data_fingerprint(source: str, dataset: Dataset) -> str:
-    """SHA-256 of the rows' files, not of media to which they only refer; of data on the Hub, datasets' own."""
-    digest = hashlib.sha256()
-    for path in (Path(name.strip()) for name in source.split(",")):
-        if not path.exists():
-            digest.update(dataset._fingerprint.encode())
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                with file.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-    return digest.hexdigest()
-
-
 def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
     """The newest whole checkpoint in the folder of this very run; none if it has not begun.
 
     Raises:
         InputError: the folder holds another run.
     """
-    if not (output / RUN).exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise InputError(f"got {output}, which holds no run of this kind, expected a new folder: choose another")
+    if not check_identity(output, identity, run_identity):
         return None
-    found = run_identity(read_json(output / RUN))
-    different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
-    if different:
-        raise InputError(
-            f"got {output}, which holds a run with other {', '.join(different)}, expected this run's: choose another "
-            "output folder or remove it"
-        )
     # The state of a checkpoint is written last: what a kill cut short has none.
     whole = [path.parent for path in output.glob(f"checkpoint-*/{STATE}")]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None

@@ -115,7 +115,7 @@ def _load(source: str, folder: str | None, **options: Any) -> Dataset | Iterable
             f"got columns {', '.join(columns) or 'none'} in {source}, expected messages, or prompt and completion, "
             "with images or videos: rename them, or name the file that has them"
         )
-    dataset = _undecoded(dataset)
+    dataset = undecoded(dataset)
     if folder is None or FOLDER in columns:
         return dataset
     if isinstance(dataset, IterableDataset):
@@ -133,7 +133,7 @@ def _with_folder(row: dict[str, Any], folder: str) -> dict[str, Any]:
     return {FOLDER: folder}
 
 
-def _undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The dataset with bytes and paths in place of decoded media. `Dataset.cast` would copy the data for it."""
     if dataset.features is None:
         return dataset

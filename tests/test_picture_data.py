@@ -1,0 +1,168 @@
+"""Captioned pictures as batches: shapes, order, rows that cannot be used, streams that go on."""
+
+from itertools import islice
+
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from granted.errors import InputError
+from granted.training.picture_data import CaptionedPictures, StreamedPictures, bucket_shapes, load_rows, to_pixels
+
+
+SIZES = ((16, 16), (32, 16), (16, 32), (31, 16))  # width, height
+SHAPES = [(16, 16), (12, 24), (24, 12)]  # height, width
+
+
+@pytest.fixture(scope="module")
+def mixed(write_pictures, tmp_path_factory) -> str:
+    """40 pictures of three shapes."""
+    return write_pictures(tmp_path_factory.mktemp("mixed") / "images.parquet", count=40, sizes=SIZES)
+
+
+def read(path: str, streaming: bool = False):
+    return load_rows(path, "train", "image", ["caption", "short"], streaming)
+
+
+def new(path: str, **changes) -> CaptionedPictures:
+    return CaptionedPictures(
+        read(path), "image", ["caption", "short"], **{"buckets": SHAPES, "batch_size": 4} | changes
+    )
+
+
+def stream(path: str, **changes) -> StreamedPictures:
+    options = {"buckets": SHAPES, "batch_size": 4, "window": 16} | changes
+    return StreamedPictures(read(path, streaming=True), "image", ["caption", "short"], **options)
+
+
+def test_a_picture_of_the_right_size_is_not_changed_and_others_are_cut_in_the_middle():
+    image = PILImage.effect_noise((6, 4), 80).convert("RGB")
+    pixels = to_pixels(image, (4, 6))
+    assert pixels.shape == (3, 4, 6)
+    restored = pixels.add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy().tobytes()
+    assert restored == image.tobytes()
+    striped = PILImage.new("RGB", (12, 4), "white")
+    striped.paste("black", (4, 0, 8, 4))
+    assert to_pixels(striped, (4, 4)).eq(-1).all()  # the black square in the middle
+
+
+def test_buckets_are_the_square_or_shapes_of_its_area():
+    assert bucket_shapes(32, 4, several=False) == [(32, 32)]
+    shapes = bucket_shapes(64, 8, several=True)
+    assert (64, 64) in shapes and len(shapes) > 5
+    assert all(h % 8 == w % 8 == 0 and 0.7 < h * w / 64**2 < 1.3 for h, w in shapes)
+    with pytest.raises(InputError, match="resolution 36, expected a multiple of 8"):
+        bucket_shapes(36, 8, several=True)
+
+
+def test_a_batch_has_one_shape_and_an_epoch_every_picture_at_most_once(mixed):
+    pictures = new(mixed)
+    counts = {shape: sum(own == shape for own in pictures.bucket.values()) for shape in SHAPES}
+    assert counts == {(16, 16): 10, (12, 24): 20, (24, 12): 10}  # 31 x 16 goes with 32 x 16
+    epoch = list(islice(pictures.order(0), 9))  # 2 + 5 + 2 whole batches
+    assert all(len({pictures.bucket[row] for row in rows}) == 1 for rows in epoch)
+    rows = [row for batch in epoch for row in batch]
+    assert len(rows) == len(set(rows)) == 36
+    second = list(islice(pictures.order(9), 9))
+    assert sorted(map(sorted, second)) != sorted(map(sorted, epoch))
+    left_out = set(range(40)) - set(rows) - {row for batch in second for row in batch}
+    assert len(left_out) < 4  # other ones are left out in another epoch
+    shapes = {tuple(batch.samples.shape[2:]) for batch in islice(pictures.batches(0, [slice(0, 4)]), 9)}
+    assert shapes == set(SHAPES)
+
+
+def test_a_step_is_the_same_however_it_is_reached(mixed):
+    pictures = new(mixed)
+    whole = list(islice(pictures.order(0), 30))
+    for first in (1, 8, 9, 17):
+        assert list(islice(pictures.order(first), 30 - first)) == whole[first:]
+    assert list(islice(new(mixed, seed=1).order(0), 9)) != whole[:9]
+
+
+def test_shares_of_a_step_are_its_batch(mixed):
+    pictures = new(mixed)
+    whole = list(islice(pictures.batches(3, [slice(0, 4)]), 2))
+    parts = list(islice(pictures.batches(3, [slice(0, 2), slice(2, 4)]), 4))
+    assert [part.rows for part in parts] == [rows for batch in whole for rows in (batch.rows[:2], batch.rows[2:])]
+    assert torch.equal(torch.cat([part.samples for part in parts[:2]]), whole[0].samples)
+
+
+def test_reading_ahead_changes_nothing(mixed):
+    one, other = (list(islice(new(mixed, workers=workers).batches(2, [slice(0, 4)]), 5)) for workers in (0, 1))
+    assert [batch.rows for batch in one] == [batch.rows for batch in other]
+    assert all(torch.equal(a.samples, b.samples) for a, b in zip(one, other))
+
+
+def test_a_shape_with_too_few_pictures_joins_the_nearest(mixed):
+    pictures = new(mixed, batch_size=12)
+    assert set(pictures.bucket.values()) < set(SHAPES) and len(pictures.bucket) == 40
+    with pytest.raises(InputError, match="got 40 pictures, expected at least one batch of 41"):
+        new(mixed, batch_size=41)
+
+
+def test_captions_of_a_row_are_those_it_has(mixed):
+    batch = next(new(mixed).batches(0, [slice(0, 4)]))
+    for row, captions in zip(batch.rows, batch.captions):
+        assert len(captions) == (2 if row % 2 else 1), row
+        assert captions[0].endswith(f" {row}")
+    assert len(list(new(mixed).captions())) == 60
+
+
+def test_rows_that_cannot_be_used_are_named_and_counted_and_left_out_if_asked(write_pictures, tmp_path):
+    path = write_pictures(tmp_path / "images.parquet", count=12, broken=(3, 8))
+    with pytest.raises(InputError, match=r"got 2 of 12 rows that cannot be used \(row 3: .*; row 8: "):
+        new(path, buckets=[(16, 16)])
+    pictures = new(path, buckets=[(16, 16)], skip_broken=True)
+    assert sorted(pictures.broken) == [3, 8]
+    rows = {row for batch in islice(pictures.order(0), 20) for row in batch}
+    assert rows == set(range(12)) - {3, 8}
+
+    with pytest.raises(InputError, match="got a row of the stream that cannot be used"):
+        list(islice(stream(path, buckets=[(16, 16)]).batches(), 3))
+    streamed = stream(path, buckets=[(16, 16)], skip_broken=True)
+    list(islice(streamed.batches(), 2))
+    assert sum(streamed.broken.values()) == 2
+
+
+def test_a_row_without_a_caption_cannot_be_used(write_pictures, tmp_path):
+    path = write_pictures(tmp_path / "images.parquet")
+    with pytest.raises(InputError, match=r"5 of 10 rows.*row 0: no caption"):
+        CaptionedPictures(
+            load_rows(path, "train", "image", ["short"], False), "image", ["short"], buckets=[(16, 16)], batch_size=2
+        )
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_stream_goes_on_where_it_stood(mixed, write_pictures, tmp_path, files):
+    if files > 1:
+        parts = [write_pictures(tmp_path / f"{i}.parquet", count=14, sizes=SIZES) for i in range(files)]
+        mixed = ",".join(parts)
+    whole = list(islice(stream(mixed).batches(), 20))  # more than an epoch
+    assert all(len(batch.captions) == 4 for batch in whole)
+    assert len({batch.state["epoch"] for batch in whole}) > 1
+    assert len({tuple(batch.samples.shape) for batch in whole}) == 3
+    for stop in (0, 4, 11):
+        again = list(islice(stream(mixed).batches(whole[stop].state), 19 - stop))
+        assert [batch.captions for batch in again] == [batch.captions for batch in whole[stop + 1 :]], stop
+        once_more = list(islice(stream(mixed).batches(again[2].state), 16 - stop))
+        assert [batch.captions for batch in once_more] == [batch.captions for batch in whole[stop + 4 :]], stop
+
+
+def test_processes_share_a_stream(mixed):
+    def first_epoch(rank: int, processes: int) -> set[str]:
+        own = stream(mixed, rank=rank, processes=processes, buckets=[(16, 16)], batch_size=2)
+        found = set()
+        for batch in own.batches():
+            if batch.state["epoch"]:
+                return found
+            found |= {captions[0] for captions in batch.captions}
+
+    one, other = first_epoch(0, 2), first_epoch(1, 2)
+    assert not one & other and one | other == first_epoch(0, 1) and len(one) == 20
+
+
+def test_a_stream_without_a_batch_is_refused(mixed):
+    with pytest.raises(InputError, match="without a whole batch of 30"):
+        next(stream(mixed, batch_size=30, window=40).batches())
+    with pytest.raises(InputError, match="stream_window=16, expected at least a batch of 30"):
+        stream(mixed, batch_size=30)

@@ -1,0 +1,399 @@
+"""Text-to-image training: flow matching as the scheduler has it, what moves when, caches, and runs that go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Lumina2Transformer2DModel
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from granted.cli import app
+from granted.embedding_cache import EmbeddingCache
+from granted.errors import InputError
+from granted.files import read_json
+from granted.modeling_granted import GrantedModel
+from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.training.conditioning import Conditioning
+from granted.training.diffusion_settings import parse
+from granted.training.flow_matching import Draw, flow_matching
+from granted.training.text_to_image import TextToImageConfig, TextToImageTrainer
+
+
+DIT = {
+    "patch_size": 4,
+    "hidden_size": 24,
+    "num_layers": 1,
+    "num_refiner_layers": 1,
+    "num_attention_heads": 1,
+    "num_kv_heads": 1,
+    "multiple_of": 8,
+    "axes_dim_rope": [8, 8, 8],
+    "axes_lens": [64, 16, 16],
+}
+
+
+@pytest.fixture(scope="session")
+def pictures(write_pictures, tmp_path_factory) -> str:
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "images.parquet")
+
+
+@pytest.fixture
+def settings(tiny_encoder_folder, pictures, tmp_path):
+    """`settings(name, **changes)`: a run of 6 steps, frozen after 3, into a folder of that name."""
+
+    def make(name: str = "run", **changes) -> TextToImageConfig:
+        common = {
+            "encoder": tiny_encoder_folder,
+            "data": pictures,
+            "output_dir": str(tmp_path / name),
+            "transformer": DIT,
+            "resolution": 16,
+            "max_sequence_length": 32,
+            "batch_size": 4,
+            "max_steps": 6,
+            "freeze_at": "3",
+            "learning_rate": 1e-2,
+            "caption_dropout": 0.2,
+            "mixed_precision": "no",
+            "sample_count": 2,
+            "num_inference_steps": 2,
+            "log_steps": 1,
+        }
+        return TextToImageConfig(**common | changes)
+
+    return make
+
+
+def train(config: TextToImageConfig) -> Path:
+    return TextToImageTrainer(config, show_progress=False).run()
+
+
+def outcome(folder: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights and the layer weights of a finished run."""
+    weights = load_file(folder / "pipeline/transformer/diffusion_pytorch_model.safetensors")
+    encoder = load_file(folder / "pipeline/text_encoder/model.safetensors")
+    return weights | {name: value for name, value in encoder.items() if name.startswith("fusion")}
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "training.jsonl").read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------- flow matching
+
+
+def test_the_noisy_sample_is_the_schedulers_and_the_velocity_leads_to_the_sample():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    samples, noise = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    chosen = torch.tensor([0, 100, 500, 900, 999])
+    noisy, velocity = flow_matching(samples, noise, scheduler.sigmas[chosen])
+    torch.testing.assert_close(noisy, scheduler.scale_noise(samples, scheduler.timesteps[chosen], noise))
+    # One Euler step of the scheduler from anywhere on the way along the velocity ends at the sample.
+    for i, sigma in enumerate(scheduler.sigmas[chosen].tolist()):
+        sampler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+        sampler.set_timesteps(sigmas=[sigma])
+        found = sampler.step(velocity[i], sampler.timesteps[0], noisy[i]).prev_sample
+        torch.testing.assert_close(found, samples[i], atol=1e-6, rtol=1e-5)
+
+
+def test_the_shift_of_training_is_the_schedulers(settings):
+    plain, shifted = settings(timestep_sampling="uniform"), settings(timestep_sampling="uniform", shift=3.0)
+    sigmas = torch.cat([Draw(plain, 0, place).sigma() for place in range(500)])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=sigmas.tolist())
+    found = torch.cat([Draw(shifted, 0, place).sigma() for place in range(500)])
+    torch.testing.assert_close(found, scheduler.sigmas[:-1])
+    assert 0.45 < sigmas.mean() < 0.55 and sigmas.min() > 0 and sigmas.max() < 1
+
+
+class Oracle(Lumina2Transformer2DModel):
+    """Knows the picture: predicts, in Lumina 2's convention of time and sign, exactly the way to it."""
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, **_):
+        sigma = (1 - timestep).view(-1, 1, 1, 1)  # (B, 1, 1, 1)
+        return ((self.target - hidden_states) / sigma,)  # x - noise
+
+
+def test_training_and_sampling_agree_on_the_direction_of_time(settings):
+    trainer = TextToImageTrainer(settings(guidance_scale=1.0, caption_dropout=0.0), show_progress=False)
+    oracle = Oracle(**DIT, in_channels=3, sample_size=16, cap_feat_dim=32)
+    oracle.target = trainer.pictures[0][0]  # (3, 16, 16)
+    trainer.transformer = oracle
+    batch = next(trainer.pictures.batches(0, [slice(0, 4)]))
+    batch.samples = oracle.target.expand(4, -1, -1, -1)
+    assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(4)]) < 1e-9
+    for picture in trainer.sample(["a red cube", "x"]):
+        torch.testing.assert_close(picture, oracle.target / 2 + 0.5, atol=1e-5, rtol=0)
+
+
+def test_noise_belongs_to_a_place_of_a_step_and_the_empty_caption_takes_its_share(settings):
+    config = settings(caption_dropout=0.25)
+    assert torch.equal(Draw(config, 3, 1).noise((2, 2)), Draw(config, 3, 1).noise((2, 2)))
+    seen = {tuple(Draw(config, step, place).noise((2,)).tolist()) for step in range(20) for place in range(20)}
+    assert len(seen) == 400
+    captions = [Draw(config, step, place).caption(["one", "two"]) for step in range(50) for place in range(40)]
+    shares = [captions.count(text) / len(captions) for text in ("", "one", "two")]
+    assert np.allclose(shares, [0.25, 0.375, 0.375], atol=0.04), shares
+
+
+# ------------------------------------------------------------------------------------------------------ the two phases
+
+
+class Watched(TextToImageTrainer):
+    """Keeps what the weights were before every step."""
+
+    def train_step(self, step, batches):
+        if not hasattr(self, "history"):
+            self.history, self.trunk = [], {n: p.clone() for n, p in self.encoder.encoder.named_parameters()}
+        weights = {n: p.detach().clone() for n, p in self.transformer.named_parameters()}
+        self.history.append((weights, self.encoder.fusion.weights.detach().clone(), hasattr(self.encoder, "encoder")))
+        return super().train_step(step, batches)
+
+
+def test_each_phase_moves_exactly_what_it_should_and_frees_the_trunk(settings):
+    trainer = Watched(settings(), show_progress=False)
+    folder = trainer.run()
+    for step in range(5):
+        (before, weights, _), (after, later, _) = trainer.history[step], trainer.history[step + 1]
+        assert [name for name in before if torch.equal(before[name], after[name])] == [], step
+        assert torch.equal(weights, later) == (step >= 3), step
+    assert [trunk for *_, trunk in trainer.history] == [True] * 3 + [False] * 3
+    assert trainer.schedule.optimizer is None
+    assert len(trainer.optimizer.optimizer.state) == len(list(trainer.transformer.parameters()))
+    saved = load_file(folder / "pipeline/text_encoder/model.safetensors")
+    for name, value in trainer.trunk.items():
+        assert torch.equal(saved[f"encoder.{name}"], value), name
+    assert torch.equal(saved["fusion.weights"], trainer.history[-1][1])
+    record = read_json(folder / "training_record.json")
+    assert record["frozen_at"] == 3 and len(record["layer_weights"]) == 4
+
+
+def test_averaged_weights_are_what_is_sampled_and_saved(settings):
+    trainer = Watched(settings(ema_decay=0.5, max_steps=3, layer_weights="continuous"), show_progress=False)
+    folder = trainer.run()
+    name = "x_embedder.weight"
+    history = [weights[name] for weights, *_ in trainer.history[1:]]
+    history.append(dict(trainer.transformer.named_parameters())[name].detach())
+    average = history[0]  # diffusers: decay min(0.5, (1 + n) / (10 + n)) with n = 0, 1, 2, the first step taken whole
+    for n, weights in enumerate(history[1:], start=1):
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(outcome(folder)[name], average)
+    assert not torch.equal(history[-1], average)
+
+
+@pytest.mark.parametrize("mode", ["two_step", "norm_avg", "as_saved"])
+def test_a_run_from_the_cache_equals_one_without(settings, mode):
+    cached = train(settings("cached", layer_weights=mode))
+    plain = train(settings("plain", layer_weights=mode, cache=False))
+    assert (cached / "embeddings").exists() and not (plain / "embeddings").exists()
+    np.testing.assert_allclose(losses(cached), losses(plain), rtol=1e-5)
+    for name, value in outcome(plain).items():
+        torch.testing.assert_close(outcome(cached)[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_recomputed_and_kept_layers_train_the_same(settings):
+    one, other = train(settings("one")), train(settings("other", recompute_layers=False))
+    for name, value in outcome(one).items():
+        torch.testing.assert_close(outcome(other)[name], value, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_accumulated_parts_are_the_whole_batch(settings):
+    one, parts = train(settings("one")), train(settings("parts", gradient_accumulation_steps=2))
+    np.testing.assert_allclose(losses(one), losses(parts), rtol=1e-5)
+    for name, value in outcome(one).items():
+        torch.testing.assert_close(outcome(parts)[name], value, atol=2e-5, rtol=1e-3, msg=name)
+
+
+# -------------------------------------------------------------------------------------------------------- conditioning
+
+
+def test_the_disk_gives_what_the_encoder_gave_and_nothing_of_other_weights(tiny_encoder_folder, sentences, tmp_path):
+    texts = [*sentences, ""]
+
+    def new(weights) -> Conditioning:
+        encoder = GrantedModel.from_encoder(tiny_encoder_folder, padding_side="left").requires_grad_(False)
+        encoder.fusion.weights.copy_(torch.tensor(weights))
+        return Conditioning(encoder, Accelerator())
+
+    found = {}
+    for name, weights in (("one", [0.0, 1.0, 2.0, 3.0]), ("other", [0.0, 1.0, 2.0, 3.5])):
+        conditioning = new(weights)
+        embeds, mask = conditioning.embed(texts)
+        assert not mask.sum(1).eq(0).any() and not embeds[mask == 0].any()
+        conditioning.freeze(texts, tmp_path)
+        assert not hasattr(conditioning.encoder, "encoder")
+        from_disk, from_disk_mask = conditioning.embed(texts)
+        assert torch.equal(mask, from_disk_mask)
+        torch.testing.assert_close(embeds, from_disk, atol=1e-5, rtol=1e-5)
+        found[name] = from_disk
+    assert not torch.allclose(found["one"], found["other"])
+    first, second = sorted(tmp_path.iterdir())  # a folder for each set of weights
+    with pytest.raises(InputError, match="of another layer weights"):
+        EmbeddingCache(first, read_json(second / "identity.json"))
+    with pytest.raises(KeyError):
+        conditioning.embed(["never seen before"])
+
+
+# ------------------------------------------------------------------------------------------------------------ going on
+
+
+class Killed(TextToImageTrainer):
+    """Dies at a step."""
+
+    def train_step(self, step, batches):
+        if step == self.dies_at:
+            raise KeyboardInterrupt
+        return super().train_step(step, batches)
+
+
+@pytest.mark.parametrize(("dies_at", "streaming"), [(2, False), (4, False), (4, True)])
+def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming):
+    changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"], "streaming": streaming}
+    whole = train(settings("whole", **changes))
+    trainer = Killed(settings("parts", **changes), show_progress=False)
+    trainer.dies_at = dies_at
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert [path.name for path in Path(trainer.output).glob("checkpoint-*")] == [f"checkpoint-{dies_at}"]
+    parts = train(settings("parts", **changes))
+    assert losses(whole) == losses(parts)
+    assert read_json(whole / "layer_weights.json") == read_json(parts / "layer_weights.json")
+    expected, found = outcome(whole), outcome(parts)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert not list(parts.glob("checkpoint-*"))
+
+
+def test_a_finished_run_is_left_alone_and_another_one_is_refused(settings):
+    folder = train(settings(max_steps=1, layer_weights="norm_avg"))
+    before = (folder / "training_record.json").stat().st_mtime_ns
+    assert train(settings(max_steps=1, layer_weights="norm_avg", sample_count=1)) == folder
+    assert (folder / "training_record.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="a run with other settings"):
+        train(settings(max_steps=2, layer_weights="norm_avg"))
+
+
+def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
+    folder = train(settings(max_steps=2, freeze_at="1"))
+    pipeline = DiffusionPipeline.from_pretrained(folder / "pipeline", trust_remote_code=True)
+    assert type(pipeline).__name__ == GrantedLumina2Pipeline.__name__
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red cube", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert image.size == (16, 16)
+    record = read_json(folder / "training_record.json")
+    assert pipeline.text_encoder.layer_weights.tolist() == record["layer_weights"]
+    with PILImage.open(folder / "grids/step_000002.png") as grid:
+        assert grid.size == (2 * 96, 96)
+    assert (folder / "grids/prompts.txt").read_text().splitlines() == [
+        "a red cube on a table at 0",
+        "a blue cube on a table at 1",
+    ]
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_text_to_image import *
+train(TextToImageConfig(**json.loads(sys.argv[2])))
+"""
+
+
+def test_two_processes_train_the_weights_of_one(settings, tmp_path):
+    one = train(settings("one"))
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "worker.py"), os.path.dirname(__file__), json.dumps(vars(settings("two")))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    two = tmp_path / "two"
+    np.testing.assert_allclose(losses(one), losses(two), rtol=1e-4)
+    for name, value in outcome(one).items():
+        torch.testing.assert_close(outcome(two)[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+# ------------------------------------------------------------------------------------------------------ data, settings
+
+
+def test_latents_are_cached_as_the_pipeline_scales_them(settings, tmp_path):
+    vae = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 8],
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    changes = {"vae": str(tmp_path / "vae"), "transformer": DIT | {"patch_size": 2}, "max_steps": 2, "freeze_at": "1"}
+    trainer = TextToImageTrainer(settings("cached", **changes), show_progress=False)
+    pixels, _, _ = trainer.pictures[3]
+    trainer.run()
+    latents, _, _ = trainer.pictures[3]
+    assert latents.shape == (4, 8, 8)
+    expected = (vae.encode(pixels[None]).latent_dist.mode()[0] - 0.1) * 0.5
+    torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-4)
+    plain = train(settings("plain", cache=False, **changes))
+    np.testing.assert_allclose(losses(trainer.output), losses(plain), rtol=1e-4)
+
+
+def test_settings_come_from_a_file_and_options_and_nothing_unknown_passes(tmp_path):
+    path = tmp_path / "settings.yaml"
+    values = {"encoder": "e", "data": "d", "output_dir": "o", "transformer": DIT, "freeze_at": 0.5, "max_steps": 7}
+    path.write_text(yaml.safe_dump(values | {"learning_rate": "1e-3", "cache": False}))
+    config = parse(TextToImageConfig, ["--config", str(path), "--max_steps", "9", "--seed=2"], "train")
+    assert (config.transformer, config.freeze_at, config.max_steps, config.seed) == (DIT, "0.5", 9, 2)
+    assert config.learning_rate == 1e-3 and config.cache is False and config.caption_columns == ["caption"]
+    for wrong in (["--resolution", "big"], ["--unknown", "1"], ["--mixed_precision", "fp8"], ["--transformer", "3"]):
+        with pytest.raises(InputError, match=r"expected|cannot be read"):
+            parse(TextToImageConfig, ["--config", str(path), *wrong], "train")
+    path.write_text("learning_rates: 3")
+    with pytest.raises(InputError, match="got learning_rates in"):
+        parse(TextToImageConfig, ["--config", str(path)], "train")
+
+
+@pytest.mark.parametrize("name", ["t2i_paper", "t2i_miniature_32", "t2i_miniature_64"])
+def test_the_settings_in_the_repository_are_legal(name):
+    path = Path(__file__).parents[1] / "training/configs" / f"{name}.yaml"
+    config = parse(TextToImageConfig, ["--config", str(path), "--encoder=e", "--data=d", "--output_dir=o"], "train")
+    with torch.device("meta"):
+        model = Lumina2Transformer2DModel(**config.transformer, cap_feat_dim=4096 if name == "t2i_paper" else 192)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert 2500 < millions < 2700 if name == "t2i_paper" else 5 < millions < 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 3, "gradient_accumulation_steps": 2}, "batch_size=3, expected a multiple of 2"),
+        ({"resolution": 18}, "resolution 18, expected a multiple of 4"),
+        ({"data": "nowhere.parquet"}, "while reading nowhere.parquet"),
+        ({"caption_columns": ["text"]}, "expected text: set image_column"),
+        ({"batch_size": 16}, "got 10 pictures, expected at least one batch of 16"),
+        ({"transformer": DIT | {"cap_feat_dim": 8}}, "cap_feat_dim"),
+        ({"transformer": DIT | {"width": 8}}, "width"),
+        ({"transformer": DIT | {"axes_lens": [32, 16, 16]}}, "axes_lens"),
+        ({"vae": "/nowhere"}, "got vae '/nowhere'"),
+        ({"sample_prompts": "/nowhere.txt"}, "got sample_prompts"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line_and_leaves_no_pipeline(settings, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        train(settings(**changes))
+    assert "\n" not in str(caught.value)
+    assert not (Path(settings().output_dir) / "pipeline").exists()
+
+
+def test_the_command_says_it_in_one_line(tmp_path):
+    result = CliRunner().invoke(app, ["train", "text-to-image", "--encoder", "e", "--data", "d"])
+    assert isinstance(result.exception, InputError) and "got no output_dir" in str(result.exception)

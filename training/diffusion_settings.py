@@ -1,0 +1,200 @@
+"""Settings shared by the trainings of diffusion models, and how a command line and a YAML file give them.
+
+config = parse(TextToImageConfig, ["--config", "t2i_miniature_32.yaml", "--seed", "1"], "granted train text-to-image")
+"""
+
+import argparse
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from granted.errors import InputError
+
+
+Settings = TypeVar("Settings", bound="DiffusionTrainingConfig")
+# Where a run is written, how it is shown, read and spread: the result does not depend on it. Encoder, VAE and data are
+# known by their content instead.
+APART = (
+    "output_dir",
+    "encoder",
+    "data",
+    "vae",
+    "data_workers",
+    "recompute_layers",
+    "token_budget",
+    "cache",
+    "cache_dir",
+    "gradient_checkpointing",
+    "gradient_accumulation_steps",
+    "save_steps",
+    "log_steps",
+    "sample_steps",
+    "sample_prompts",
+    "sample_count",
+    "num_inference_steps",
+    "guidance_scale",
+    "tracker",
+)
+
+
+@dataclass
+class DiffusionTrainingConfig:
+    """Settings of a diffusion model's training with the layer weights of its text encoder.
+
+    Args:
+        encoder (`str`): Hub id, folder or GGUF file of the text encoder; dtype (`str`): its dtype.
+        data (`str`): Parquet or JSON Lines files, comma-separated; a folder; or a Hub id. split (`str`): of it.
+        output_dir (`str`): gets the pipeline, the record, the layer weights' trajectory, grids, checkpoints.
+        caption_columns (`list[str]`): with several, each step draws one of those a row has.
+        skip_broken (`bool`): leave rows out that cannot be used, instead of refusing them all.
+        data_workers (`int`): processes that read pictures ahead.
+        transformer (`dict`): fields of the diffusion model's configuration, as diffusers names them; widths that
+            follow from encoder and VAE may be left out.
+        vae (`str`): Hub id or folder, or `"none"` to train on pixels in [-1, 1].
+        layer_weights (`str`): `"norm_avg"`, `"continuous"`, `"two_step"` or `"as_saved"`; freeze_at (`str`): for
+            two_step a step, a fraction of the run, or `"auto"`; freeze_window (`int`, *optional*): steps between two
+            looks of auto; layer_weights_learning_rate (`float`, *optional*): the learning rate by default.
+        recompute_layers (`bool`): while they learn, run the trunk twice instead of keeping its layers: less memory.
+        cache (`bool`): once the layer weights are fixed, encode all captions once and free the trunk; cache_dir
+            (`str`, *optional*): where, `output_dir/embeddings` by default.
+        max_sequence_length (`int`): most tokens read of a caption. token_budget (`int`): most tokens encoded at a time
+            while the cache is filled.
+        batch_size (`int`): of a step, over all processes and accumulated parts; gradient_accumulation_steps (`int`).
+        max_steps (`int`), learning_rate (`float`), schedule (`str`): `"constant"` or `"cosine"`; warmup_steps (`int`).
+        adam_beta2 (`float`), weight_decay (`float`), max_grad_norm (`float`): of the diffusion model's AdamW.
+        caption_dropout (`float`): share of captions replaced by the empty one, for classifier-free guidance.
+        timestep_sampling (`str`): `"uniform"` or `"logit_normal"` (of mean 0 and deviation 1); shift (`float`): the
+            scheduler's, in training and sampling.
+        ema_decay (`float`): of the averaged weights, which sampling and the saved pipeline use; 0 for none.
+        gradient_checkpointing (`bool`), mixed_precision (`str`): `"bf16"` or `"no"`.
+        seed (`int`): of initialisation, data order, noise.
+        save_steps (`int`), log_steps (`int`): steps between checkpoints, and between points of the curve.
+        sample_steps (`int`): steps between grids; 0 for one at the end only. sample_prompts (`str`, *optional*): a
+            text file, one prompt a line, the first captions of the data by default; sample_count (`int`): how many;
+            num_inference_steps (`int`), guidance_scale (`float`): of sampling.
+        tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
+    """
+
+    encoder: str = ""
+    dtype: str = "auto"
+    data: str = ""
+    split: str = "train"
+    output_dir: str = ""
+    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
+    skip_broken: bool = False
+    data_workers: int = 0
+    transformer: dict = field(default_factory=dict)
+    vae: str = "none"
+    layer_weights: str = "two_step"
+    freeze_at: str = "0.667"
+    freeze_window: int | None = None
+    layer_weights_learning_rate: float | None = None
+    recompute_layers: bool = True
+    cache: bool = True
+    cache_dir: str | None = None
+    max_sequence_length: int = 256
+    token_budget: int = 8192
+    batch_size: int = 512
+    gradient_accumulation_steps: int = 1
+    max_steps: int = 144_000
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    adam_beta2: float = 0.999
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    caption_dropout: float = 0.1
+    timestep_sampling: str = "logit_normal"
+    shift: float = 1.0
+    ema_decay: float = 0.9999
+    gradient_checkpointing: bool = False
+    mixed_precision: str = "bf16"
+    seed: int = 0
+    save_steps: int = 1000
+    log_steps: int = 10
+    sample_steps: int = 0
+    sample_prompts: str | None = None
+    sample_count: int = 16
+    num_inference_steps: int = 50
+    guidance_scale: float = 4.0
+    tracker: str = "file"
+
+    def __post_init__(self):
+        for name in ("encoder", "data", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"got no {name}, expected one: give --{name}")
+        for name, legal in (
+            ("schedule", ("constant", "cosine")),
+            ("mixed_precision", ("bf16", "no")),
+            ("timestep_sampling", ("uniform", "logit_normal")),
+            ("tracker", ("file", "trackio")),
+        ):
+            if getattr(self, name) not in legal:
+                raise InputError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, legal))}")
+        whole = ("batch_size", "gradient_accumulation_steps", "max_steps", "save_steps", "log_steps", "token_budget")
+        above = (*whole, "learning_rate", "shift", "max_grad_norm", "sample_count", "num_inference_steps")
+        for name in (*above, "max_sequence_length"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
+        for name in ("warmup_steps", "weight_decay", "sample_steps", "data_workers"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"got {name}={getattr(self, name)}, expected 0 or more")
+        for name in ("caption_dropout", "ema_decay", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"got {name}={getattr(self, name)}, expected at least 0 and below 1")
+        if not isinstance(self.transformer, dict):
+            raise InputError("got a transformer that is no mapping, expected fields of its configuration: correct it")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the outcome depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in APART}
+
+
+def parse(kind: type[Settings], arguments: Sequence[str], command: str) -> Settings:
+    """Settings from options and from a YAML file (`--config`); options win.
+
+    Raises:
+        InputError: an option, a key of the file or a value is unknown.
+    """
+    parser = HfArgumentParser(
+        kind,
+        prog=command,
+        description=inspect.getdoc(kind),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.register("type", dict, yaml.safe_load)  # a mapping on the command line, in YAML's or JSON's notation
+    parser.add_argument("--config", help="YAML file with any of these settings")
+    parser.error = lambda message: _refuse(message, command)  # instead of the usage, which fills the screen
+    given = parser.parse_args(arguments)
+    known = {one.name: one for one in fields(kind)}
+    if given.config:
+        values = _read_yaml(given.config, known)
+        parser.set_defaults(**values)
+        given = parser.parse_args(arguments)
+    try:
+        return kind(**{name: getattr(given, name) for name in known})
+    except TypeError as error:
+        raise InputError(f"got a value of the wrong type ({error}): see {command} --help") from error
+
+
+def _read_yaml(path: str, known: dict[str, Any]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
+    unknown = sorted(set(map(str, values)) - set(known)) if isinstance(values, dict) else ["no mapping"]
+    if unknown:
+        raise InputError(f"got {', '.join(unknown)} in {path}, expected settings of this command: see --help")
+    # Numbers such as 0.667 and 96000 are texts to `freeze_at`, which also takes "auto".
+    return {name: str(value) if name == "freeze_at" else value for name, value in values.items()}
+
+
+def _refuse(message: str, command: str) -> None:
+    raise InputError(f"got options that cannot be read: {message}: see {command} --help")

@@ -1,0 +1,106 @@
+"""The folder of a training run: whose it is, and checkpoints in it that are whole or not there.
+
+if check_identity(output, identity):                   # this very run was begun: go on
+    ...
+with shared_folder(accelerator, output / "checkpoint-100") as folder:   # written by all processes, then renamed
+    accelerator.save_state(folder)
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from granted.errors import InputError
+from granted.files import atomic_path, read_json
+
+
+RUN = "run.json"  # what is known of a run at its start
+RECORD = "training_record.json"  # of a finished run
+STATE = "trainer_state.json"  # of a checkpoint of transformers' trainer
+
+
+def check_identity(
+    output: Path, identity: dict[str, Any], identity_of: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> bool:
+    """Whether the folder holds this very run.
+
+    Args:
+        output (`Path`): the folder.
+        identity (`dict`): what makes two runs the same.
+        identity_of (`Callable`): the identity in what `run.json` holds; by default it holds nothing else.
+
+    Raises:
+        InputError: it holds another run, or something else.
+    """
+    if not (output / RUN).exists():
+        if output.exists() and not (output.is_dir() and all(path.name.startswith(".") for path in output.iterdir())):
+            raise InputError(f"got {output}, which holds no run of this kind, expected a new folder: choose another")
+        return False
+    found = identity_of(read_json(output / RUN))
+    different = [name for name in sorted({*identity, *found}) if found.get(name) != identity.get(name)]
+    if different:
+        raise InputError(
+            f"got {output}, which holds a run with other {', '.join(different)}, expected this run's: choose another "
+            "output folder or remove it"
+        )
+    return True
+
+
+def data_fingerprint(source: str, dataset: Dataset) -> str:
+    """SHA-256 of the rows' files, not of media to which they only refer; of data on the Hub, datasets' own."""
+    digest = hashlib.sha256()
+    for path in (Path(name.strip()) for name in source.split(",")):
+        if not path.exists():
+            digest.update(dataset._fingerprint.encode())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+    return digest.hexdigest()
+
+
+def stream_fingerprint(source: str) -> str:
+    """Hash of the names and sizes of local files, whose content a stream does not read in advance, or the Hub id."""
+    digest = hashlib.sha256()
+    for path in (Path(name.strip()) for name in source.split(",")):
+        if not path.exists():
+            digest.update(str(path).encode())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The checkpoint of the highest step in a folder."""
+    found = output.glob("checkpoint-*")
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def remove_older_checkpoints(output: Path, newest: Path) -> None:
+    """Leave the newest checkpoint alone."""
+    for folder in output.glob("checkpoint-*"):
+        if folder != newest:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def shared_folder(accelerator: Accelerator, path: Path) -> Iterator[Path]:
+    """A folder that all processes write into, and that appears at `path` when all have: whole or not at all."""
+    with ExitStack() as stack:
+        place: list[Path | None] = [None]
+        if accelerator.is_main_process:
+            place = [stack.enter_context(atomic_path(path))]
+            place[0].mkdir()
+        broadcast_object_list(place)
+        yield place[0]
+        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
