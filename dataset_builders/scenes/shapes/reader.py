@@ -195,11 +195,11 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     scores = {"background": float(drawing.background == reading.background)}
     if not drawing.figures:
         return {**scores, "figures": float(not reading.figures)}
-    pairs = _pairs(drawing, reading)
+    pairs = pair_figures(drawing, reading)
     asked, shown = (Counter((one.shape, one.colour) for one in media.figures) for media in (drawing, reading))
     scores["figures"] = len(pairs) / len(drawing.figures)
     scores["count"] = float(np.mean([shown[group] == number for group, number in asked.items()]))
-    verdicts = [_verdicts(figure, pairs.get(index), drawing.media) for index, figure in enumerate(drawing.figures)]
+    verdicts = [verdicts_of(figure, pairs.get(index), drawing.media) for index, figure in enumerate(drawing.figures)]
     for name in (*LOOKS, "position", "motion", "direction", "speed"):
         right = [verdict[name] for verdict in verdicts if name in verdict]
         if right:
@@ -208,11 +208,14 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     return scores if order is None else {**scores, "order": order}
 
 
-def _pairs(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
-    """The figure that was read for each of a drawing, by its number."""
+def pair_figures(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
+    """The figure that was read for each of a drawing, by its number, so that as much as possible agrees.
+
+    A pair of which fewer than half of the properties agree is none.
+    """
     if not reading.figures:
         return {}
-    verdicts = [[_verdicts(one, other, drawing.media) for other in reading.figures] for one in drawing.figures]
+    verdicts = [[verdicts_of(one, other, drawing.media) for other in reading.figures] for one in drawing.figures]
     shares = np.array([[np.mean(list(cell.values())) for cell in row] for row in verdicts])  # (drawn, read)
     return {
         int(row): reading.figures[column]
@@ -221,8 +224,19 @@ def _pairs(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
     }
 
 
-def _verdicts(figure: Figure, read: ReadFigure | None, media: str) -> dict[str, bool]:
-    """Which of the properties of a figure were read right."""
+def verdicts_of(figure: Figure, read: ReadFigure | None, media: str) -> dict[str, bool]:
+    """Which of the properties of a figure were read right; none of them where nothing was read.
+
+    Args:
+        figure (`Figure`): as drawn.
+        read (`ReadFigure`, *optional*): what stands for it in the picture.
+        media (`str`): `"image"` or `"video"`.
+
+    Returns:
+        `dict[str, bool]`: `shape`, `colour`, `size`, `texture`, `letters` (right if there are to be none and are none)
+        and `position`; in a clip also `motion` (what happens, nothing included), and `direction` and `speed` where
+        the drawing has them.
+    """
     verdicts = {name: read is not None and getattr(figure, name) == getattr(read, name) for name in LOOKS}
     verdicts["position"] = read is not None and figure.cell == read.cell
     if media == "video":
