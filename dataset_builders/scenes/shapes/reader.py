@@ -29,7 +29,7 @@ rows, and JPEG of quality 85 takes at most 0.2 from each.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -174,7 +174,9 @@ def _agreed(looks: Sequence[Look]) -> Look:
     return Look(**values, centre=looks[0].centre, height=height, confidence=confidence)
 
 
-def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
+def properties_match(
+    drawing: Drawing, reading: Reading, properties: Collection[str] | None = None
+) -> dict[str, float]:
     """How much of a drawing its picture shows: of each property the share that was read right, from 0 to 1.
 
     Figures are paired so that as many properties as possible agree; a pair of which fewer than half agree is none.
@@ -187,6 +189,7 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     Args:
         drawing (`Drawing`): what was asked for.
         reading (`Reading`): what was seen.
+        properties (`Collection[str]`, *optional*): by which figures are paired; all by default.
 
     Returns:
         `dict[str, float]`: `background`, `figures`, `count`, `shape`, `colour`, `size`, `texture`, `position` and
@@ -195,7 +198,7 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     scores = {"background": float(drawing.background == reading.background)}
     if not drawing.figures:
         return {**scores, "figures": float(not reading.figures)}
-    pairs = pair_figures(drawing, reading)
+    pairs = pair_figures(drawing, reading, properties)
     asked, shown = (Counter((one.shape, one.colour) for one in media.figures) for media in (drawing, reading))
     scores["figures"] = len(pairs) / len(drawing.figures)
     scores["count"] = float(np.mean([shown[group] == number for group, number in asked.items()]))
@@ -208,15 +211,27 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     return scores if order is None else {**scores, "order": order}
 
 
-def pair_figures(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
+def pair_figures(
+    drawing: Drawing, reading: Reading, properties: Collection[str] | None = None
+) -> dict[int, ReadFigure]:
     """The figure that was read for each of a drawing, by its number, so that as much as possible agrees.
 
     A pair of which fewer than half of the properties agree is none.
+
+    Args:
+        drawing (`Drawing`): what was asked for.
+        reading (`Reading`): what was seen.
+        properties (`Collection[str]`, *optional*): those of `verdicts_of` that count; all by default.
     """
     if not reading.figures:
         return {}
-    verdicts = [[verdicts_of(one, other, drawing.media) for other in reading.figures] for one in drawing.figures]
-    shares = np.array([[np.mean(list(cell.values())) for cell in row] for row in verdicts])  # (drawn, read)
+
+    def share(one: Figure, other: ReadFigure) -> float:
+        verdicts = verdicts_of(one, other, drawing.media).items()
+        marks = [right for name, right in verdicts if properties is None or name in properties]
+        return float(np.mean(marks)) if marks else 0.0
+
+    shares = np.array([[share(one, other) for other in reading.figures] for one in drawing.figures])  # (drawn, read)
     return {
         int(row): reading.figures[column]
         for row, column in zip(*linear_sum_assignment(-shares))
