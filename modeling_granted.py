@@ -270,6 +270,10 @@ class GrantedModel(PreTrainedModel):
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         return tokenizer
 
+    @tokenizer.setter
+    def tokenizer(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+
     def _find_tokenizer(self):
         if self._tokenizer is None and self.config._name_or_path:
             found = cached_file(
@@ -497,12 +501,18 @@ class GrantedModel(PreTrainedModel):
                     features[i] = row[mask][self.config.template_drop_tokens :].cpu()  # (N_i, D)
         return features
 
-    def tokenize(self, texts: list[str], max_sequence_length: int | None = None) -> list[list[int]]:
-        """Token ids of each text with the prompt template around it; warns once with the number of texts cut."""
+    def tokenize(
+        self, texts: list[str], max_sequence_length: int | None = None, allow_empty: bool = False
+    ) -> list[list[int]]:
+        """Token ids of each text with the prompt template around it; warns once with the number of texts cut.
+
+        With `allow_empty` a text may be empty, as dropped captions and negative prompts are; where it has no token of
+        its own after the template's dropped ones, it gets one of padding to stand for it.
+        """
         if isinstance(texts, str):
             raise ValueError("got one string, expected a list of texts: put it in a list")
         for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not (text.strip() or allow_empty):
                 raise ValueError(f"got {text!r} at position {i}, expected a text that is not empty")
         if not texts:
             return []
@@ -516,11 +526,15 @@ class GrantedModel(PreTrainedModel):
         if template is not None:
             texts = [template.replace("{prompt}", text) for text in texts]
         token_ids = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        if allow_empty:
+            least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
+            token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
         cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
         if cut:
             warnings.warn(
                 f"{len(cut)} of {len(texts)} texts are longer than {limit} tokens (the longest has "
-                f"{max(len(token_ids[i]) for i in cut)}) and were cut; raise max_sequence_length to read them whole",
+                f"{max(len(token_ids[i]) for i in cut)}): {sum(len(token_ids[i]) - limit for i in cut)} tokens were "
+                "cut; raise max_sequence_length to read them whole",
                 stacklevel=2,
             )
             # The tokenizer cuts, so that closing special tokens stay.
