@@ -354,7 +354,6 @@ def generate(
     ] = False,
 ):
     """Make a picture or clip of each prompt. Run the same command again to go on after an interruption."""
-    from granted.eval_metric.generation import picture_grid
     from granted.eval_metric.prompts import read_prompts
     from granted.eval_metric.sampling import SamplingSettings, load_pipeline, sample_prompts
 
@@ -364,7 +363,6 @@ def generate(
     with console.status(f"loading {pipeline}"):
         loaded = load_pipeline(pipeline, dtype=dtype, trust_remote_code=trust_remote_code, offload=offload)
     made = sample_prompts(loaded, rows, output, settings, name=pipeline)
-    picture_grid(made, output, output / "grid.png")
     console.print(f"wrote {len(made)} {made[0]['media']}s to {output}; score them with granted evaluate-generation")
 
 

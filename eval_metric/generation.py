@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from granted.dataset_builders.scenes.shapes.contact_sheet import contact_sheet
 from granted.errors import InputError
 from granted.eval_metric.evaluation import split_spec
-from granted.eval_metric.manifest import Run, open_media, read_manifest, readable
+from granted.eval_metric.manifest import Run, picture_grid, read_manifest, readable
 from granted.eval_metric.results import provenance
 from granted.eval_metric.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report
 from granted.eval_metric.vqa_score import (
@@ -41,7 +40,6 @@ from granted.files import atomic_path, read_json, write_json
 
 
 KIND = "granted.generation_score"
-SHOWN, COLUMNS = 24, 4  # pictures of a grid, and in a row of it
 
 
 def evaluate_generation(
@@ -186,26 +184,3 @@ def _note(score: Mapping[str, float]) -> tuple[str, bool]:
     """What is wrong with a picture of shapes, and whether nothing is."""
     wrong = [f"{name} {100 * value:.0f}%" for name, value in score.items() if value < 1 and name not in SUMMARIES]
     return ", ".join(wrong) or ("all right" if score["whole"] == 1 else "more than was asked for"), score["whole"] == 1
-
-
-def picture_grid(
-    rows: Sequence[Mapping[str, Any]],
-    folder: str | os.PathLike,
-    path: str | os.PathLike,
-    notes: Mapping[str, Sequence[tuple[str, bool]]] | None = None,
-) -> None:
-    """Write a PNG of up to 24 pictures, or clips in four frames, at equal distances, with their prompts.
-
-    Args:
-        rows (`list[dict]`): of a manifest.
-        folder (`str`): of the manifest.
-        path (`str`): the file to make.
-        notes (`dict`, *optional*): by id of a picture what else to say of it, and whether that is good.
-    """
-    shown = sorted({round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
-    entries = []
-    for row in (rows[i] for i in shown):
-        frames = open_media(row, folder)
-        picture = frames[0] if row["media"] == "image" else frames
-        entries.append((picture, row["prompt"], (notes or {}).get(row["id"], ())))
-    contact_sheet(entries, path, columns=COLUMNS)

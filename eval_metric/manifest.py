@@ -1,4 +1,4 @@
-"""A folder of generated pictures or clips: the manifest that lists them, and how each is opened.
+"""A folder of generated pictures or clips: the manifest, how each is opened, and a grid of them.
 
     rows, run = read_manifest("pictures")             # what granted generate wrote, or one's own manifest.jsonl
     frames = open_media(rows[0], "pictures")          # [a PIL image], or all frames of a clip
@@ -19,6 +19,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from granted.dataset_builders.scenes.shapes.contact_sheet import contact_sheet
 from granted.dataset_builders.ted_6k.records import MEDIA
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.errors import InputError
@@ -27,6 +28,7 @@ from granted.files import read_json, read_jsonl
 
 
 MANIFEST, RECORD = "manifest.jsonl", "generation.json"
+SHOWN, COLUMNS = 24, 4  # pictures of a grid, and in a row of it
 
 
 @dataclass(frozen=True)
@@ -150,3 +152,26 @@ def media_hash(row: Mapping[str, Any], folder: str | os.PathLike) -> str:
     for part in frames_of(path) if path.is_dir() else [path]:
         digest.update(part.read_bytes())
     return digest.hexdigest()
+
+
+def picture_grid(
+    rows: Sequence[Mapping[str, Any]],
+    folder: str | os.PathLike,
+    path: str | os.PathLike,
+    notes: Mapping[str, Sequence[tuple[str, bool]]] | None = None,
+) -> None:
+    """Write a PNG of up to 24 pictures, or clips in four frames, at equal distances, with their prompts.
+
+    Args:
+        rows (`list[dict]`): of a manifest.
+        folder (`str`): of the manifest.
+        path (`str`): the file to make.
+        notes (`dict`, *optional*): by id of a picture what else to say of it, and whether that is good.
+    """
+    shown = sorted({round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
+    entries = []
+    for row in (rows[i] for i in shown):
+        frames = open_media(row, folder)
+        picture = frames[0] if row["media"] == "image" else frames
+        entries.append((picture, row["prompt"], (notes or {}).get(row["id"], ())))
+    contact_sheet(entries, path, columns=COLUMNS)

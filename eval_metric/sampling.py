@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from granted.errors import InputError
 from granted.eval_metric.benchmark import weights_hash
-from granted.eval_metric.manifest import MANIFEST, RECORD
+from granted.eval_metric.manifest import MANIFEST, RECORD, picture_grid
 from granted.eval_metric.results import library_versions
 from granted.files import atomic_path, read_json, write_json
 
@@ -106,7 +106,7 @@ def load_pipeline(
         raise InputError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}: correct it")
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            name_or_path, torch_dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+            name_or_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -134,7 +134,8 @@ def sample_prompts(
     Args:
         pipeline (`DiffusionPipeline`): text-to-image or text-to-video.
         prompts (`list[dict]`): of [`read_prompts`].
-        output (`str`): gets `images` or `videos`, `generation.json` and, when all are made, `manifest.jsonl`.
+        output (`str`): gets `images` or `videos`, `generation.json` and, when all are made, `manifest.jsonl`
+            and `grid.png`.
         settings ([`SamplingSettings`], *optional*): the defaults, if not given.
         name (`str`, *optional*): what the pipeline was loaded from, for the record.
 
@@ -156,22 +157,20 @@ def sample_prompts(
         for start in range(0, len(items), settings.batch_size)
     ]
     todo = [batch for batch in batches if not _made(output, items, batch)][state.process_index :: state.num_processes]
-    if fresh and state.is_main_process:
+    begun = _generate(pipeline, [items[i] for i in todo[0]], settings, arguments) if todo else []
+    if fresh and state.is_main_process:  # only now: what fails at once leaves nothing behind
         write_json(output / RECORD, record)
     state.wait_for_everyone()
-    try:
-        for batch in tqdm(todo, desc="generating", unit="batch", disable=not state.is_main_process):
-            for i, values in zip(batch, _generate(pipeline, [items[i] for i in batch], settings, arguments)):
-                _save(values, output, i)
-    except InputError:
-        if state.is_main_process and not _pictures(output):  # what fails at once leaves nothing behind
-            (output / RECORD).unlink(missing_ok=True)
-        raise
+    for batch in tqdm(todo, desc="generating", unit="batch", disable=not (todo and state.is_main_process)):
+        made = begun if batch is todo[0] else _generate(pipeline, [items[i] for i in batch], settings, arguments)
+        for i, values in zip(batch, made):
+            _save(values, output, i)
     state.wait_for_everyone()
     rows = [_row(output, items[i], i, settings, record["run"]) for i in range(len(items))]
     if state.is_main_process:
         with atomic_path(output / MANIFEST) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        picture_grid(rows, output, output / "grid.png")
     state.wait_for_everyone()
     return rows
 
@@ -261,8 +260,8 @@ def _check_folder(output: Path, record: Mapping[str, Any]) -> bool:
         names = [name for name in mine if name not in ("settings", "arguments") and mine[name] != theirs.get(name)]
         if found.get("run") != record["run"] and _pictures(output):
             raise InputError(
-                f"got {output} with pictures of another {' and '.join(names) or 'release'}, expected those of this "
-                "run: choose another folder or remove it"
+                f"got {output} with pictures made otherwise ({', '.join(names) or 'by another release'}), expected "
+                "those of this run: choose another folder or remove it"
             )
         return found.get("run") != record["run"]
     if output.exists() and (not output.is_dir() or any(not one.name.startswith(".") for one in output.iterdir())):
@@ -289,7 +288,7 @@ def _generate(
             output_type="np",
             **arguments,
         )
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"got '{reason}' from {type(pipeline).__name__}: change the settings") from error
     media = answer.frames if hasattr(answer, "frames") else answer.images
