@@ -84,6 +84,8 @@ def evaluate_generation(
     if drawn and len(drawn) < len(rows):
         raise InputError(f"got {len(drawn)} of {len(rows)} rows of {source} with a drawing, expected all or none")
     rows, unreadable = readable(rows, run.folder, skip_unreadable)
+    name, path = split_spec(judge) if judge else ("", "")
+    asked = Judge.load(path, dtype, question=question, max_frames=max_frames) if judge else None
     output = Path(run.folder / "scores" if output is None else output)
     reports: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[tuple[str, bool]]] = {row["id"]: [] for row in rows}
@@ -96,9 +98,7 @@ def evaluate_generation(
         scores.save(output / "shapes.json", run, unreadable, origin, time.perf_counter() - started)
         for item in items:
             notes[item["id"]].append(_note(item["score"]))
-    if judge is not None:
-        name, path = split_spec(judge)
-        asked = Judge.load(path, dtype, question=question, max_frames=max_frames)
+    if asked is not None:
         started = time.perf_counter()
         items = score_prompts(asked, rows, run.folder, output / "cache", batch_size=batch_size)
         reports["vqa_score"], agreement = vqa_score_report(items), rating_agreement(items)

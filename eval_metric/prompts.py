@@ -56,7 +56,7 @@ def read_prompts(path: str | os.PathLike) -> list[dict[str, Any]]:
         raise InputError(f"got no prompt in {path}, expected at least one: add some")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise InputError(f"got the id {twice[0]!r} {len(twice)} times or more in {path}, expected each once: rename")
+        raise InputError(f"got the id {twice[0]!r} more than once in {path}, expected each prompt once: rename it")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Files of prompts: text, JSON Lines, Parquet with pictures in it, GenAI-Bench's layout, and what is wrong with some."""
+"""Files of prompts: text, JSON Lines, Parquet with pictures in it, GenAI-Bench, and what is wrong with some."""
 
 import gzip
 import json
@@ -89,7 +89,7 @@ def test_the_pictures_of_genai_bench_come_with_what_people_gave_them(genai_bench
         ("p.jsonl", '{"id": "1", "prompt": " "}', "expected text"),
         ("p.jsonl", '{"prompt": "a"}', "no id"),
         ("p.jsonl", '["a"]', "got list in row 1"),
-        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}', "'1' twice"),
+        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}', "'1' more than once"),
         ("p.jsonl", '{"id": 1', "line 1"),
         ("p.parquet", "no parquet", "expected a Parquet file"),
         ("genai_image.json", '{"00000": {"prompt": "a"}}', "genai_skills.json, which does not exist"),
