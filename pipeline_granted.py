@@ -193,7 +193,7 @@ class GrantedPipelineMixin:
 
     def _token_limit(self, max_sequence_length: int | None) -> int:
         """Most tokens to read of a prompt, the template's included."""
-        return max_sequence_length or self.text_encoder.config.max_sequence_length
+        return self.text_encoder.config.max_sequence_length if max_sequence_length is None else max_sequence_length
 
     def _check_text(self, name: str, text, embeds: torch.Tensor | None, mask: torch.Tensor | None) -> list[str]:
         """The texts as a list, empty where there are embeddings; raises for what is neither or not whole."""
@@ -375,7 +375,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
                 f"got max_sequence_length={max_sequence_length}, expected at most {most}: the transformer has no "
                 "positions for more (axes_lens)"
             )
-        return max_sequence_length or min(config.max_sequence_length, most)
+        return min(config.max_sequence_length, most) if max_sequence_length is None else max_sequence_length
 
     @torch.no_grad()
     def __call__(
@@ -541,7 +541,7 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
     def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
         """Embeddings (B, length, D) with zeros after the prompt, and masks (B, length)."""
         longest = max(tensor.shape[1] for tensor in conditioning if tensor is not None)
-        length = max_sequence_length or longest
+        length = longest if max_sequence_length is None else max_sequence_length
         if self.text_encoder is not None:
             length = self._token_limit(max_sequence_length) - self.text_encoder.config.template_drop_tokens
         if longest > length:

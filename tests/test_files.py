@@ -141,7 +141,9 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path, content, words):
 
 @settings(deadline=None)
 @given(
-    values=st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=3), max_size=5)
+    values=st.lists(
+        st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=3), max_size=5
+    )
 )
 def test_json_lines_round_trip(tmp_path_factory, values):
     for name, opener in (("a.jsonl", open), ("a.jsonl.gz", gzip.open)):

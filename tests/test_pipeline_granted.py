@@ -581,6 +581,7 @@ BAD = {
         {"prompt_embeds": embeds(width=48), "prompt_attention_mask": mask()},
         "width 48 for a transformer that reads width 32.*projection_dim=32",
     ),
+    "no room for a token": ({"prompt": "a", "max_sequence_length": 0}, "max_sequence_length=0, expected more"),
     "negatives of another number": ({"prompt": ["a"] * 3, "negative_prompt": ["b"] * 2}, "2 negative prompts for 3"),
     "a height between patches": ({"prompt": "a", "height": 7}, "height=7, expected a multiple of 2"),
     "a height of nothing": ({"prompt": "a", "height": -2}, "height=-2, expected a multiple of 2"),

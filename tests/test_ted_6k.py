@@ -274,11 +274,9 @@ def test_files_that_are_no_text_or_not_there_are_one_line(tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["caption", "caption_type", "statements", "OCR", "status", "statement", "question"]), inner
-        )
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["caption", "caption_type", "statements", "OCR", "status", "statement", "question"]), inner
     ),
     max_leaves=12,
 )

@@ -1,14 +1,14 @@
 """Writing a benchmark as the folder of a Hub dataset repository.
 
-records, info = read_ted("TED-6k.json")
-export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
-load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
+    records, info = read_ted("TED-6k.json")
+    export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
+    load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
 
-ted-6k/
-    README.md                       the card, made from card.md and the statistics
-    ted_6k.py                       the builder
-    statistics.json
-    data/{image,video}/{category}.parquet
+    ted-6k/
+        README.md                       the card, made from card.md and the statistics
+        ted_6k.py                       the builder
+        statistics.json
+        data/{image,video}/{category}.parquet
 """
 
 import fnmatch

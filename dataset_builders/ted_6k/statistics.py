@@ -1,7 +1,7 @@
 """What a benchmark consists of: counts, lengths, and items that cannot be told apart.
 
-stats = describe(records)        # a dict that goes into JSON as it is
-rows(stats)                      # [["category", "image", "video", "total"], ...], a table with its header first
+    stats = describe(records)        # a dict that goes into JSON as it is
+    rows(stats)                      # [["category", "image", "video", "total"], ...], a table with its header first
 """
 
 from collections import Counter, defaultdict
