@@ -356,6 +356,107 @@ def vqa(
     console.print(f"wrote {output}")
 
 
+@app.command()
+def generate(
+    pipeline: Annotated[str, typer.Argument(help="Folder or Hub id of a diffusers pipeline.")],
+    prompts: Annotated[
+        Path, typer.Option(help=".txt (a prompt a line), .jsonl or .parquet (id, prompt), or genai_image.json.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures, manifest.jsonl and grid.png.")],
+    config: ConfigFile = None,
+    seed: Annotated[int, typer.Option(help="With the prompts' ids it decides the noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Of denoising; like all below by default the pipeline's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="For all pictures.")] = None,
+    images_per_prompt: Annotated[int, typer.Option(help="Pictures or clips of each prompt.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Pictures made at a time.")] = 8,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a clip.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second at which clips are meant to be seen.")] = 16.0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    offload: Annotated[bool, typer.Option(help="Keep only the part that works on the accelerator.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that ships with the pipeline; read it first.")
+    ] = False,
+):
+    """Make a picture or clip of each prompt. Run the same command again to go on after an interruption."""
+    from granted.eval_metric.prompts import read_prompts
+    from granted.eval_metric.sampling import SamplingSettings, load_pipeline, sample_prompts
+
+    options = locals()
+    settings = SamplingSettings(**{field.name: options[field.name] for field in fields(SamplingSettings)})
+    rows = read_prompts(prompts)
+    with console.status(f"loading {pipeline}"):
+        loaded = load_pipeline(pipeline, dtype=dtype, trust_remote_code=trust_remote_code, offload=offload)
+    made = sample_prompts(loaded, rows, output, settings, name=pipeline)
+    console.print(f"wrote {len(made)} {made[0]['media']}s to {output}; score them with granted evaluate-generation")
+
+
+@app.command("evaluate-generation")
+def evaluate_generation(
+    pictures: Annotated[
+        Path, typer.Argument(help="Folder of granted generate, a manifest, or GenAI-Bench with its rated pictures.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Folder of the scores; by default scores in PICTURES.")] = None,
+    config: ConfigFile = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A vision-language model for VQAScore: folder or Hub id; NAME=PATH names it.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="The judge's: auto, float32, bfloat16 or float16.")] = "auto",
+    question: Annotated[
+        str, typer.Option(help="Asked of the judge; {} is the prompt.")
+    ] = 'Does this figure show "{}"? Please answer yes or no.',
+    max_frames: Annotated[int, typer.Option(help="Frames of a clip that the judge sees.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Questions asked at a time.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the control, which swaps the prompts of shapes.")] = 0,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read.")
+    ] = False,
+):
+    """How well pictures follow their prompts: shapes read exactly, anything judged by a vision-language model."""
+    from granted.eval_metric import generation
+
+    reports = generation.evaluate_generation(
+        pictures,
+        output,
+        judge=judge,
+        dtype=dtype,
+        question=question,
+        max_frames=max_frames,
+        batch_size=batch_size,
+        seed=seed,
+        skip_unreadable=skip_unreadable,
+    )
+
+    def share(figures: dict | None) -> str:
+        return (
+            "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (figures["score"], *figures["ci95"])))
+            if figures
+            else ""
+        )
+
+    for part, properties in reports.get("shapes", {}).items():
+        table = Table("", "n", "right, %", "other prompts, %", "ceiling, %", title=f"shapes, {part} [95% interval]")
+        for name, figures in properties.items():
+            ceiling = f"{100 * figures['ceiling']:.1f}" if "ceiling" in figures else ""
+            table.add_row(
+                name.replace("_", " "), str(figures["n"]), share(figures), share(figures.get("control")), ceiling
+            )
+        console.print(table)
+    if "vqa_score" in reports:
+        table = Table("", "n", "VQAScore, % [95% interval]")
+        for name, figures in reports["vqa_score"].items():
+            table.add_row(name, str(figures["n"]), share(figures))
+        console.print(table)
+    if "agreement" in reports:
+        found = reports["agreement"]
+        low, high = found["ci95"]
+        figures = f"r = {found['pearson']:.2f} [{low:.2f}, {high:.2f}], Spearman {found['spearman']:.2f}"
+        console.print(f"agreement with people over {found['n']} pictures: {figures}, Kendall {found['kendall']:.2f}")
+    console.print(f"wrote {output or 'scores beside the manifest'}")
+
+
 @data.command("ted")
 def data_ted(
     output: Annotated[Path, typer.Option(help="The folder to write; call it ted-6k to load it by that name.")],

@@ -23,7 +23,7 @@ from granted.dataset_builders.scenes.shapes.benchmark import (
     shapes_ted,
 )
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
-from granted.dataset_builders.scenes.shapes.drawing import render_image, render_video
+from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
@@ -299,8 +299,15 @@ def test_captioned_rows_go_through_parquet(tmp_path):
         )
         for row, again in zip(rows, loaded):
             assert again["caption"] == row["caption"] and again["id"] == row["id"]
+            drawing = Drawing.from_json(again["drawing"])
+            assert drawing.to_json() == row["drawing"]
             one, other = (r["image"] if name == "images" else r["frames"][-1] for r in (row, again))
             assert one.tobytes() == other.convert("RGB").tobytes()
+            again = render_image(drawing, 48) if name == "images" else render_video(drawing, 8, 48)[-1]
+            assert again.tobytes() == one.tobytes()
+    for wrong in ("", "{}", '{"figures": [{}], "background": "white", "media": "image"}', "null"):
+        with pytest.raises(InputError, match="no drawing"):
+            Drawing.from_json(wrong)
     with pytest.raises(InputError, match="got no row"):
         write_rows([], tmp_path / "none.parquet")
     with pytest.raises(InputError, match="expected rows with the fields"):

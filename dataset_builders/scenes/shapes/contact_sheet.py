@@ -91,10 +91,17 @@ def _strip(media: Image.Image | Sequence[Image.Image]) -> Image.Image:
 
 
 def _scaled(image: Image.Image, size: int) -> Image.Image:
-    """A square picture of that size with a thin frame, so that a white one can be told from the paper."""
-    picture = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-    ImageDraw.Draw(picture).rectangle((0, 0, size - 1, size - 1), outline=RULE)
-    return picture
+    """The picture within a square of that size, with a thin frame, so that a white one can be told from the paper.
+
+    A small one is enlarged with its pixels to be seen.
+    """
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    square = Image.new("RGB", (size, size), PAPER)
+    square.paste(image.convert("RGB").resize((width, height), method), ((size - width) // 2, (size - height) // 2))
+    ImageDraw.Draw(square).rectangle((0, 0, size - 1, size - 1), outline=RULE)
+    return square
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -11,9 +11,10 @@ any letters can be read on any figure. `reader.py` recovers a drawing from its p
 property can be read: all of them from 64 pixels.
 """
 
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from PIL import Image
@@ -212,6 +213,31 @@ class Drawing:
         problem = _conflict(self.figures)
         if problem:
             raise InputError(problem)
+
+    def to_json(self) -> str:
+        """The drawing as one line of JSON, for a column of a table; `from_json` gives it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Drawing":
+        """The drawing that `to_json` wrote.
+
+        Raises:
+            InputError: the text is no drawing.
+        """
+        try:
+            value = json.loads(text)
+            figures = []
+            for one in value["figures"]:
+                motion = Motion(**one["motion"]) if one["motion"] else None
+                figures.append(Figure(**one | {"cell": tuple(one["cell"]), "motion": motion}))
+            return cls(tuple(figures), value["background"], value["media"])
+        except InputError:
+            raise
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"got {text!r:.80}, which is no drawing ({error}), expected what Drawing.to_json writes: copy it whole"
+            ) from error
 
 
 def _require(name: str, value: object, known: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ rows, and JPEG of quality 85 takes at most 0.2 from each.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -174,7 +174,9 @@ def _agreed(looks: Sequence[Look]) -> Look:
     return Look(**values, centre=looks[0].centre, height=height, confidence=confidence)
 
 
-def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
+def properties_match(
+    drawing: Drawing, reading: Reading, properties: Collection[str] | None = None
+) -> dict[str, float]:
     """How much of a drawing its picture shows: of each property the share that was read right, from 0 to 1.
 
     Figures are paired so that as many properties as possible agree; a pair of which fewer than half agree is none.
@@ -187,6 +189,7 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     Args:
         drawing (`Drawing`): what was asked for.
         reading (`Reading`): what was seen.
+        properties (`Collection[str]`, *optional*): by which figures are paired; all by default.
 
     Returns:
         `dict[str, float]`: `background`, `figures`, `count`, `shape`, `colour`, `size`, `texture`, `position` and
@@ -195,11 +198,11 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     scores = {"background": float(drawing.background == reading.background)}
     if not drawing.figures:
         return {**scores, "figures": float(not reading.figures)}
-    pairs = _pairs(drawing, reading)
+    pairs = pair_figures(drawing, reading, properties)
     asked, shown = (Counter((one.shape, one.colour) for one in media.figures) for media in (drawing, reading))
     scores["figures"] = len(pairs) / len(drawing.figures)
     scores["count"] = float(np.mean([shown[group] == number for group, number in asked.items()]))
-    verdicts = [_verdicts(figure, pairs.get(index), drawing.media) for index, figure in enumerate(drawing.figures)]
+    verdicts = [verdicts_of(figure, pairs.get(index), drawing.media) for index, figure in enumerate(drawing.figures)]
     for name in (*LOOKS, "position", "motion", "direction", "speed"):
         right = [verdict[name] for verdict in verdicts if name in verdict]
         if right:
@@ -208,12 +211,27 @@ def properties_match(drawing: Drawing, reading: Reading) -> dict[str, float]:
     return scores if order is None else {**scores, "order": order}
 
 
-def _pairs(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
-    """The figure that was read for each of a drawing, by its number."""
+def pair_figures(
+    drawing: Drawing, reading: Reading, properties: Collection[str] | None = None
+) -> dict[int, ReadFigure]:
+    """The figure that was read for each of a drawing, by its number, so that as much as possible agrees.
+
+    A pair of which fewer than half of the properties agree is none.
+
+    Args:
+        drawing (`Drawing`): what was asked for.
+        reading (`Reading`): what was seen.
+        properties (`Collection[str]`, *optional*): those of `verdicts_of` that count; all by default.
+    """
     if not reading.figures:
         return {}
-    verdicts = [[_verdicts(one, other, drawing.media) for other in reading.figures] for one in drawing.figures]
-    shares = np.array([[np.mean(list(cell.values())) for cell in row] for row in verdicts])  # (drawn, read)
+
+    def share(one: Figure, other: ReadFigure) -> float:
+        verdicts = verdicts_of(one, other, drawing.media).items()
+        marks = [right for name, right in verdicts if properties is None or name in properties]
+        return float(np.mean(marks)) if marks else 0.0
+
+    shares = np.array([[share(one, other) for other in reading.figures] for one in drawing.figures])  # (drawn, read)
     return {
         int(row): reading.figures[column]
         for row, column in zip(*linear_sum_assignment(-shares))
@@ -221,8 +239,19 @@ def _pairs(drawing: Drawing, reading: Reading) -> dict[int, ReadFigure]:
     }
 
 
-def _verdicts(figure: Figure, read: ReadFigure | None, media: str) -> dict[str, bool]:
-    """Which of the properties of a figure were read right."""
+def verdicts_of(figure: Figure, read: ReadFigure | None, media: str) -> dict[str, bool]:
+    """Which of the properties of a figure were read right; none of them where nothing was read.
+
+    Args:
+        figure (`Figure`): as drawn.
+        read (`ReadFigure`, *optional*): what stands for it in the picture.
+        media (`str`): `"image"` or `"video"`.
+
+    Returns:
+        `dict[str, bool]`: `shape`, `colour`, `size`, `texture`, `letters` (right if there are to be none and are none)
+        and `position`; in a clip also `motion` (what happens, nothing included), and `direction` and `speed` where
+        the drawing has them.
+    """
     verdicts = {name: read is not None and getattr(figure, name) == getattr(read, name) for name in LOOKS}
     verdicts["position"] = read is not None and figure.cell == read.cell
     if media == "video":

@@ -50,8 +50,10 @@ FEATURES = {
             "source": _TEXT,
         }
     ),
-    "text-to-image": Features({"id": _TEXT, "image": Image(), "caption": _TEXT, "short_caption": _TEXT}),
-    "text-to-video": Features({"id": _TEXT, "frames": List(Image()), "caption": _TEXT}),
+    "text-to-image": Features(
+        {"id": _TEXT, "image": Image(), "caption": _TEXT, "short_caption": _TEXT, "drawing": _TEXT}
+    ),
+    "text-to-video": Features({"id": _TEXT, "frames": List(Image()), "caption": _TEXT, "drawing": _TEXT}),
 }
 
 
@@ -160,6 +162,8 @@ def shapes_pairs(count: int, *, seed: int = 0, hard_negatives: int = 0) -> Itera
 def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterator[dict[str, Any]]:
     """Stream pictures with captions, half of them with a short caption as well (`None` in the others).
 
+    Each row carries its `drawing`, against which a picture made from the caption can be scored (`Drawing.from_json`).
+
     Args:
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
@@ -171,11 +175,12 @@ def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterato
     for name, scene, drawing, rng in _scenes(count, f"text-to-image/{seed}", "image"):
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
         caption = write_shapes_caption(scene, "caption").text
-        yield {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
+        row = {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
+        yield row | {"drawing": drawing.to_json()}
 
 
 def text_to_video_rows(count: int, *, seed: int = 0, size: int = 128, frames: int = 16) -> Iterator[dict[str, Any]]:
-    """Stream clips, as lists of frames, with captions.
+    """Stream clips, as lists of frames, with captions and the `drawing` behind each.
 
     Args:
         count (`int`): how many.
@@ -188,7 +193,8 @@ def text_to_video_rows(count: int, *, seed: int = 0, size: int = 128, frames: in
     """
     for name, scene, drawing, _ in _scenes(count, f"text-to-video/{seed}", "video"):
         caption = write_shapes_caption(scene, "caption").text
-        yield {"id": name, "frames": render_video(drawing, frames, size), "caption": caption}
+        clip = render_video(drawing, frames, size)
+        yield {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
 
 
 def _scenes(count: int, prefix: str, media: str) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:

@@ -1,0 +1,286 @@
+"""VQAScore (Lin et al., arXiv 2404.01291): how likely a vision-language model finds that a picture shows its prompt.
+
+    judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16")
+    judge.score([[image]], ["a red star"])                # [0.87], the probability of "Yes"
+    items = score_prompts(judge, rows, "pictures", "cache")
+    vqa_score_report(items)["advanced"]                   # {"score": 0.71, "ci95": [...], "n": 871}
+
+The model is asked 'Does this figure show "..."? Please answer yes or no.' in its own chat template. The score is the
+probability of "Yes" over the whole vocabulary, not against "No" alone, as in the original; where "Yes" is several
+tokens it is their geometric mean. Any model will do that AutoModelForImageTextToText loads and that generates.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from accelerate import PartialState
+from safetensors import SafetensorError
+from scipy.stats import kendalltau, pearsonr, spearmanr
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers.video_utils import VideoMetadata
+
+from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.errors import InputError
+from granted.eval_metric.benchmark import weights_hash
+from granted.eval_metric.manifest import media_hash, open_media
+from granted.eval_metric.prompts import GROUPS
+from granted.eval_metric.statistics import bootstrap_accuracy
+
+
+QUESTION, ANSWER = 'Does this figure show "{}"? Please answer yes or no.', "Yes"
+MAX_FRAMES = 16  # of a clip that are shown
+COLUMN = "score"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A vision-language model with the question it is asked.
+
+    Args:
+        model (`PreTrainedModel`): in evaluation mode.
+        processor (`ProcessorMixin`): the model's, with a chat template.
+        question (`str`): with `{}` where the prompt goes.
+        answer (`str`, defaults to `"Yes"`): whose probability is the score.
+        max_frames (`int`, defaults to 16): frames of a clip that are shown, at equal distances; as a video if the
+            processor takes videos, else as pictures one after the other.
+
+    Raises:
+        InputError: there is no place for the prompt in the question, or no chat template.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    question: str = QUESTION
+    answer: str = ANSWER
+    max_frames: int = MAX_FRAMES
+
+    def __post_init__(self):
+        if self.question.count("{}") != 1 or not self.answer.strip() or self.max_frames < 1:
+            raise InputError(
+                f"got question {self.question!r}, answer {self.answer!r} and {self.max_frames} frames, expected one "
+                "{} for the prompt, an answer and at least 1 frame: correct them"
+            )
+        if not getattr(self.processor, "chat_template", None):
+            name = type(self.processor).__name__
+            raise InputError(f"got {name} without a chat template, expected one: use a model tuned to follow a chat")
+
+    @classmethod
+    def load(cls, name_or_path: str, dtype: str = "auto", **options: Any) -> "Judge":
+        """Load a judge onto this process's device.
+
+        Args:
+            name_or_path (`str`): a folder or Hub id.
+            dtype (`str`, defaults to `"auto"`): the checkpoint's, or `"float32"`, `"bfloat16"`, `"float16"`.
+            options: `question`, `answer` and `max_frames`.
+
+        Raises:
+            InputError: it is no vision-language model, or its weights are not complete.
+        """
+        try:
+            processor = AutoProcessor.from_pretrained(name_or_path)
+            model, loaded = AutoModelForImageTextToText.from_pretrained(
+                name_or_path, dtype=dtype, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"got judge {name_or_path} ({reason}), expected a vision-language model: check it"
+            ) from error
+        if loaded["missing_keys"]:
+            missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+            raise InputError(f"got judge {name_or_path} without weights for {missing}: fetch a whole model")
+        return cls(model.to(PartialState().device).eval(), processor, **options)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return weights_hash(self.model)
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The tokens of the answer."""
+        return self.processor.tokenizer.encode(self.answer, add_special_tokens=False)
+
+    @torch.no_grad()
+    def score(
+        self,
+        media: Sequence[Sequence[PIL.Image.Image]],
+        prompts: Sequence[str],
+        fps: Sequence[float | None] | None = None,
+    ) -> list[float]:
+        """The probability that the answer to each question is the judge's.
+
+        Args:
+            media (`list[list[PIL.Image.Image]]`): for each prompt one picture, or the frames of a clip.
+            prompts (`list[str]`): what each should show.
+            fps (`list[float]`, *optional*): of the clips, frames a second.
+
+        Returns:
+            `list[float]`: from 0 to 1.
+        """
+        batch = self.encode(media, prompts, fps or [None] * len(prompts)).to(self.model.device)
+        start, wanted = batch["input_ids"].shape[1], self.answer_ids
+
+        def forced(_: int, ids: torch.Tensor) -> list[int]:
+            # An encoder-decoder counts from its own beginning.
+            step = len(ids) - (1 if self.model.config.is_encoder_decoder else start)
+            return [wanted[min(step, len(wanted) - 1)]]
+
+        # The library's own first steps of generation: positions, caches and padding are each model's own business.
+        generated = self.model.generate(
+            **batch,
+            max_new_tokens=len(wanted),
+            min_new_tokens=len(wanted),
+            do_sample=False,
+            num_beams=1,
+            prefix_allowed_tokens_fn=forced,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        steps = [logits.float().log_softmax(-1) for logits in generated.logits]  # len(wanted) x (B, V)
+        chosen = torch.stack([step[:, token] for step, token in zip(steps, wanted)])  # (len(wanted), B)
+        return chosen.mean(0).exp().tolist()
+
+    def encode(
+        self, media: Sequence[Sequence[PIL.Image.Image]], prompts: Sequence[str], fps: Sequence[float | None]
+    ) -> BatchFeature:
+        """The questions up to where the answer begins, padded on the left; `input_ids` (B, N) and the pictures."""
+        as_video = getattr(self.processor, "video_processor", None) is not None
+        conversations, clips = [], []
+        for frames, prompt, rate in zip(media, prompts, fps, strict=True):
+            text = {"type": "text", "text": self.question.replace("{}", prompt)}
+            shown = [frames[i] for i in _spread(len(frames), self.max_frames)]
+            if len(frames) > 1 and as_video:
+                rate = (rate or 1.0) * len(shown) / len(frames)
+                clips.append(
+                    VideoMetadata(total_num_frames=len(shown), fps=rate, frames_indices=list(range(len(shown))))
+                )
+                parts = [{"type": "video", "video": np.stack([np.asarray(one) for one in shown])}]  # (T, H, W, 3)
+            else:
+                parts = [{"type": "image", "image": one} for one in shown]
+            conversations.append([{"role": "user", "content": [*parts, text]}])
+        options: dict[str, Any] = {"padding": True, "padding_side": "left", "add_special_tokens": False}
+        if clips:
+            options |= {"video_metadata": clips, "do_sample_frames": False}
+        return self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, at equal distances, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+
+
+def score_prompts(
+    judge: Judge,
+    rows: Sequence[Mapping[str, Any]],
+    folder: str | os.PathLike,
+    cache_dir: str | os.PathLike,
+    *,
+    batch_size: int = 8,
+) -> list[dict[str, Any]]:
+    """VQAScore of each picture; what is in the cache already is not asked again.
+
+    Args:
+        judge ([`Judge`]): the model.
+        rows (`list[dict]`): of a manifest.
+        folder (`str`): of the manifest.
+        cache_dir (`str`): answers are kept here by judge, picture and prompt: a run that was killed goes on.
+        batch_size (`int`, defaults to 8): questions asked at a time.
+
+    Returns:
+        `list[dict]`: of each row `id`, `prompt_id`, `file`, `media`, `score`, and `skills`, `group`, `rating` and
+        `model` as the row has them, or `None`.
+    """
+    identity = {
+        "judge": judge.fingerprint,
+        "dtype": str(judge.model.dtype),
+        "question": [judge.question, judge.answer, judge.processor.chat_template],
+        "frames": judge.max_frames,
+    }
+    cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
+    keys = [f"{media_hash(row, folder)} {row.get('fps')}\n{row['prompt']}" for row in rows]
+    place = {key: i for i, key in enumerate(keys)}
+    # Pictures and clips apart, prompts of like length together: little is padding.
+    missing = sorted(cache.missing(keys), key=lambda key: (rows[place[key]]["media"], len(rows[place[key]]["prompt"])))
+    for start in tqdm(range(0, len(missing), batch_size), desc="judging", unit="batch", disable=not missing):
+        part = missing[start : start + batch_size]
+        asked = [rows[place[key]] for key in part]
+        scores = judge.score(
+            [open_media(row, folder) for row in asked],
+            [row["prompt"] for row in asked],
+            [row.get("fps") for row in asked],
+        )
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"got NaN from the judge for {asked[0]['id']}, expected probabilities: try --dtype float32"
+            )
+        cache.append(part, {COLUMN: torch.tensor(scores, dtype=torch.float64)[:, None].unbind()})
+    found = cache.read_vectors(COLUMN, keys)[:, 0].tolist()
+    kept = ("id", "prompt_id", "file", "media")
+    more = ("skills", "group", "rating", "model")
+    return [
+        {name: row[name] for name in kept} | {"score": score} | {name: row.get(name) for name in more}
+        for row, score in zip(rows, found)
+    ]
+
+
+def vqa_score_report(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean scores with 95% intervals (prompts resampled): over all, per group and per skill of GenAI-Bench.
+
+    Seven of GenAI-Bench's 1,600 prompts have no skill; its own evaluation leaves them out, which is `tagged` here.
+
+    Args:
+        items (`list[dict]`): of [`score_prompts`].
+
+    Returns:
+        `dict`: `{"all": {"n", "score", "ci95"}, "basic": {...}, "advanced": {...}, "counting": {...}, ...}`.
+    """
+    tagged = [item for item in items if item["skills"] or item["group"]]
+    parts = {"all": list(items)} | ({"tagged": tagged} if 0 < len(tagged) < len(items) else {})
+    parts |= {group: [item for item in items if item["group"] == group] for group in GROUPS}
+    for item in items:
+        for skill in item["skills"] or ():
+            parts.setdefault(skill, []).append(item)
+    return {name: _estimate(own) for name, own in parts.items() if own}
+
+
+def _estimate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    estimate = bootstrap_accuracy([item["score"] for item in items], [item["prompt_id"] for item in items])
+    return {"n": len(items), "score": estimate.accuracy, "ci95": [estimate.low, estimate.high]}
+
+
+def rating_agreement(items: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How the scores go together with what people gave the same pictures, if at least four carry a `rating`.
+
+    Returns:
+        `dict`, *optional*: `n`, `pearson` with `ci95` (Fisher's z, pictures taken as independent), `spearman` and
+        `kendall` (tau-b), over all rated pictures.
+    """
+    rated = [item for item in items if item["rating"] is not None]
+    scores, ratings = [item["score"] for item in rated], [item["rating"] for item in rated]
+    if len(rated) < 4 or len(set(scores)) < 2 or len(set(ratings)) < 2:
+        return None
+    pearson = pearsonr(scores, ratings)
+    low, high = pearson.confidence_interval()
+    return {
+        "n": len(rated),
+        "pearson": float(pearson.statistic),
+        "ci95": [float(low), float(high)],
+        "spearman": float(spearmanr(scores, ratings).statistic),
+        "kendall": float(kendalltau(scores, ratings).statistic),
+    }
