@@ -562,6 +562,8 @@ def data_shapes(
     frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
     questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
     aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
+    things: Annotated[str, typer.Option(help="For text-to-image: simple scenes, such as 1,3 (figures).")] = "",
+    split: Annotated[str, typer.Option(help="For text-to-image: training, or benchmark (held out).")] = "training",
     hard_negatives: Annotated[int, typer.Option(help="For pairs: captions with one fact changed.")] = 0,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ):
@@ -582,7 +584,9 @@ def data_shapes(
             questions=questions,
             aspects=_names(aspects) or rows.ASPECTS,
         ),
-        "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size),
+        "text-to-image": lambda: rows.text_to_image_rows(
+            count, seed=seed, size=size, things=_range(things, "things") if things else None, split=split
+        ),
         "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
     }
     others = {

@@ -367,3 +367,17 @@ def test_swapping_one_look_changes_what_is_true_of_two_subjects_only(media):
                 if other.facts[relation][subject] != value
             }
             assert len(looks) in (0, 2) and set(other.entities) == set(scene.entities)
+
+
+def test_simple_scenes_have_as_many_different_things_as_asked_and_held_out_ones_are_not_among_the_others():
+    trained = [Drawing.from_json(row["drawing"]) for row in text_to_image_rows(300, size=32, things=(1, 3))]
+    rows = text_to_image_rows(100, size=32, things=(1, 3), split="benchmark")
+    held_out = [Drawing.from_json(row["drawing"]) for row in rows]
+    assert {len(drawing.figures) for drawing in trained} == {1, 2, 3}
+    for drawing in trained:
+        assert len({figure.shape for figure in drawing.figures}) == len(drawing.figures)
+        assert not any(figure.letters for figure in drawing.figures)
+    assert not set(trained) & set(held_out)
+    for changed in ({"things": (0, 2)}, {"things": (2, 1)}, {"split": "test"}):
+        with pytest.raises(InputError):
+            next(text_to_image_rows(1, **changed))

@@ -4,7 +4,7 @@
     write_rows(text_to_image_rows(10_000, seed=0, size=64), "images.parquet")
     load_dataset("parquet", data_files="vqa.parquet", split="train")
 
-All scenes are of the training split: none of them is a scene of `shapes_ted`.
+All scenes are of the training split, unless another is asked for: none of them is a scene of `shapes_ted`.
 """
 
 import os
@@ -22,9 +22,10 @@ from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
-from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
+from granted.dataset_builders.scenes.shapes.drawing import SHAPES, Drawing, random_drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, swap_one_look
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, swap_one_look
+from granted.dataset_builders.scenes.world import SPLITS, split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.errors import InputError
 from granted.files import atomic_path
@@ -159,7 +160,9 @@ def shapes_pairs(count: int, *, seed: int = 0, hard_negatives: int = 0) -> Itera
             yield pair
 
 
-def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterator[dict[str, Any]]:
+def text_to_image_rows(
+    count: int, *, seed: int = 0, size: int = 128, things: tuple[int, int] | None = None, split: str = "training"
+) -> Iterator[dict[str, Any]]:
     """Stream pictures with captions, half of them with a short caption as well (`None` in the others).
 
     Each row carries its `drawing`, against which a picture made from the caption can be scored (`Drawing.from_json`).
@@ -168,11 +171,18 @@ def text_to_image_rows(count: int, *, seed: int = 0, size: int = 128) -> Iterato
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
         size (`int`, defaults to 128): width and height in pixels.
+        things (`tuple[int, int]`, *optional*): scenes of at least and at most so many single figures, all of different
+            shapes and without letters; by default of three or four figures or groups.
+        split (`str`, defaults to `"training"`): `"benchmark"` gives scenes that no training row shows.
 
     Raises:
-        InputError: the count or the size is out of range.
+        InputError: the count, the size, the things or the split is out of range.
     """
-    for name, scene, drawing, rng in _scenes(count, f"text-to-image/{seed}", "image"):
+    if split not in SPLITS:
+        raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
+    prefix = f"text-to-image/{seed}"
+    scenes = _simple_scenes(count, prefix, things, split) if things else _scenes(count, prefix, "image", split)
+    for name, scene, drawing, rng in scenes:
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
         caption = write_shapes_caption(scene, "caption").text
         row = {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
@@ -197,8 +207,30 @@ def text_to_video_rows(count: int, *, seed: int = 0, size: int = 128, frames: in
         yield {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
 
 
-def _scenes(count: int, prefix: str, media: str) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
-    """Training scenes sampled for one or two categories each."""
+def _simple_scenes(
+    count: int, prefix: str, things: tuple[int, int], split: str
+) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
+    """Scenes of single figures, any of them as likely as any other."""
+    _check(count)
+    least, most = things
+    if not 1 <= least <= most <= len(SHAPES):
+        raise InputError(f"got {least} to {most} things, expected 1 to {len(SHAPES)}: correct them")
+    for number in range(count):
+        name = f"{prefix}/simple/{number}"
+        rng = random.Random(name)
+        figures = rng.randint(least, most)
+        while True:
+            drawing = random_drawing(rng, "image", figures, letters_share=0)
+            scene = scene_of(drawing, name)
+            if len({figure.shape for figure in drawing.figures}) == figures and split_of(scene) == split:
+                break
+        yield name, scene, drawing, rng
+
+
+def _scenes(
+    count: int, prefix: str, media: str, split: str = "training"
+) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
+    """Scenes sampled for one or two categories each."""
     _check(count)
     legal = [category for category in CATEGORIES if media == "video" or category not in VIDEO_ONLY]
     for number in range(count):
@@ -207,7 +239,7 @@ def _scenes(count: int, prefix: str, media: str) -> Iterator[tuple[str, Scene, D
         categories = rng.sample(legal, rng.randint(1, 2))
         if all(category in categories for category in APART[media]):
             categories.pop()
-        scene, drawing = shapes_in_split(name, "training", media, categories)
+        scene, drawing = shapes_in_split(name, split, media, categories)
         yield name, scene, drawing, rng
 
 
