@@ -201,6 +201,16 @@ def test_a_run_from_the_cache_equals_one_without(settings, mode):
         torch.testing.assert_close(outcome(cached)[name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_the_cache_holds_what_will_be_drawn_and_nothing_else(settings):
+    changes = {"sample_count": 1, "batch_size": 2, "caption_columns": ["caption", "short"]}
+    trainer = TextToImageTrainer(settings(**changes), show_progress=False)
+    asked, embed = set(), trainer.conditioning.embed
+    trainer.conditioning.embed = lambda texts: (trainer.schedule.learning or asked.update(texts), embed(texts))[1]
+    trainer.run()
+    (folder,) = (trainer.output / "embeddings").iterdir()
+    assert len(EmbeddingCache(folder, read_json(folder / "identity.json"))) == len(asked) < 15
+
+
 def test_recomputed_and_kept_layers_train_the_same(settings):
     one, other = train(settings("one")), train(settings("other", recompute_layers=False))
     for name, value in outcome(one).items():

@@ -37,7 +37,7 @@ from granted.training.conditioning import Conditioning
 from granted.training.context_aggregator import learning_rate_factor
 from granted.training.diffusion_settings import DiffusionTrainingConfig
 from granted.training.flow_matching import UNCONDITIONAL, Draw, flow_matching
-from granted.training.picture_data import Batch
+from granted.training.picture_data import Batch, CaptionedPictures
 from granted.training.run_folder import (
     RECORD,
     RUN,
@@ -108,6 +108,10 @@ class DiffusionTrainer(ABC):
     @abstractmethod
     def captions(self) -> Iterator[str]:
         """Every caption of the data."""
+
+    @abstractmethod
+    def coming_captions(self, first: int) -> Iterator[str]:
+        """Captions drawn from step `first` to the end, by all processes; at least these."""
 
     @abstractmethod
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
@@ -249,8 +253,13 @@ class DiffusionTrainer(ABC):
     def fix_conditioning(self) -> None:
         """The layer weights are fixed: from here on captions come from the disk, and the trunk is freed."""
         if self.config.cache:
-            texts = chain([UNCONDITIONAL], self.prompts, self.captions())
+            texts = chain([UNCONDITIONAL], self.prompts, self.coming_captions(self.step))
             self.conditioning.freeze(texts, self.config.cache_dir or self.output / "embeddings")
+
+    def drawn_captions(self, step: int, data: CaptionedPictures, rows: list[int]) -> Iterator[str]:
+        """The captions that a step draws for its batch."""
+        for place, row in enumerate(rows):
+            yield Draw(self.config, step, place).caption(data.captions_of_row(row))
 
     def part_of(self, batch_size: int) -> int:
         """How many samples of a step a process takes at a time.

@@ -176,6 +176,7 @@ class CaptionedPictures:
     ):
         self.frames = frames
         self.rows, self.image_column, self.caption_columns = rows, image_column, list(caption_columns)
+        self.texts = rows.select_columns(self.caption_columns)  # without the pictures, which take longer to read
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         sizes = rows.map(
             measured,
@@ -217,8 +218,7 @@ class CaptionedPictures:
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, list[str], int]:
         if self.latents is not None:
-            captions = captions_of(self.texts[row], self.caption_columns)
-            return read_latents(self.latents, row, self.bucket[row]), captions, row
+            return read_latents(self.latents, row, self.bucket[row]), self.captions_of_row(row), row
         found = self.rows[row]
         images = open_frames(found[self.image_column], self.frames)
         pixels = torch.stack([to_pixels(image, self.bucket[row]) for image in images], dim=1)  # (3, T, H, W)
@@ -226,10 +226,9 @@ class CaptionedPictures:
             pixels = pixels.squeeze(1)  # (3, H, W)
         return pixels, captions_of(found, self.caption_columns), row
 
-    @property
-    def texts(self) -> Dataset:
-        """The captions without the pictures, which take longer to read."""
-        return self.rows.select_columns(self.caption_columns)
+    def captions_of_row(self, row: int) -> list[str]:
+        """What `captions_of` says of a row."""
+        return captions_of(self.texts[row], self.caption_columns)
 
     def captions(self) -> Iterator[str]:
         """Every caption of every row."""

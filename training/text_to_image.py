@@ -134,6 +134,13 @@ class TextToImageTrainer(DiffusionTrainer):
     def captions(self) -> Iterator[str]:
         return self.pictures.captions()
 
+    def coming_captions(self, first: int) -> Iterator[str]:
+        if isinstance(self.pictures, StreamedPictures):
+            yield from self.captions()
+            return
+        for step, rows in zip(range(first, self.config.max_steps), self.pictures.order(first)):
+            yield from self.drawn_captions(step, self.pictures, rows)
+
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
         if isinstance(self.pictures, StreamedPictures):
             return self.pictures.batches(state or None)

@@ -172,9 +172,22 @@ class TextToVideoTrainer(DiffusionTrainer):
     def captions(self) -> Iterator[str]:
         return chain(self.clips.captions(), self.pictures.captions() if self.pictures else [])
 
+    def coming_captions(self, first: int) -> Iterator[str]:
+        images = self.image_steps_before(first)
+        clips, pictures = self.clips.order(first - images), self.pictures and self.pictures.order(images)
+        for step in range(first, self.config.max_steps):
+            if is_image_step(step, self.config.image_steps):
+                yield from self.drawn_captions(step, self.pictures, next(pictures))
+            else:
+                yield from self.drawn_captions(step, self.clips, next(clips))
+
+    def image_steps_before(self, step: int) -> int:
+        """How many steps of pictures there are before a step."""
+        return sum(is_image_step(number, self.config.image_steps) for number in range(step))
+
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
         config = self.config
-        images = sum(is_image_step(step, config.image_steps) for step in range(first))  # steps of pictures so far
+        images = self.image_steps_before(first)
         clips = self.clips.batches(first - images, self.shares(config.batch_size))
         pictures = self.pictures and self.pictures.batches(images, self.shares(config.image_batch_size))
         for step in count(first):
