@@ -353,7 +353,9 @@ class GrantedModel(PreTrainedModel):
                     "with the diffusion model and set config.projection_trained = True"
                 )
             fused = self.projection(fused.to(self.projection.weight.dtype))  # (B, N, projection_dim)
-        dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else self.text_trunk.dtype
+        # Weights stored in eight bits (layerwise casting) do not say in which dtype they are computed with.
+        own = self.text_trunk.dtype if self.text_trunk.dtype.itemsize > 1 else torch.float32
+        dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else own
         fused = fused.to(dtype).masked_fill(~mask.to(fused.device).unsqueeze(-1), 0)  # (B, N, D)
         hidden_states = None
         if output_hidden_states:
@@ -395,7 +397,8 @@ class GrantedModel(PreTrainedModel):
                 )
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-        inputs = {key: value for key, value in inputs.items() if value is not None}
+        # Nothing is generated, so nothing is cached, whatever a caller asks for.
+        inputs = {key: value for key, value in inputs.items() if value is not None and key != "use_cache"}
         pad = ~mask.unsqueeze(-1)  # (B, N, 1)
         frozen = not self._encoder_is_trainable(inputs)
         factors = [fusion.layer_weights() for fusion in fusions]  # (L,) each

@@ -61,25 +61,29 @@ class LayerFusion(nn.Module):
 
     def layer_weights(self) -> torch.Tensor:
         """The factor of every layer in the sum, (L,) fp32, differentiable in the learned weights (Equation 3)."""
-        if self.fusion == "learned":
-            weights = self.weights  # (len(layers),)
-            if weights.is_meta and hasattr(self, "_hf_hook"):
-                # Offloaded by accelerate, which brings weights back in a forward only.
-                weights = self._hf_hook.weights_map["weights"]  # (len(layers),)
-            factors = torch.softmax(weights.float(), dim=0)  # (len(layers),)
-        else:
-            factors = torch.full((len(self.layers),), 1 / len(self.layers))  # (len(layers),)
-        index = torch.tensor(self.layers, device=factors.device)  # (len(layers),)
-        return torch.zeros(self.num_layers, device=factors.device).index_put((index,), factors)  # (L,)
+        return self()  # through `forward`, where the hooks of accelerate and diffusers bring back offloaded weights
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Fuse a stack (B, L, N, D) into (B, N, D) fp32: the plain form of what [`GrantedModel`] streams."""
+    def forward(self, hidden_states: torch.Tensor | None = None) -> torch.Tensor:
+        """Fuse a stack (B, L, N, D) into (B, N, D) fp32: the plain form of what [`GrantedModel`] streams.
+
+        Without a stack it gives `layer_weights()`.
+        """
+        if hidden_states is None:
+            return self._factors()
         if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_layers:
             raise ValueError(
                 f"got hidden states {tuple(hidden_states.shape)}, expected (B, {self.num_layers}, N, D): "
                 "one entry per layer, without the embeddings"
             )
         return self.combine(hidden_states.unbind(1))
+
+    def _factors(self) -> torch.Tensor:
+        if self.fusion == "learned":
+            factors = torch.softmax(self.weights.float(), dim=0)  # (len(layers),)
+        else:
+            factors = torch.full((len(self.layers),), 1 / len(self.layers))  # (len(layers),)
+        index = torch.tensor(self.layers, device=factors.device)  # (len(layers),)
+        return torch.zeros(self.num_layers, device=factors.device).index_put((index,), factors)  # (L,)
 
     def combine(self, layers: Iterable[torch.Tensor]) -> torch.Tensor:
         """Fuse L layers (B, N, D) into one (B, N, D) fp32 by ordinary autograd."""

@@ -39,7 +39,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.lumina2.pipeline_lumina2 import calculate_shift, retrieve_timesteps
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -84,6 +84,8 @@ def check_text_width(transformer: nn.Module, width: int, hidden_states: int = 1)
 class GrantedPipelineMixin:
     """What both pipelines share: prompts to embeddings with masks, sampling, a folder that loads by itself."""
 
+    # They may be None but have no default: with one, DiffusionPipeline.from_pretrained(..., text_encoder=None) would
+    # load the encoder all the same.
     _optional_components = ["vae", "text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -168,6 +170,7 @@ class GrantedPipelineMixin:
             )
         device = device or self._execution_device
         tensors = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        tensors = self._fit(tensors, max_sequence_length)
         # The pictures of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
         return tuple(t if t is None else t.to(device).repeat_interleave(num_images_per_prompt, 0) for t in tensors)
 
@@ -179,7 +182,8 @@ class GrantedPipelineMixin:
                 "embeddings and masks of prompts and negative prompts: pass all four, or guidance_scale=1 and two"
             )
         token_ids = self.text_encoder.tokenize(texts, self._token_limit(max_sequence_length), allow_empty=True)
-        input_ids, attention_mask = self.text_encoder.pad(token_ids)  # (T, M) each
+        device = get_module_execution_device(self.text_encoder)  # not where the weights wait when they are offloaded
+        input_ids, attention_mask = (tensor.to(device) for tensor in self.text_encoder.pad(token_ids))  # (T, M) each
         features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
         drop = self.text_encoder.config.template_drop_tokens
@@ -189,7 +193,7 @@ class GrantedPipelineMixin:
 
     def _token_limit(self, max_sequence_length: int | None) -> int:
         """Most tokens to read of a prompt, the template's included."""
-        return max_sequence_length or self.text_encoder.config.max_sequence_length
+        return self.text_encoder.config.max_sequence_length if max_sequence_length is None else max_sequence_length
 
     def _check_text(self, name: str, text, embeds: torch.Tensor | None, mask: torch.Tensor | None) -> list[str]:
         """The texts as a list, empty where there are embeddings; raises for what is neither or not whole."""
@@ -198,10 +202,8 @@ class GrantedPipelineMixin:
             got = f"neither {name} nor" if text is None else f"both {name} and"
             raise ValueError(f"got {got} {name}_embeds, expected one of them")
         if (embeds is None) != (mask is None):
-            raise ValueError(
-                f"got {name}_embeds {'without' if mask is None else 'missing for'} {mask_name}, expected both: pass "
-                "the two that encode_prompt gave together"
-            )
+            got = f"{name}_embeds without {mask_name}" if mask is None else f"no {name}_embeds for the {mask_name}"
+            raise ValueError(f"got {got}, expected both: pass the two that encode_prompt gave together")
         if embeds is None:
             texts = [text] if isinstance(text, str) else text
             if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
@@ -309,9 +311,8 @@ class GrantedPipelineMixin:
         path, code = Path(save_directory, self.config_name), Path(inspect.getsourcefile(type(self)))
         index = json.loads(path.read_text(encoding="utf-8"))
         index["_class_name"] = [code.stem, type(self).__name__]
-        if self.text_encoder is not None:
-            # diffusers looks for a file of that name in `text_encoder/`: no package before it.
-            library, name = index["text_encoder"]
+        library, name = index["text_encoder"]
+        if library is not None:  # diffusers looks for a file of that name in `text_encoder/`: no package before it
             index["text_encoder"] = [library.split(".")[-1], name]
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         shutil.copyfile(code, Path(save_directory, code.name))
@@ -329,9 +330,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
     Args:
         transformer (`Lumina2Transformer2DModel`): reads text features of width `cap_feat_dim`.
         scheduler (`FlowMatchEulerDiscreteScheduler`): or another flow-matching one.
-        vae (`AutoencoderKL`, *optional*): without one the transformer makes pixels in [-1, 1].
-        text_encoder (`GrantedModel`, *optional*): its `hidden_size` is the `cap_feat_dim` of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the encoder's own by default.
+        vae (`AutoencoderKL` or `None`): without one the transformer makes pixels in [-1, 1].
+        text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `cap_feat_dim` of the transformer.
+        tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -341,9 +342,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         self,
         transformer: Lumina2Transformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKL | None = None,
-        text_encoder: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        vae: AutoencoderKL | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super().__init__(transformer, scheduler, vae, text_encoder, tokenizer)
@@ -352,8 +353,8 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         self.default_image_size = self.default_sample_size * self.vae_scale_factor
         self.image_processor = VaeImageProcessor(self.vae_scale_factor * transformer.config.patch_size)
 
-    def encode_prompt(self, *args, **kwargs) -> Conditioning:
-        conditioning = super().encode_prompt(*args, **kwargs)
+    def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
+        """Embeddings and masks as they are, if the transformer has positions for them."""
         longest = max(tensor.shape[1] for tensor in conditioning if tensor is not None)
         if longest > self._text_positions:
             raise ValueError(
@@ -374,7 +375,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
                 f"got max_sequence_length={max_sequence_length}, expected at most {most}: the transformer has no "
                 "positions for more (axes_lens)"
             )
-        return max_sequence_length or min(config.max_sequence_length, most)
+        return min(config.max_sequence_length, most) if max_sequence_length is None else max_sequence_length
 
     @torch.no_grad()
     def __call__(
@@ -423,6 +424,9 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         factor, patch = self.vae_scale_factor, self.transformer.config.patch_size
         sizes = {"height": (height, factor * patch), "width": (width, factor * patch)}
         self._check_call(sizes, callback_on_step_end_tensor_inputs, output_type)
+        for (name, (size, multiple)), positions in zip(sizes.items(), self.transformer.config.axes_lens[1:]):
+            if size > positions * multiple:
+                raise ValueError(f"got {name}={size}, expected at most {positions * multiple}: axes_lens has no more")
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
         device = self._execution_device
@@ -478,9 +482,9 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
     Args:
         transformer (`WanTransformer3DModel`): reads text features of width `text_dim`.
         scheduler (`FlowMatchEulerDiscreteScheduler`): or another flow-matching one, such as UniPC.
-        vae (`AutoencoderKLWan`, *optional*): without one the transformer makes frames in [-1, 1].
-        text_encoder (`GrantedModel`, *optional*): its `hidden_size` is the `text_dim` of the transformer.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the encoder's own by default.
+        vae (`AutoencoderKLWan` or `None`): without one the transformer makes frames in [-1, 1].
+        text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `text_dim` of the transformer.
+        tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -490,9 +494,9 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         self,
         transformer: WanTransformer3DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKLWan | None = None,
-        text_encoder: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        vae: AutoencoderKLWan | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super(WanPipeline, self).__init__()  # the parent's own would register the second transformer of Wan 2.2
@@ -521,7 +525,7 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         Given embeddings are padded to it. Without a text encoder and without `max_sequence_length`, it is the length
         of the longest given.
         """
-        conditioning = super().encode_prompt(
+        return super().encode_prompt(
             prompt,
             do_classifier_free_guidance,
             negative_prompt,
@@ -533,22 +537,25 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
             negative_prompt_attention_mask,
             max_sequence_length,
         )
+
+    def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
+        """Embeddings (B, length, D) with zeros after the prompt, and masks (B, length)."""
         longest = max(tensor.shape[1] for tensor in conditioning if tensor is not None)
-        length = max_sequence_length or longest
+        length = longest if max_sequence_length is None else max_sequence_length
         if self.text_encoder is not None:
             length = self._token_limit(max_sequence_length) - self.text_encoder.config.template_drop_tokens
         if longest > length:
             raise ValueError(
                 f"got text features of {longest} tokens, expected at most {length}: raise max_sequence_length"
             )
-        return *self._fit(*conditioning[:2], length), *self._fit(*conditioning[2:], length)
-
-    def _fit(self, embeds: torch.Tensor | None, mask: torch.Tensor | None, length: int):
-        """Embeddings (B, length, D) with zeros after the prompt, and mask (B, length)."""
-        if embeds is None:
-            return None, None
-        more = length - mask.shape[1]
-        return nn.functional.pad(embeds * mask.unsqueeze(-1), (0, 0, 0, more)), nn.functional.pad(mask, (0, more))
+        fitted = []
+        for embeds, mask in (conditioning[:2], conditioning[2:]):
+            if embeds is not None:
+                more = length - mask.shape[1]
+                embeds = nn.functional.pad(embeds * mask.unsqueeze(-1), (0, 0, 0, more))  # (B, length, D)
+                mask = nn.functional.pad(mask, (0, more))  # (B, length)
+            fitted += [embeds, mask]
+        return tuple(fitted)
 
     @torch.no_grad()
     def __call__(

@@ -414,3 +414,20 @@ def test_a_gguf_file_loads_and_is_saved_as_safetensors(tmp_path):
     loaded = GrantedModel.from_pretrained(tmp_path)
     assert torch.equal(loaded.encode(["a red cube on a blue sphere"])[0], expected)
     assert loaded.fingerprint() == model.fingerprint()
+
+
+def test_an_empty_text_is_refused_unless_asked_for_and_then_has_a_token_of_its_own(model):
+    with pytest.raises(ValueError, match="not empty"):
+        model.tokenize(["a bird", ""])
+    bos, pad = model.tokenizer.bos_token_id, model.tokenizer.pad_token_id
+    assert model.tokenize([""], allow_empty=True) == [[bos]]
+    model.config.template_drop_tokens = 1
+    assert model.tokenize([""], allow_empty=True) == [[bos, pad]]
+
+
+def test_what_a_pipeline_asks_about_caching_changes_nothing(model, sentences):
+    inputs = model.tokenizer(sentences, padding=True, return_tensors="pt")
+    plain = model(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+    for use_cache in (False, True):
+        output = model(inputs["input_ids"], inputs["attention_mask"], use_cache=use_cache)
+        assert torch.equal(output.last_hidden_state, plain)
