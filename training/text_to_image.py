@@ -206,7 +206,7 @@ class TextToImageTrainer(DiffusionTrainer):
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedLumina2Pipeline:
         """The pipeline of a transformer."""
-        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder)
+        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, encoder and encoder.tokenizer)
 
     def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
         self.pipeline(transformer, encoder).save_pretrained(folder)

@@ -251,7 +251,7 @@ class TextToVideoTrainer(DiffusionTrainer):
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedWanPipeline:
         """The pipeline of a transformer."""
-        return GrantedWanPipeline(transformer, self.scheduler, self.vae, encoder)
+        return GrantedWanPipeline(transformer, self.scheduler, self.vae, encoder, encoder and encoder.tokenizer)
 
     def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
         self.pipeline(transformer, encoder).save_pretrained(folder)
