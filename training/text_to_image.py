@@ -8,7 +8,6 @@ Tiny, on CPU: `granted data shapes text-to-image --output images.parquet --count
 `DiffusionPipeline.from_pretrained` loads.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
 
+from granted.command_line import run_as_program
 from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.errors import InputError
 from granted.eval_metric.benchmark import weights_hash
@@ -231,12 +231,5 @@ def run(arguments: Sequence[str]) -> str:
     return f"wrote {TextToImageTrainer(config).run() / 'pipeline'}"
 
 
-def main() -> None:
-    """Entry point for `accelerate launch -m`."""
-    from granted.cli import run_as_command
-
-    run_as_command(lambda: sys.stdout.write(f"{run(sys.argv[1:])}\n"))
-
-
 if __name__ == "__main__":
-    main()
+    run_as_program(run)

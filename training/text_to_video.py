@@ -8,7 +8,6 @@ alike, then the same with `t2v_miniature.yaml`. Of any ten steps in a row seven 
 Run the command again to go on after an interruption. The outcome is `run/pipeline`.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -19,6 +18,7 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import nn
 
+from granted.command_line import run_as_program
 from granted.errors import InputError
 from granted.eval_metric.benchmark import weights_hash
 from granted.files import atomic_path
@@ -278,12 +278,5 @@ def run(arguments: Sequence[str]) -> str:
     return f"wrote {TextToVideoTrainer(config).run() / 'pipeline'}"
 
 
-def main() -> None:
-    """Entry point for `accelerate launch -m`."""
-    from granted.cli import run_as_command
-
-    run_as_command(lambda: sys.stdout.write(f"{run(sys.argv[1:])}\n"))
-
-
 if __name__ == "__main__":
-    main()
+    run_as_program(run)

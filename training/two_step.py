@@ -50,7 +50,8 @@ class LayerWeightSchedule:
         total_steps (`int`): length of the run.
         learning_rate (`float`, defaults to 1e-4): of the weights.
         window (`int`, *optional*): steps between two looks of `"auto"`; a fiftieth of the run by default.
-        record_steps (`int`, defaults to 10): steps between two points of the trajectory.
+        record_steps (`int`, defaults to 10): steps between two points of the trajectory; it also has
+            the freeze and the end.
 
     Raises:
         InputError: unknown mode, or a freeze outside the run.
@@ -72,7 +73,7 @@ class LayerWeightSchedule:
         self.encoder = encoder
         self.mode = mode
         self.window = window or max(1, total_steps // 50)
-        self.record_steps = record_steps
+        self.record_steps, self.total_steps = record_steps, total_steps
         self.auto = mode == "two_step" and freeze_at == "auto"
         self.freeze_step = freeze_step(freeze_at, total_steps) if mode == "two_step" and not self.auto else None
         self.frozen_at: int | None = None if mode in ("two_step", "continuous") else 0
@@ -118,16 +119,21 @@ class LayerWeightSchedule:
 
     def observe(self, step: int) -> None:
         """Note the softmaxed weights after `step` steps, where the trajectory or `auto` wants them."""
-        if step % self.record_steps == 0:
-            self.trajectory.append((step, self.encoder.layer_weights.tolist()))
+        if step % self.record_steps == 0 or step == self.total_steps:
+            self._record(step)
         if self.auto and self.learning and step % self.window == 0:
             self.borders.append(self.encoder.layer_weights.tolist())
+
+    def _record(self, step: int) -> None:
+        self.trajectory.append((step, self.encoder.layer_weights.tolist()))
 
     def _settled(self) -> bool:
         return stopped_falling([moved(one, other) for one, other in pairwise(self.borders)])
 
     def _freeze(self, step: int) -> None:
         self.frozen_at = step
+        if self.trajectory[-1][0] != step:
+            self._record(step)
         self.optimizer = None
         self.encoder.freeze_layer_weights()
         self.encoder.fusion.weights.grad = None

@@ -11,7 +11,6 @@ encoder of the outcome.
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig
@@ -37,6 +35,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 from trl import SFTConfig, SFTTrainer, TrlParser
 
+from granted.command_line import run_as_program
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
@@ -446,17 +445,5 @@ def run(arguments: Sequence[str]) -> str:
     return f"wrote {finetune(config)}; make an encoder of it with granted export {config.output_dir} --output DIR"
 
 
-def main() -> None:
-    """Entry point for `accelerate launch -m`."""
-    from granted.cli import run_as_command
-
-    def command() -> None:
-        shown = run(sys.argv[1:])
-        if PartialState().is_main_process:
-            sys.stdout.write(f"{shown}\n")
-
-    run_as_command(command)
-
-
 if __name__ == "__main__":
-    main()
+    run_as_program(run)
