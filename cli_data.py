@@ -121,8 +121,10 @@ def data_shapes(
     frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
     questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
     aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
-    things: Annotated[str, typer.Option(help="For text-to-image: simple scenes, such as 1,3 (figures).")] = "",
-    split: Annotated[str, typer.Option(help="For text-to-image: training, or benchmark (held out).")] = "training",
+    things: Annotated[str, typer.Option(help="For text-to-image, -video: simple scenes, such as 1,3 (figures).")] = "",
+    bold: Annotated[bool, typer.Option("--bold", help="Of these: all figures large and solid.")] = False,
+    split: Annotated[str, typer.Option(help="For text-to-image, -video: training, or benchmark.")] = "training",
+    captions: Annotated[str, typer.Option(help="For text-to-image, -video: full, or plain (one wording).")] = "full",
     hard_negatives: Annotated[int, typer.Option(help="For pairs: captions with one fact changed.")] = 0,
     seed: Annotated[int, typer.Option(help="Another seed, other scenes.")] = 0,
 ):
@@ -132,6 +134,10 @@ def data_shapes(
     from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet, shapes_ted
     from granted.dataset_builders.ted_6k.export import export_dataset
     from granted.dataset_builders.ted_6k.records import SYNTHETIC
+
+    def scenes() -> dict:
+        simple = number_range(things, "things") if things else None
+        return {"things": simple, "bold": bold, "split": split, "captions": captions}
 
     makers = {
         "vqa": lambda: rows.vqa_rows(
@@ -143,10 +149,8 @@ def data_shapes(
             questions=questions,
             aspects=parts_of(aspects) or rows.ASPECTS,
         ),
-        "text-to-image": lambda: rows.text_to_image_rows(
-            count, seed=seed, size=size, things=number_range(things, "things") if things else None, split=split
-        ),
-        "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames),
+        "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size, **scenes()),
+        "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames, **scenes()),
     }
     others = {
         "pairs": lambda: write_pairs(rows.shapes_pairs(count, seed=seed, hard_negatives=hard_negatives), output),

@@ -36,7 +36,7 @@ def test_rows_of_shapes_come_with_their_drawing_and_without_their_picture(tmp_pa
     found = read_prompts(tmp_path / "shapes.parquet")
     assert [row["prompt"] for row in found] == [row["caption"] for row in rows]
     assert [row["drawing"] for row in found] == [row["drawing"] for row in rows]
-    assert set(found[0]) == {"id", "prompt", "short_caption", "drawing"}
+    assert set(found[0]) == {"id", "prompt", "short_caption", "drawing", "told"}
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from granted.dataset_builders.scenes.statements import DIFFICULTIES, ask
 from granted.dataset_builders.scenes.world import split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, composition_name, fingerprint, validate_records
 from granted.errors import InputError
+from granted.eval_metric.shapes_score import PROPERTIES
 from granted.eval_metric.shortcuts import shortcut_report
 
 
@@ -369,15 +370,49 @@ def test_swapping_one_look_changes_what_is_true_of_two_subjects_only(media):
             assert len(looks) in (0, 2) and set(other.entities) == set(scene.entities)
 
 
-def test_simple_scenes_have_as_many_different_things_as_asked_and_held_out_ones_are_not_among_the_others():
-    trained = [Drawing.from_json(row["drawing"]) for row in text_to_image_rows(300, size=32, things=(1, 3))]
-    rows = text_to_image_rows(100, size=32, things=(1, 3), split="benchmark")
-    held_out = [Drawing.from_json(row["drawing"]) for row in rows]
+def test_a_plain_caption_says_all_of_a_drawing_in_the_same_words_for_every_scene():
+    for row in text_to_image_rows(100, size=32, things=(1, 3), captions="plain"):
+        drawing = Drawing.from_json(row["drawing"])
+        figures = sorted(drawing.figures, key=lambda figure: figure.cell[::-1])
+        listed = [
+            f"{'an' if one.size[0] in 'aeiou' else 'a'} {one.size} {one.texture} {one.colour} {one.shape} "
+            f"{PLACES[one.cell].forms[0]}"
+            for one in figures
+        ]
+        assert row["caption"] == f"On a {drawing.background} background, {', '.join(listed)}."
+    scene, _ = sample_shapes("plain", "video", ("Temporal", "OCR"))
+    told = {write_shapes_caption(scene, seed, "plain").text for seed in "abc"}
+    assert len(told) == 1 and len({write_shapes_caption(scene, seed).text for seed in "abc"}) == 3
+    text = told.pop()
+    assert all(f"with the letters '{letters}'" in text for letters in scene.facts["text"].values())
+    assert text.count(", then ") == len(scene.orders["timeline"]) - 1
+
+
+@pytest.mark.parametrize(("make", "frames"), [(text_to_image_rows, {}), (text_to_video_rows, {"frames": 8})])
+def test_simple_scenes_have_as_many_different_things_as_asked_and_held_out_ones_are_not_among_the_others(make, frames):
+    trained = [Drawing.from_json(row["drawing"]) for row in make(100, size=32, things=(1, 3), **frames)]
+    held_out = [
+        Drawing.from_json(row["drawing"])
+        for row in make(50, size=32, things=(1, 3), split="benchmark", captions="plain", **frames)
+    ]
     assert {len(drawing.figures) for drawing in trained} == {1, 2, 3}
     for drawing in trained:
         assert len({figure.shape for figure in drawing.figures}) == len(drawing.figures)
         assert not any(figure.letters for figure in drawing.figures)
+        assert not frames or all(figure.motion for figure in drawing.figures)
     assert not set(trained) & set(held_out)
-    for changed in ({"things": (0, 2)}, {"things": (2, 1)}, {"split": "test"}):
+    for changed in ({"things": (0, 2)}, {"things": (2, 1)}, {"split": "test"}, {"captions": "long"}):
         with pytest.raises(InputError):
-            next(text_to_image_rows(1, **changed))
+            next(make(1, **changed))
+
+
+@pytest.mark.parametrize("make", [text_to_image_rows, text_to_video_rows])
+def test_in_bold_scenes_all_figures_are_large_and_solid_and_that_is_not_scored(make):
+    rows = list(make(40, size=32, things=(1, 3), bold=True))
+    figures = [figure for row in rows for figure in Drawing.from_json(row["drawing"]).figures]
+    assert {(figure.size, figure.texture) for figure in figures} == {("large", "solid")}
+    assert len({figure.colour for figure in figures}) > 5 and len({figure.shape for figure in figures}) > 5
+    assert {name for row in rows for name in row["told"]} == set(PROPERTIES) - {"size", "texture", "letters"}
+    assert next(make(1, size=32))["told"] is None
+    with pytest.raises(InputError, match="bold without things"):
+        next(make(1, bold=True))

@@ -25,6 +25,7 @@ from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.conditioning import Conditioning
 from granted.training.diffusion_settings import parse
 from granted.training.flow_matching import Draw, flow_matching
+from granted.training.optimizers import make_optimizers
 from granted.training.text_to_image import TextToImageConfig, TextToImageTrainer
 
 
@@ -254,6 +255,32 @@ def test_the_disk_gives_what_the_encoder_gave_and_nothing_of_other_weights(tiny_
         conditioning.embed(["never seen before"])
 
 
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_the_rest(settings):
+    model = Lumina2Transformer2DModel(**DIT, in_channels=3, sample_size=16, cap_feat_dim=16)
+    adamw, muon = make_optimizers(model, settings(optimizer="muon"))
+    held = [parameter for optimizer in (adamw, muon) for parameter in optimizer.param_groups[0]["params"]]
+    assert len(held) == len({id(parameter) for parameter in held}) == len(list(model.parameters()))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    blocks = ("layers.0", "noise_refiner.0", "context_refiner.0")
+    parts = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+    parts += [f"feed_forward.linear_{number}" for number in (1, 2, 3)]
+    found = {names[id(parameter)] for parameter in muon.param_groups[0]["params"]}
+    assert found == {f"{block}.{part}.weight" for block in blocks for part in parts}
+    assert [type(one) for one in make_optimizers(model, settings())] == [torch.optim.AdamW]
+
+
+def test_a_step_of_muon_orthogonalises_the_update_of_a_matrix(settings):
+    model = Lumina2Transformer2DModel(**DIT, in_channels=3, sample_size=16, cap_feat_dim=16)
+    _, muon = make_optimizers(model, settings(optimizer="muon", learning_rate=1e-2))
+    matrix = model.layers[0].attn.to_q.weight  # (24, 24)
+    before = matrix.detach().clone()
+    matrix.grad = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
+    muon.step()
+    scales = torch.linalg.svdvals((matrix.detach() - before) / (1e-2 * 0.2 * 24**0.5))  # (24,), near 1 but for noise
+    assert scales.min() > 0.3 and scales.max() < 1.4
+    assert torch.linalg.svdvals(matrix.grad).max() / torch.linalg.svdvals(matrix.grad).min() > 10
+
+
 # ------------------------------------------------------------------------------------------------------------ going on
 
 
@@ -266,9 +293,13 @@ class Killed(TextToImageTrainer):
         return super().train_step(step, batches)
 
 
-@pytest.mark.parametrize(("dies_at", "streaming"), [(2, False), (4, False), (4, True)])
-def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming):
-    changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"], "streaming": streaming}
+@pytest.mark.parametrize(
+    ("dies_at", "streaming", "optimizer"),
+    [(2, False, "adamw"), (4, False, "adamw"), (4, True, "adamw"), (4, False, "muon")],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer):
+    changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
+    changes |= {"streaming": streaming, "optimizer": optimizer}
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at

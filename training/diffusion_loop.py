@@ -37,6 +37,7 @@ from granted.training.conditioning import Conditioning
 from granted.training.context_aggregator import learning_rate_factor
 from granted.training.diffusion_settings import DiffusionTrainingConfig
 from granted.training.flow_matching import UNCONDITIONAL, Draw, flow_matching
+from granted.training.optimizers import make_optimizers
 from granted.training.picture_data import Batch, CaptionedPictures
 from granted.training.run_folder import (
     RECORD,
@@ -70,6 +71,8 @@ class DiffusionTrainer(ABC):
             log_with="trackio" if config.tracker == "trackio" else None,
             project_dir=str(self.output),
         )
+        if config.optimizer == "muon" and self.sharded:
+            raise InputError("got optimizer muon with FSDP, expected adamw: Muon needs whole matrices, use DDP")
         self.show = show_progress and self.accelerator.is_main_process
         self.part = self.part_of(config.batch_size)  # samples of a process at a time
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
@@ -151,13 +154,8 @@ class DiffusionTrainer(ABC):
         self.transformer = self.make_transformer()
         if config.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
-        self.optimizer = torch.optim.AdamW(
-            self.transformer.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, config.adam_beta2),
-            weight_decay=config.weight_decay,
-        )
-        self.transformer, self.optimizer = accelerator.prepare(self.transformer.train(), self.optimizer)
+        optimizers = make_optimizers(self.transformer, config)
+        self.transformer, *self.optimizers = accelerator.prepare(self.transformer.train(), *optimizers)
         self.parameters = list(self.transformer.parameters())
         self.ema = EMAModel(self.parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.step, self.log, self.stream_state = 0, [], None
@@ -185,12 +183,13 @@ class DiffusionTrainer(ABC):
                 if self.schedule.begin(step):
                     self.fix_conditioning()
                 factor = learning_rate_factor(step, config.max_steps, config)
-                for group in self.optimizer.param_groups:
+                for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
                     group["lr"] = config.learning_rate * factor
                 self.loss_sum += self.train_step(step, batches)
                 accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
                 self.schedule.update(accelerator, factor)
                 if self.ema:
                     self.ema.step(self.parameters)

@@ -67,7 +67,8 @@ class DiffusionTrainingConfig:
             while the cache is filled.
         batch_size (`int`): of a step, over all processes and accumulated parts; gradient_accumulation_steps (`int`).
         max_steps (`int`), learning_rate (`float`), schedule (`str`): `"constant"` or `"cosine"`; warmup_steps (`int`).
-        adam_beta2 (`float`), weight_decay (`float`), max_grad_norm (`float`): of the diffusion model's AdamW.
+        optimizer (`str`): the diffusion model's, `"adamw"` or, for the matrices of its blocks, `"muon"`; adam_beta2
+            (`float`), weight_decay (`float`), max_grad_norm (`float`): for it.
         caption_dropout (`float`): share of captions replaced by the empty one, for classifier-free guidance.
         timestep_sampling (`str`): `"uniform"` or `"logit_normal"` (of mean 0 and deviation 1); shift (`float`): the
             scheduler's, in training and sampling.
@@ -106,6 +107,7 @@ class DiffusionTrainingConfig:
     learning_rate: float = 1e-4
     schedule: str = "constant"
     warmup_steps: int = 0
+    optimizer: str = "adamw"
     adam_beta2: float = 0.999
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -131,6 +133,7 @@ class DiffusionTrainingConfig:
                 raise InputError(f"got no {name}, expected one: give --{name}")
         for name, legal in (
             ("schedule", ("constant", "cosine")),
+            ("optimizer", ("adamw", "muon")),
             ("mixed_precision", ("bf16", "no")),
             ("timestep_sampling", ("uniform", "logit_normal")),
             ("tracker", ("file", "trackio")),

@@ -4,6 +4,7 @@
     caption.text
     caption.the("figure0")                                # "the disc", or of a group "the discs"
     write_shapes_caption(scene, "a", "short").text        # what is there and, in a clip, what happens
+    write_shapes_caption(scene, "a", "plain").text        # everything, in one wording and one order for all scenes
 
 One caption uses one wording for each meaning, so that statements about it can use the same words.
 """
@@ -14,10 +15,11 @@ from collections.abc import Sequence
 
 from granted.dataset_builders.scenes.everyday.words import number_word, plural, present, with_article
 from granted.dataset_builders.scenes.scene import Concept, Scene
+from granted.dataset_builders.scenes.shapes.lexicon import PLACES
 from granted.errors import InputError
 
 
-DETAILS = ("full", "short")
+DETAILS = ("full", "short", "plain")
 SIDES = {"row": ("left", "right"), "column": ("top", "bottom")}
 BESIDE = {"row": ("to the left of", "to the right of"), "column": ("above", "below")}
 
@@ -32,13 +34,15 @@ class ShapesCaption:
             which clause: `{"figure0": ("it", "it is striped")}`.
     """
 
-    def __init__(self, scene: Scene, seed: str):
-        self.scene, self._seed = scene, seed
+    def __init__(self, scene: Scene, seed: str, first_words: bool = False):
+        self.scene, self._seed, self._first_words = scene, seed, first_words
         self.text = ""
         self.mentions: dict[str, tuple[str, str]] = {}
 
     def form(self, concept: Concept) -> str:
         """The caption's wording of a meaning; it depends on the seed and the meaning alone."""
+        if self._first_words:
+            return concept.forms[0]
         return concept.forms[zlib.crc32(f"{self._seed}/{concept.key}".encode()) % len(concept.forms)]
 
     def many(self, subject: str | Concept) -> bool:
@@ -92,24 +96,26 @@ def write_shapes_caption(scene: Scene, seed: str, detail: str = "full") -> Shape
         scene (`Scene`): a scene of shapes.
         seed (`str`): another seed gives another text; the same seed gives the same text on every machine.
         detail (`str`, defaults to `"full"`): `"full"` tells everything that can be asked; `"short"` tells shapes,
-            colours, numbers and what happens.
+            colours, numbers and what happens; `"plain"` tells looks, numbers, places, letters and what happens, in
+            reading order and always in the same words, whatever the seed.
 
     Raises:
         InputError: `detail` is neither.
     """
     if detail not in DETAILS:
         raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}: correct it")
-    writer = _Writer(scene, f"{scene.id}/{seed}")
-    writer.caption.text = " ".join(map(_sentence, writer.full() if detail == "full" else writer.short()))
+    writer = _Writer(scene, f"{scene.id}/{seed}", first_words=detail == "plain")
+    told = {"full": writer.full, "short": writer.short, "plain": writer.plain}[detail]()
+    writer.caption.text = " ".join(map(_sentence, told))
     return writer.caption
 
 
 class _Writer:
     """Turns the facts of a scene into sentences."""
 
-    def __init__(self, scene: Scene, seed: str):
+    def __init__(self, scene: Scene, seed: str, first_words: bool):
         self.scene, self.facts = scene, scene.facts
-        self.caption = ShapesCaption(scene, seed)
+        self.caption = ShapesCaption(scene, seed, first_words)
         self.rng = random.Random(seed)
         self.medium = self.rng.choice(("picture", "image") if scene.media == "image" else ("clip", "video"))
         self.background = self.caption.form(scene.setting["background"])
@@ -140,6 +146,22 @@ class _Writer:
             events = [self.caption.event(subject) for subject in self.scene.orders["timeline"]]
             parts.append(self.pick(f"{', then '.join(events)}", f"first {', then '.join(events)}"))
         return parts
+
+    def plain(self) -> list[str]:
+        order, places = list(PLACES.values()), self.facts.get("place", {})
+        subjects = sorted(self.scene.entities, key=lambda s: order.index(places[s]) if s in places else len(order))
+        told = [f"on {with_article(self.background)} background, {', '.join(map(self.all_of, subjects))}"]
+        if self.scene.media == "video":
+            told.append(", then ".join(self.caption.event(subject) for subject in self.scene.orders["timeline"]))
+        return told
+
+    def all_of(self, subject: str) -> str:
+        """`"a large striped red star in the centre"`, `"two small solid blue rings in the left-hand column"`."""
+        looks = [self.caption.form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
+        count, text = self.facts["count"][subject], self.facts.get("text", {}).get(subject)
+        phrase = " ".join([*looks, self.caption.noun(subject)])
+        phrase = with_article(phrase) if count == 1 else f"{number_word(count)} {phrase}"
+        return " ".join(filter(None, [phrase, text and f"with the letters '{text}'", self.where(subject)]))
 
     def opening(self) -> str:
         """The beginning of the first sentence, which goes on with what is there."""
@@ -300,7 +322,10 @@ class _Writer:
 
     def events(self) -> list[str]:
         """What happens, in time, told forwards or from the last to the first."""
-        first, *middle, last = (self.caption.event(subject) for subject in self.scene.orders["timeline"])
+        told = [self.caption.event(subject) for subject in self.scene.orders["timeline"]]
+        if len(told) == 1:
+            return told
+        first, *middle, last = told
         after = [f"{self.pick('then', 'next', 'after that', 'a little later')} {event}" for event in middle]
         match self.rng.randrange(5):
             case 0:

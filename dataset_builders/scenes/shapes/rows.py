@@ -10,6 +10,7 @@ All scenes are of the training split, unless another is asked for: none of them 
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from itertools import count as count_from
 from typing import Any
@@ -34,6 +35,9 @@ from granted.files import atomic_path
 ROWS_PER_GROUP = 200
 FPS = 8  # of clips: what a second is, where timestamps count
 VIDEO_SHARE = 0.8  # of the pairs, as of TED-6K
+BOLD = {"size": "large", "texture": "solid"}  # looks of all figures of a bold scene
+# What varies there, and is therefore scored.
+TOLD_OF_BOLD = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
 _PART = {"type": _TEXT, "text": _TEXT}
@@ -52,9 +56,18 @@ FEATURES = {
         }
     ),
     "text-to-image": Features(
-        {"id": _TEXT, "image": Image(), "caption": _TEXT, "short_caption": _TEXT, "drawing": _TEXT}
+        {
+            "id": _TEXT,
+            "image": Image(),
+            "caption": _TEXT,
+            "short_caption": _TEXT,
+            "drawing": _TEXT,
+            "told": List(_TEXT),
+        }
     ),
-    "text-to-video": Features({"id": _TEXT, "frames": List(Image()), "caption": _TEXT, "drawing": _TEXT}),
+    "text-to-video": Features(
+        {"id": _TEXT, "frames": List(Image()), "caption": _TEXT, "drawing": _TEXT, "told": List(_TEXT)}
+    ),
 }
 
 
@@ -161,11 +174,19 @@ def shapes_pairs(count: int, *, seed: int = 0, hard_negatives: int = 0) -> Itera
 
 
 def text_to_image_rows(
-    count: int, *, seed: int = 0, size: int = 128, things: tuple[int, int] | None = None, split: str = "training"
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    things: tuple[int, int] | None = None,
+    bold: bool = False,
+    split: str = "training",
+    captions: str = "full",
 ) -> Iterator[dict[str, Any]]:
     """Stream pictures with captions, half of them with a short caption as well (`None` in the others).
 
-    Each row carries its `drawing`, against which a picture made from the caption can be scored (`Drawing.from_json`).
+    Each row carries its `drawing`, against which a picture made from the caption can be scored (`Drawing.from_json`),
+    and in `told` the properties to be scored, `None` for all.
 
     Args:
         count (`int`): how many.
@@ -173,42 +194,65 @@ def text_to_image_rows(
         size (`int`, defaults to 128): width and height in pixels.
         things (`tuple[int, int]`, *optional*): scenes of at least and at most so many single figures, all of different
             shapes and without letters; by default of three or four figures or groups.
+        bold (`bool`, defaults to `False`): simple scenes of large solid figures only, sizes and textures not scored.
         split (`str`, defaults to `"training"`): `"benchmark"` gives scenes that no training row shows.
+        captions (`str`, defaults to `"full"`): or `"plain"`, the detail of [`write_shapes_caption`].
 
     Raises:
-        InputError: the count, the size, the things or the split is out of range.
+        InputError: the count, the size, the things, the split or the captions are out of range.
     """
-    if split not in SPLITS:
-        raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
-    prefix = f"text-to-image/{seed}"
-    scenes = _simple_scenes(count, prefix, things, split) if things else _scenes(count, prefix, "image", split)
-    for name, scene, drawing, rng in scenes:
+    for name, scene, drawing, rng in _chosen(count, f"text-to-image/{seed}", "image", things, bold, split):
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
-        caption = write_shapes_caption(scene, "caption").text
+        caption = write_shapes_caption(scene, "caption", captions).text
         row = {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
-        yield row | {"drawing": drawing.to_json()}
+        yield row | {"drawing": drawing.to_json(), "told": TOLD_OF_BOLD if bold else None}
 
 
-def text_to_video_rows(count: int, *, seed: int = 0, size: int = 128, frames: int = 16) -> Iterator[dict[str, Any]]:
-    """Stream clips, as lists of frames, with captions and the `drawing` behind each.
+def text_to_video_rows(
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    frames: int = 16,
+    things: tuple[int, int] | None = None,
+    bold: bool = False,
+    split: str = "training",
+    captions: str = "full",
+) -> Iterator[dict[str, Any]]:
+    """Stream clips, as lists of frames, with captions, the `drawing` behind each, and what is `told` of it.
 
     Args:
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
         size (`int`, defaults to 128): width and height in pixels.
         frames (`int`, defaults to 16): of a clip.
+        things, bold, split, captions: as of [`text_to_image_rows`]; in simple scenes every figure has its event.
 
     Raises:
-        InputError: the count, the size or the frames are out of range.
+        InputError: the count, the size, the frames, the things, the split or the captions are out of range.
     """
-    for name, scene, drawing, _ in _scenes(count, f"text-to-video/{seed}", "video"):
-        caption = write_shapes_caption(scene, "caption").text
+    for name, scene, drawing, _ in _chosen(count, f"text-to-video/{seed}", "video", things, bold, split):
+        caption = write_shapes_caption(scene, "caption", captions).text
         clip = render_video(drawing, frames, size)
-        yield {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
+        row = {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
+        yield row | {"told": TOLD_OF_BOLD if bold else None}
+
+
+def _chosen(
+    count: int, prefix: str, media: str, things: tuple[int, int] | None, bold: bool, split: str
+) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
+    """Simple scenes of so many things, or else scenes for one or two categories each."""
+    if split not in SPLITS:
+        raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
+    if things:
+        return _simple_scenes(count, prefix, media, things, bold, split)
+    if bold:
+        raise InputError("got bold without things, expected both: bold scenes are simple ones, say of how many things")
+    return _scenes(count, prefix, media, split)
 
 
 def _simple_scenes(
-    count: int, prefix: str, things: tuple[int, int], split: str
+    count: int, prefix: str, media: str, things: tuple[int, int], bold: bool, split: str
 ) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
     """Scenes of single figures, any of them as likely as any other."""
     _check(count)
@@ -220,9 +264,15 @@ def _simple_scenes(
         rng = random.Random(name)
         figures = rng.randint(least, most)
         while True:
-            drawing = random_drawing(rng, "image", figures, letters_share=0)
+            drawing = random_drawing(rng, media, figures, letters_share=0, motion_share=1)
+            if bold:
+                try:
+                    drawing = replace(drawing, figures=tuple(replace(one, **BOLD) for one in drawing.figures))
+                except InputError:  # so large, they would meet
+                    continue
             scene = scene_of(drawing, name)
-            if len({figure.shape for figure in drawing.figures}) == figures and split_of(scene) == split:
+            tellable = media == "image" or "timeline" in scene.orders  # no two things begin at once
+            if len({figure.shape for figure in drawing.figures}) == figures and split_of(scene) == split and tellable:
                 break
         yield name, scene, drawing, rng
 
