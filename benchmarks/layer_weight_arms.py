@@ -2,7 +2,7 @@
 
     granted export miniature/names --output miniature/encoder_before
     python benchmarks/layer_weight_arms.py --encoder miniature/encoder --before miniature/encoder_before \\
-        --data images.parquet --prompts prompts.parquet --steps 350 --output arms
+        --data images.parquet --prompts prompts.parquet --output arms
 
 An arm is a training, its pictures and their scores: the commands of `granted` that are printed. All arms have the same
 data, settings and steps; the best schedule is trained again with the encoder before stage 1. Broken off, it goes on
@@ -10,11 +10,14 @@ where it was. Writes `arms.json`, `arms.md`, and for Figure 4 the trajectory of 
 """
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,8 @@ from granted.files import atomic_path, read_json, write_json
 
 MODES = ("norm_avg", "continuous", "two_step")
 MAIN = "at_places"
-SHOWN = (MAIN, "background", "count", "shape", "colour", "size", "texture", "position")
+SETTINGS = ("config", "steps", "batch_size", "seeds", "jobs")
+SHOWN = (MAIN, "background", "count", "shape", "colour", "position")  # what bold scenes have
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,19 @@ class Arm:
         return output / f"{self.mode}_{self.stage.split()[0]}_seed{seed}"
 
 
-def granted(*arguments: object) -> None:
-    """Run a command of granted and show it.
+def granted(threads: int, log: Path, *arguments: object) -> None:
+    """Run a command of granted, show it, and keep what it says in a file.
 
     Raises:
-        InputError: it failed; why, it has said itself.
+        InputError: it failed.
     """
     words = [str(argument) for argument in arguments]
     print(shlex.join(["granted", *words]), flush=True)  # noqa: T201
-    if subprocess.run([sys.executable, "-c", "from granted.cli import main; main()", *words]).returncode:
-        raise InputError(f"got an error from granted {words[0]}, see above: run this again to go on")
+    command = [sys.executable, "-c", "from granted.cli import main; main()", *words]
+    with log.open("a") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        raise InputError(f"got an error from granted {words[0]}, see {log}: mend it and run this again to go on")
 
 
 def run(arm: Arm, seed: int, options: argparse.Namespace) -> None:
@@ -60,15 +67,25 @@ def run(arm: Arm, seed: int, options: argparse.Namespace) -> None:
     folder = arm.folder(options.output, seed)
     if (folder / "pictures/scores/shapes.json").exists():
         return
+    options.output.mkdir(parents=True, exist_ok=True)
+    command = partial(granted, max(1, os.cpu_count() // options.jobs), folder.with_suffix(".log"))
     settings = {"encoder": arm.encoder, "data": options.data, "layer_weights": arm.mode, "seed": seed}
-    settings |= {"max_steps": options.steps, "output_dir": folder, "sample_steps": 0}
+    settings |= {"max_steps": options.steps, "batch_size": options.batch_size}
+    settings |= {"output_dir": folder, "sample_steps": 0}
     given = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    granted("train", "text-to-image", "--config", options.config, *given)
+    command("train", "text-to-image", "--config", options.config, *given)
     drawn = folder / "pictures"
     how = ("--trust-remote-code", "--negative-prompt", "", "--steps", 20, "--batch-size", 50)
-    granted("generate", folder / "pipeline", "--prompts", options.prompts, "--output", drawn, *how)
-    granted("evaluate-generation", drawn)
+    command("generate", folder / "pipeline", "--prompts", options.prompts, "--output", drawn, *how)
+    command("evaluate-generation", drawn)
     shutil.rmtree(folder / "embeddings", ignore_errors=True)
+
+
+def run_all(arms: list[Arm], seeds: list[int], options: argparse.Namespace) -> None:
+    """Run arms side by side; broken off, all of them are equally far."""
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for _ in pool.map(lambda one: run(*one, options), [(arm, seed) for seed in seeds for arm in arms]):
+            pass
 
 
 def read(arm: Arm, output: Path, seeds: list[int]) -> tuple[dict, dict[str, np.ndarray], list[str]]:
@@ -116,15 +133,12 @@ def table(reports: list[dict]) -> str:
 def main(options: argparse.Namespace) -> None:
     seeds = list(range(options.seeds))
     arms = [Arm(mode, "after stage 1", options.encoder) for mode in MODES]
-    for seed in seeds:  # broken off, all arms are equally far
-        for arm in arms:
-            run(arm, seed, options)
+    run_all(arms, seeds, options)
     found = [read(arm, options.output, seeds) for arm in arms]
     if options.before:
         best = max(found, key=lambda one: one[0]["scores"][MAIN]["score"])[0]["layer_weights"]
         before = Arm(best, "before stage 1", options.before)
-        for seed in seeds:
-            run(before, seed, options)
+        run_all([before], seeds, options)
         arms.append(before)
         found.append(read(before, options.output, seeds))
     reports, credits, prompts = zip(*found)
@@ -137,7 +151,7 @@ def main(options: argparse.Namespace) -> None:
         names = [f"{arms[i].mode} {arms[i].stage}" for i in (one, other)]
         value = {"of": names[0], "minus": names[1], "difference": difference.difference}
         differences.append(value | {"ci95": [difference.low, difference.high], "p_value": difference.p_value})
-    shown = {name: str(value) for name, value in vars(options).items() if name in ("config", "steps", "seeds")}
+    shown = {name: str(value) for name, value in vars(options).items() if name in SETTINGS}
     write_json(options.output / "arms.json", {"settings": shown, "arms": reports, "differences": differences})
     text = table(reports) + "\nDifferences of the attributes at their places, with 95% intervals over prompts:\n\n"
     for value in differences:
@@ -157,6 +171,8 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--config", default="training/configs/t2i_miniature_32.yaml")
-    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--jobs", type=int, default=2, help="arms at a time, which share the cores")
     run_as_command(lambda: main(parser.parse_args()))

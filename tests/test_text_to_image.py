@@ -403,14 +403,16 @@ def test_settings_come_from_a_file_and_options_and_nothing_unknown_passes(tmp_pa
         parse(TextToImageConfig, ["--config", str(path)], "train")
 
 
-@pytest.mark.parametrize("name", ["t2i_paper", "t2i_miniature_32", "t2i_miniature_64"])
-def test_the_settings_in_the_repository_are_legal(name):
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("t2i_paper", 2610), ("t2i_miniature_32", 6.02), ("t2i_miniature_64", 6.32), ("t2i_gpu_64", 82.9)],
+)
+def test_the_settings_in_the_repository_are_legal(name, millions):
     path = Path(__file__).parents[1] / "training/configs" / f"{name}.yaml"
     config = parse(TextToImageConfig, ["--config", str(path), "--encoder=e", "--data=d", "--output_dir=o"], "train")
     with torch.device("meta"):
         model = Lumina2Transformer2DModel(**config.transformer, cap_feat_dim=4096 if name == "t2i_paper" else 192)
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    assert 2500 < millions < 2700 if name == "t2i_paper" else 5 < millions < 7
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 @pytest.mark.parametrize(
