@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming,
     expected, found = outcome(whole), outcome(parts)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert not list(parts.glob("checkpoint-*"))
+
+
+def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, tmp_path):
+    changes = {"max_steps": 12, "save_steps": 1, "freeze_at": "6"}
+    whole, killed = train(settings("whole", **changes)), tmp_path / "killed"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(vars(settings("killed", **changes))))
+    command = [sys.executable, "-m", "granted.training.text_to_image", "--config", str(tmp_path / "run.yaml")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoint-[3-9]")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (killed / "pipeline").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(whole) == losses(killed)
+    expected, found = outcome(whole), outcome(killed)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert not [path for path in killed.iterdir() if path.name.startswith((".", "checkpoint"))]
 
 
 def test_a_finished_run_is_left_alone_and_another_one_is_refused(settings):
