@@ -408,7 +408,8 @@ def test_simple_scenes_have_as_many_different_things_as_asked_and_held_out_ones_
 
 @pytest.mark.parametrize("make", [text_to_image_rows, text_to_video_rows])
 def test_in_bold_scenes_all_figures_are_large_and_solid_and_that_is_not_scored(make):
-    rows = list(make(40, size=32, things=(1, 3), bold=True))
+    rows = list(make(40, size=32, things=(1, 3), bold=True, captions="plain"))
+    assert not [row for row in rows if re.search("large|solid", row["caption"])]
     figures = [figure for row in rows for figure in Drawing.from_json(row["drawing"]).figures]
     assert {(figure.size, figure.texture) for figure in figures} == {("large", "solid")}
     assert len({figure.colour for figure in figures}) > 5 and len({figure.shape for figure in figures}) > 5

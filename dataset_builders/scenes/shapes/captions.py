@@ -20,6 +20,7 @@ from granted.errors import InputError
 
 
 DETAILS = ("full", "short", "plain")
+QUALITIES = ("size", "texture", "colour")
 SIDES = {"row": ("left", "right"), "column": ("top", "bottom")}
 BESIDE = {"row": ("to the left of", "to the right of"), "column": ("above", "below")}
 
@@ -89,7 +90,9 @@ class ShapesCaption:
         return f"{self.the(subject)} {self.does(subject, self.form(facts['motion'][subject]))}{manner}"
 
 
-def write_shapes_caption(scene: Scene, seed: str, detail: str = "full") -> ShapesCaption:
+def write_shapes_caption(
+    scene: Scene, seed: str, detail: str = "full", looks: Sequence[str] = QUALITIES
+) -> ShapesCaption:
     """Describe a scene.
 
     Args:
@@ -98,6 +101,7 @@ def write_shapes_caption(scene: Scene, seed: str, detail: str = "full") -> Shape
         detail (`str`, defaults to `"full"`): `"full"` tells everything that can be asked; `"short"` tells shapes,
             colours, numbers and what happens; `"plain"` tells looks, numbers, places, letters and what happens, in
             reading order and always in the same words, whatever the seed.
+        looks (`Sequence[str]`, defaults to all): those that a plain caption tells beside the shape.
 
     Raises:
         InputError: `detail` is neither.
@@ -105,7 +109,7 @@ def write_shapes_caption(scene: Scene, seed: str, detail: str = "full") -> Shape
     if detail not in DETAILS:
         raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}: correct it")
     writer = _Writer(scene, f"{scene.id}/{seed}", first_words=detail == "plain")
-    told = {"full": writer.full, "short": writer.short, "plain": writer.plain}[detail]()
+    told = writer.plain(looks) if detail == "plain" else writer.short() if detail == "short" else writer.full()
     writer.caption.text = " ".join(map(_sentence, told))
     return writer.caption
 
@@ -147,19 +151,21 @@ class _Writer:
             parts.append(self.pick(f"{', then '.join(events)}", f"first {', then '.join(events)}"))
         return parts
 
-    def plain(self) -> list[str]:
+    def plain(self, looks: Sequence[str]) -> list[str]:
         order, places = list(PLACES.values()), self.facts.get("place", {})
         subjects = sorted(self.scene.entities, key=lambda s: order.index(places[s]) if s in places else len(order))
-        told = [f"on {with_article(self.background)} background, {', '.join(map(self.all_of, subjects))}"]
+        told = [
+            f"on {with_article(self.background)} background, {', '.join(self.plainly(s, looks) for s in subjects)}"
+        ]
         if self.scene.media == "video":
             told.append(", then ".join(self.caption.event(subject) for subject in self.scene.orders["timeline"]))
         return told
 
-    def all_of(self, subject: str) -> str:
+    def plainly(self, subject: str, looks: Sequence[str]) -> str:
         """`"a large striped red star in the centre"`, `"two small solid blue rings in the left-hand column"`."""
-        looks = [self.caption.form(self.facts[quality][subject]) for quality in ("size", "texture", "colour")]
+        words = [self.caption.form(self.facts[quality][subject]) for quality in looks]
         count, text = self.facts["count"][subject], self.facts.get("text", {}).get(subject)
-        phrase = " ".join([*looks, self.caption.noun(subject)])
+        phrase = " ".join([*words, self.caption.noun(subject)])
         phrase = with_article(phrase) if count == 1 else f"{number_word(count)} {phrase}"
         return " ".join(filter(None, [phrase, text and f"with the letters '{text}'", self.where(subject)]))
 
@@ -186,7 +192,7 @@ class _Writer:
     def described(self, subject: str) -> str:
         """With all its qualities, in one of several ways."""
         if self.rng.random() < 0.7:
-            return self.introduced(subject, ("size", "texture", "colour"))
+            return self.introduced(subject, QUALITIES)
         colour = self.caption.form(self.facts["colour"][subject])
         return f"{self.introduced(subject, ('size', 'texture'))} in {colour}"
 

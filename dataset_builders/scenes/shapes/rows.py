@@ -22,7 +22,7 @@ from datasets import Features, Image, List, Value
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
-from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
+from granted.dataset_builders.scenes.shapes.captions import QUALITIES, write_shapes_caption
 from granted.dataset_builders.scenes.shapes.drawing import SHAPES, Drawing, random_drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, swap_one_look
@@ -36,7 +36,8 @@ ROWS_PER_GROUP = 200
 FPS = 8  # of clips: what a second is, where timestamps count
 VIDEO_SHARE = 0.8  # of the pairs, as of TED-6K
 BOLD = {"size": "large", "texture": "solid"}  # looks of all figures of a bold scene
-# What varies there, and is therefore scored.
+LOOKS_OF_BOLD = tuple(look for look in QUALITIES if look not in BOLD)
+# What varies there, and is therefore told and scored.
 TOLD_OF_BOLD = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
@@ -194,7 +195,8 @@ def text_to_image_rows(
         size (`int`, defaults to 128): width and height in pixels.
         things (`tuple[int, int]`, *optional*): scenes of at least and at most so many single figures, all of different
             shapes and without letters; by default of three or four figures or groups.
-        bold (`bool`, defaults to `False`): simple scenes of large solid figures only, sizes and textures not scored.
+        bold (`bool`, defaults to `False`): simple scenes of large solid figures only; plain captions leave sizes and
+            textures out, and they are not scored.
         split (`str`, defaults to `"training"`): `"benchmark"` gives scenes that no training row shows.
         captions (`str`, defaults to `"full"`): or `"plain"`, the detail of [`write_shapes_caption`].
 
@@ -203,7 +205,7 @@ def text_to_image_rows(
     """
     for name, scene, drawing, rng in _chosen(count, f"text-to-image/{seed}", "image", things, bold, split):
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
-        caption = write_shapes_caption(scene, "caption", captions).text
+        caption = write_shapes_caption(scene, "caption", captions, LOOKS_OF_BOLD if bold else QUALITIES).text
         row = {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
         yield row | {"drawing": drawing.to_json(), "told": TOLD_OF_BOLD if bold else None}
 
@@ -232,7 +234,7 @@ def text_to_video_rows(
         InputError: the count, the size, the frames, the things, the split or the captions are out of range.
     """
     for name, scene, drawing, _ in _chosen(count, f"text-to-video/{seed}", "video", things, bold, split):
-        caption = write_shapes_caption(scene, "caption", captions).text
+        caption = write_shapes_caption(scene, "caption", captions, LOOKS_OF_BOLD if bold else QUALITIES).text
         clip = render_video(drawing, frames, size)
         row = {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
         yield row | {"told": TOLD_OF_BOLD if bold else None}
