@@ -170,7 +170,8 @@ def test_each_phase_moves_exactly_what_it_should_and_frees_the_trunk(settings):
         assert torch.equal(weights, later) == (step >= 3), step
     assert [trunk for *_, trunk in trainer.history] == [True] * 3 + [False] * 3
     assert trainer.schedule.optimizer is None
-    assert len(trainer.optimizer.optimizer.state) == len(list(trainer.transformer.parameters()))
+    (optimizer,) = trainer.optimizers
+    assert len(optimizer.optimizer.state) == len(list(trainer.transformer.parameters()))
     saved = load_file(folder / "pipeline/text_encoder/model.safetensors")
     for name, value in trainer.trunk.items():
         assert torch.equal(saved[f"encoder.{name}"], value), name
