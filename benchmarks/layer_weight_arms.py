@@ -151,7 +151,7 @@ def main(options: argparse.Namespace) -> None:
         names = [f"{arms[i].mode} {arms[i].stage}" for i in (one, other)]
         value = {"of": names[0], "minus": names[1], "difference": difference.difference}
         differences.append(value | {"ci95": [difference.low, difference.high], "p_value": difference.p_value})
-    shown = {name: str(value) for name, value in vars(options).items() if name in SETTINGS}
+    shown = {name: value for name, value in vars(options).items() if name in SETTINGS}
     write_json(options.output / "arms.json", {"settings": shown, "arms": reports, "differences": differences})
     text = table(reports) + "\nDifferences of the attributes at their places, with 95% intervals over prompts:\n\n"
     for value in differences:

@@ -3,9 +3,8 @@
     granted train text-to-image --config training/configs/t2i_paper.yaml --encoder ENCODER --data DATA --output_dir run
     accelerate launch --config_file training/configs/accelerate_ddp.yaml -m granted.training.text_to_image --config ...
 
-Tiny, on CPU: `granted data shapes text-to-image --output images.parquet --count 20000 --size 32`, then the same with
-`t2i_miniature_32.yaml`. Run the command again to go on after an interruption. The outcome is `run/pipeline`, which
-`DiffusionPipeline.from_pretrained` loads.
+Tiny, on CPU: the same with `t2i_miniature_32.yaml`, whose first lines say how to make its data. Run the command again
+to go on after an interruption. The outcome is `run/pipeline`, which `DiffusionPipeline.from_pretrained` loads.
 """
 
 from collections.abc import Iterator, Sequence

@@ -3,9 +3,9 @@
     granted train text-to-video --config training/configs/t2v_paper.yaml --encoder ENCODER --data CLIPS \\
         --image_data PICTURES --output_dir run
 
-Tiny, on CPU: `granted data shapes text-to-video --output clips.parquet --count 2000 --size 32 --frames 8` and pictures
-alike, then the same with `t2v_miniature.yaml`. Of any ten steps in a row seven are of pictures, and three of clips.
-Run the command again to go on after an interruption. The outcome is `run/pipeline`.
+Tiny, on CPU: the same with `t2v_miniature.yaml`, whose first lines say how to make its data. Of any ten steps in a row
+seven are of pictures, and three of clips. Run the command again to go on after an interruption. The outcome is
+`run/pipeline`.
 """
 
 from collections.abc import Iterator, Sequence

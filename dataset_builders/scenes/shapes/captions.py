@@ -104,7 +104,7 @@ def write_shapes_caption(
         looks (`Sequence[str]`, defaults to all): those that a plain caption tells beside the shape.
 
     Raises:
-        InputError: `detail` is neither.
+        InputError: `detail` is none of them.
     """
     if detail not in DETAILS:
         raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}: correct it")

@@ -203,11 +203,9 @@ def text_to_image_rows(
     Raises:
         InputError: the count, the size, the things, the split or the captions are out of range.
     """
-    for name, scene, drawing, rng in _chosen(count, f"text-to-image/{seed}", "image", things, bold, split):
+    for row, scene, drawing, rng in _captioned(count, f"text-to-image/{seed}", "image", things, bold, split, captions):
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
-        caption = write_shapes_caption(scene, "caption", captions, LOOKS_OF_BOLD if bold else QUALITIES).text
-        row = {"id": name, "image": render_image(drawing, size), "caption": caption, "short_caption": short}
-        yield row | {"drawing": drawing.to_json(), "told": TOLD_OF_BOLD if bold else None}
+        yield row | {"image": render_image(drawing, size), "short_caption": short}
 
 
 def text_to_video_rows(
@@ -233,24 +231,25 @@ def text_to_video_rows(
     Raises:
         InputError: the count, the size, the frames, the things, the split or the captions are out of range.
     """
-    for name, scene, drawing, _ in _chosen(count, f"text-to-video/{seed}", "video", things, bold, split):
-        caption = write_shapes_caption(scene, "caption", captions, LOOKS_OF_BOLD if bold else QUALITIES).text
-        clip = render_video(drawing, frames, size)
-        row = {"id": name, "frames": clip, "caption": caption, "drawing": drawing.to_json()}
-        yield row | {"told": TOLD_OF_BOLD if bold else None}
+    for row, _, drawing, _ in _captioned(count, f"text-to-video/{seed}", "video", things, bold, split, captions):
+        yield row | {"frames": render_video(drawing, frames, size)}
 
 
-def _chosen(
-    count: int, prefix: str, media: str, things: tuple[int, int] | None, bold: bool, split: str
-) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
-    """Simple scenes of so many things, or else scenes for one or two categories each."""
+def _captioned(
+    count: int, prefix: str, media: str, things: tuple[int, int] | None, bold: bool, split: str, captions: str
+) -> Iterator[tuple[dict[str, Any], Scene, Drawing, random.Random]]:
+    """Simple scenes of so many things, or else scenes for one or two categories each; rows without what is seen."""
     if split not in SPLITS:
         raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
-    if things:
-        return _simple_scenes(count, prefix, media, things, bold, split)
-    if bold:
+    if bold and not things:
         raise InputError("got bold without things, expected both: bold scenes are simple ones, say of how many things")
-    return _scenes(count, prefix, media, split)
+    scenes = (
+        _simple_scenes(count, prefix, media, things, bold, split) if things else _scenes(count, prefix, media, split)
+    )
+    looks, told = (LOOKS_OF_BOLD, TOLD_OF_BOLD) if bold else (QUALITIES, None)
+    for name, scene, drawing, rng in scenes:
+        caption = write_shapes_caption(scene, "caption", captions, looks).text
+        yield {"id": name, "caption": caption, "drawing": drawing.to_json(), "told": told}, scene, drawing, rng
 
 
 def _simple_scenes(
