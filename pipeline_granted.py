@@ -14,6 +14,7 @@ where it shifts the time steps, and WanPipeline has no place for masks. Neither 
 Ships to the Hub; imports nothing but torch, transformers and diffusers.
 """
 
+import ast
 import inspect
 import json
 import math
@@ -56,6 +57,9 @@ NEGATIVE_PROMPT = (
 
 # Where the configurations of diffusers' transformers say how wide the text features are that they read.
 TEXT_WIDTHS = ("cap_feat_dim", "text_dim", "caption_channels", "joint_attention_dim")
+
+# The encoder's code in a saved pipeline; a name of its own, as diffusers keeps all local code in one folder.
+ENCODER_FILE = "granted_text_encoder"
 
 # Embeddings (B, N, D) and mask (B, N) of the prompts, then of the negative prompts.
 Conditioning = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -303,19 +307,48 @@ class GrantedPipelineMixin:
     # --------------------------------------------------------------------------------------------------------- saving
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """Write `model_index.json` and this file, so that the folder loads where the package is not installed.
+        """Write `model_index.json`, this file and the encoder's code, so that the folder loads by itself.
 
-        `save_pretrained` ends with it; the encoder has put its own code into its folder by then.
+        `save_pretrained` ends with it.
         """
         super().save_config(save_directory)
         path, code = Path(save_directory, self.config_name), Path(inspect.getsourcefile(type(self)))
         index = json.loads(path.read_text(encoding="utf-8"))
         index["_class_name"] = [code.stem, type(self).__name__]
-        library, name = index["text_encoder"]
-        if library is not None:  # diffusers looks for a file of that name in `text_encoder/`: no package before it
-            index["text_encoder"] = [library.split(".")[-1], name]
+        if index["text_encoder"][0] is not None:
+            index["text_encoder"] = [ENCODER_FILE, type(self.text_encoder).__name__]
+            source = _as_one_file(Path(inspect.getsourcefile(type(self.text_encoder))))
+            Path(save_directory, "text_encoder", f"{ENCODER_FILE}.py").write_text(source, encoding="utf-8")
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         shutil.copyfile(code, Path(save_directory, code.name))
+
+
+def _as_one_file(module: Path) -> str:
+    """The source of a module and of the siblings it imports, the imported ones first.
+
+    Of a component on the Hub diffusers fetches one file of code.
+    """
+    imports: set[str] = set()
+    bodies: dict[Path, str] = {}
+
+    def read(path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in ast.parse("\n".join(lines)).body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                sibling = path.with_name(f"{node.module}.py")
+                if sibling not in bodies:
+                    read(sibling)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                imports.add(ast.unparse(node))
+            elif not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):  # a docstring
+                continue
+            for number in range(node.lineno - 1, node.end_lineno):
+                lines[number] = None
+        bodies[path] = "\n".join(line for line in lines if line is not None).strip()
+
+    read(module)
+    head = f'"""{", ".join(path.name for path in bodies)} as one file."""'
+    return "\n\n\n".join([head, "\n".join(sorted(imports)), *bodies.values()]) + "\n"
 
 
 def _trim(embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
