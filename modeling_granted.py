@@ -253,8 +253,15 @@ class GrantedModel(PreTrainedModel):
                 super().save_pretrained(save_directory, state_dict=state, **kwargs)
             finally:
                 self.config.encoder_in_checkpoint = True
-        if tokenizer is not None and kwargs.get("is_main_process", True):
+        if tokenizer is None or not kwargs.get("is_main_process", True):
+            return
+        processor_class = getattr(tokenizer, "_processor_class", None)
+        if not self.config.keep_vision:
+            tokenizer._set_processor_class(None)  # or AutoProcessor would ask for one that reads pictures
+        try:
             tokenizer.save_pretrained(save_directory)
+        finally:
+            tokenizer._set_processor_class(processor_class)
 
     @property
     def tokenizer(self):

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaModel
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
 from granted.modeling_granted import length_sorted_batches
@@ -232,6 +232,14 @@ def test_a_loaded_model_saves_its_tokenizer_again(model, tmp_path, sentences):
     assert AutoTokenizer.from_pretrained(tmp_path / "second")(sentences)["input_ids"] == expected
     names = {"config.json", "model.safetensors", "tokenizer.json", "modeling_granted.py"}
     assert names <= set(os.listdir(tmp_path / "second"))
+
+
+def test_the_processor_of_a_text_encoder_is_its_tokenizer(model, tmp_path, sentences):
+    model.tokenizer._set_processor_class("Qwen3VLProcessor")  # as the tokenizer of a model that sees says
+    model.save_pretrained(tmp_path / "text")
+    processor = AutoProcessor.from_pretrained(tmp_path / "text")
+    assert processor(sentences)["input_ids"] == model.tokenizer(sentences)["input_ids"]
+    assert model.tokenizer._processor_class == "Qwen3VLProcessor", "the caller's tokenizer changed"
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -207,6 +207,8 @@ def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     record = json.loads((tmp_path / "encoder" / RECORD).read_text())
     assert record["steps"] == 3 and record["settings"]["adapter"] == adapter and record["exported"]["merged_adapter"]
     export_encoder(tmp_path / "run" / "checkpoint-2", tmp_path / "earlier")
+    export_encoder(tmp_path / "run", tmp_path / "seeing", keep_vision=True)
+    assert type(AutoProcessor.from_pretrained(tmp_path / "seeing")).__name__ == "Qwen3VLProcessor"
     earlier = json.loads((tmp_path / "earlier" / RECORD).read_text())
     assert earlier["steps"] == 2
     assert all(earlier[name] == record[name] for name in ("base_fingerprint", "data_fingerprint", "settings"))

@@ -21,6 +21,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -61,7 +62,7 @@ def export_encoder(
         dtype (`str`, defaults to `"auto"`): of the result: `"auto"` (that of the run's model or of the base),
             `"float32"`, `"bfloat16"` or `"float16"`.
         base (`str`, *optional*): Hub id or folder of an adapter's base; by default the one the adapter names.
-        keep_vision (`bool`, defaults to `False`): keep the vision tower.
+        keep_vision (`bool`, defaults to `False`): keep the vision tower, and the processor.
 
     Returns:
         `Path`: the output folder.
@@ -103,6 +104,8 @@ def export_encoder(
             "merged_adapter": adapter,
             "granted_version": __version__,
         }
+        if keep_vision and (run / "processor_config.json").exists():
+            AutoProcessor.from_pretrained(run).save_pretrained(temporary)
         write_json(temporary / RECORD, record | {"exported": exported})
     return output
 
