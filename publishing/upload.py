@@ -79,7 +79,7 @@ def push_folder(
         InputError: the folder, an argument, the token or the Hub's answer does not allow it. One line says what to
             do. If the push had begun, doing it again goes on where it stopped.
     """
-    _check_arguments(folder, repo_id, repo_type, tag, space_sdk)
+    _check_arguments(folder, repo_id, repo_type, tag, message, space_sdk)
     token = _stored_token()
     with _as_input_error(repo_id, token):
         api = HfApi()
@@ -111,7 +111,9 @@ def push_folder(
     return Pushed(repo_id, url, commit, tag)
 
 
-def _check_arguments(folder: Path, repo_id: str, repo_type: str, tag: str | None, space_sdk: str | None) -> None:
+def _check_arguments(
+    folder: Path, repo_id: str, repo_type: str, tag: str | None, message: str, space_sdk: str | None
+) -> None:
     """Raises about what can be known without the Hub."""
     if not any(path.is_file() for path in folder.rglob("*")):
         raise InputError(f"got {folder}, which holds no files, expected a built folder: build it first")
@@ -121,8 +123,10 @@ def _check_arguments(folder: Path, repo_id: str, repo_type: str, tag: str | None
         raise InputError(f"got the type {repo_type!r}, expected model, dataset or space")
     if (space_sdk is not None) != (repo_type == "space"):
         raise InputError(f"got the SDK {space_sdk} for a {repo_type}, expected one for a Space and for nothing else")
+    if not message.strip():
+        raise InputError("got no message for the commit, expected one: say what is new")
     # Stricter than git, which would refuse after the commit.
-    if tag is not None and not re.fullmatch(r"[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*", tag):
+    if tag is not None and not re.fullmatch(r"[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*(?<!\.lock)", tag):
         raise InputError(f"got the tag {tag!r}, expected letters and digits with single . _ + - between: v0.1.0")
 
 

@@ -174,8 +174,8 @@ class LoopbackHub:
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "DIFFUSERS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(Path(home) / "hf_home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        own |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"} | ({"HF_TOKEN": token} if token else {})
-        return kept | own
+        own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+        return kept | own | ({"HF_TOKEN": token} if token else {})
 
     def fail_next(self, method: str, path: str, failure: int | str = 500, times: int = 1) -> None:
         """Let the next `times` requests fail whose path has the regular expression `path` in it.

@@ -12,12 +12,12 @@ import sys
 import pytest
 from datasets import Dataset
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
+from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 
 from granted.errors import InputError
 from granted.publishing.upload import push_folder
 from granted.tests import loopback_hub as loopback
-from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File, LoopbackHub
+from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File
 
 
 REPO = f"{OWNER}/granted"
@@ -34,7 +34,9 @@ def hub(loopback_hub, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "home" / "stored_tokens"))
     log_in(tmp_path, monkeypatch, TOKEN)
+    disable_progress_bars()
     yield loopback_hub
+    enable_progress_bars()
     close_session()
 
 
@@ -44,6 +46,23 @@ def no_waiting(monkeypatch):
     waited = []
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
     return waited
+
+
+@pytest.fixture
+def answer_first(monkeypatch):
+    """`answer_first(method, path, do)`: a request with `path` in its own first meets `do(hub, call)`."""
+
+    def hook(method, path, do):
+        def both(route):
+            return lambda hub, call: do(hub, call) or route(hub, call)
+
+        routes = [
+            (methods, pattern, both(route) if method in methods and path in pattern else route)
+            for methods, pattern, route in loopback.ROUTES
+        ]
+        monkeypatch.setattr(loopback, "ROUTES", routes)
+
+    return hook
 
 
 def log_in(tmp_path, monkeypatch, token: str | None) -> None:
@@ -213,13 +232,13 @@ def test_a_name_in_use_as_another_type_is_refused(hub, folder):
         ({"tag": "v 1"}, "tag"),
         ({"tag": "-v1"}, "tag"),
         ({"tag": "v1..2"}, "tag"),
-        ({"tag": "v1.lock/"}, "tag"),
-        ({"message": ""}, "commit_message"),
+        ({"tag": "v1.lock"}, "tag"),
+        ({"message": " "}, "message"),
     ],
 )
-def test_an_argument_that_cannot_be_is_one_line_and_makes_no_commit(hub, folder, options, words):
+def test_an_argument_that_cannot_be_is_one_line_and_changes_nothing(hub, folder, options, words):
     assert words in refused(folder, **options)
-    assert hub.count("POST", COMMIT) == 0
+    assert {request.method for request in hub.log} <= {"GET"}
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])
@@ -237,6 +256,15 @@ def test_a_card_whose_metadata_is_broken_is_refused_before_anything_is_sent(hub,
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
     assert "README.md" in refused(folder)
     assert hub.count("PUT", BLOB) == hub.count("POST", COMMIT) == 0
+
+
+def test_a_folder_takes_the_place_of_a_file(hub, folder):
+    push(folder)
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    (folder / "config.json" / "x").write_text("a folder where a file was")
+    push(folder)
+    assert content(hub) == local(folder)
 
 
 def test_a_git_folder_is_refused(hub, folder):
@@ -282,11 +310,11 @@ def test_a_token_without_permission_is_one_line_for_a_new_and_for_an_existing_re
     assert len(hub.repos) == 1
 
 
-def test_a_server_that_echoes_the_token_does_not_bring_it_into_the_message(hub, folder, monkeypatch):
+def test_a_server_that_echoes_the_token_does_not_bring_it_into_the_message(hub, folder, answer_first):
     def echo(hub, call):
         raise loopback.Refusal(400, f"cannot read {call.headers['Authorization']} ({call.token})")
 
-    monkeypatch.setattr(loopback, "ROUTES", [(("GET",), ".*", echo)])
+    answer_first("GET", "/api/", echo)
     line = refused(folder)
     assert "400" in line and "***" in line
 
@@ -355,17 +383,12 @@ def test_large_files_that_arrived_before_a_failure_are_not_sent_again(hub, folde
     }
 
 
-def test_a_commit_of_somebody_else_in_the_meantime_is_not_overwritten(hub, folder, monkeypatch):
+def test_a_commit_of_somebody_else_in_the_meantime_is_not_overwritten(hub, folder, answer_first):
     push(folder)
     repo = hub.repos["models", REPO]
     (folder / "config.json").write_text("[1]")
-
-    def refs_and_a_commit(hub, call):  # the last question before the commit
-        repo.commit("theirs", repo.head.files | {"theirs.md": File(b"kept")})
-        return LoopbackHub.refs(hub, call)
-
-    routes = [(("GET",), f"{loopback.API}/refs", refs_and_a_commit), *loopback.ROUTES]
-    monkeypatch.setattr(loopback, "ROUTES", routes)
+    theirs = repo.head.files | {"theirs.md": File(b"kept")}
+    answer_first("POST", "/preupload/", lambda hub, call: repo.commit("theirs", theirs))
     assert "412" in refused(folder, tag="v1")
     assert repo.head.title == "theirs" and repo.tags == {}
 
@@ -380,16 +403,12 @@ def test_offline_mode_is_named(hub, folder, monkeypatch):
     assert "HF_HUB_OFFLINE" in refused(folder)
 
 
-def test_a_file_that_goes_away_during_the_push_is_named(hub, folder):
-    (folder / "gone.txt").symlink_to(folder / "nowhere")
-    push(folder)  # a link to nothing is no file
-    assert "gone.txt" not in content(hub)
-    unreadable = folder / "config.json"
-    unreadable.unlink()
-    unreadable.mkdir()
-    (unreadable / "x").write_text("a folder where a file was")
-    push(folder)
-    assert content(hub) == local(folder)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_goes_away_during_the_push_is_named(hub, folder, answer_first, name):
+    answer_first("POST", "/preupload/", lambda hub, call: (folder / name).unlink())
+    line = refused(folder)
+    assert str(folder / name) in line and "No such file" in line
+    assert hub.count("POST", COMMIT) == 0
 
 
 # What was pushed, loaded by the libraries themselves in a process that knows this Hub alone.
