@@ -10,7 +10,7 @@ Tiny: a folder with one file will do; the environment variable HF_ENDPOINT names
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -152,11 +152,12 @@ def _head(api: HfApi, repo_id: str, repo_type: str) -> str | None:
 def _check_other_types(api: HfApi, repo_id: str, repo_type: str) -> None:
     """Raises if the name, new as this type, is in use as another: the Hub allows it, but here it is a slip."""
     for other in ("model", "dataset", "space"):
-        if other != repo_type and _head(api, repo_id, other) is not None:
-            raise InputError(
-                f"got {repo_id} for a {repo_type}, which is a {other} on the Hub, expected a name of its own: "
-                "choose another"
-            )
+        with suppress(HfHubHTTPError):  # where the token may not look we cannot know
+            if other != repo_type and _head(api, repo_id, other) is not None:
+                raise InputError(
+                    f"got {repo_id} for a {repo_type}, which is a {other} on the Hub, expected a name of its own: "
+                    "choose another"
+                )
 
 
 def _changes(

@@ -46,34 +46,35 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Answer:
+    """What is sent back; a route may return a JSON value instead."""
+
     content: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One line of the log; `status` is `None` where the connection was dropped before an answer."""
+    """A request, as routes see it and the log keeps it.
+
+    `parts` is what the route's pattern took out of the path; `status` is `None` where the connection ended unanswered.
+    """
 
     method: str
     path: str
-    body: bytes
-    status: int | None
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request as a route sees it."""
-
-    parts: dict[str, str]
     query: dict[str, str]
     headers: Any
-    body: bytes
-    token: str
+    body: bytes = b""
+    parts: dict[str, str] = field(default_factory=dict)
+    status: int | None = None
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
 @dataclass(frozen=True)
@@ -201,38 +202,35 @@ class LoopbackHub:
 
     # From a request to its answer.
 
-    def take_failure(self, method: str, path: str) -> int | str | None:
+    def planned_failure(self, request: Request) -> int | str | None:
         with self._lock:
             for planned in self._failures:
-                if planned[0] == method and planned[3] > 0 and re.search(planned[1], path):
+                method, path, failure, times = planned
+                if times > 0 and method == request.method and re.search(path, request.path):
                     planned[3] -= 1
-                    return planned[2]
+                    return failure
         return None
 
-    def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
-        """Find the route and follow it. JSON values are answers, too."""
-        url = urlsplit(target)
-        token = headers.get("Authorization", "").removeprefix("Bearer ")
-        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    def answer(self, request: Request) -> Answer:
         try:
             with self._lock:
-                if token and token not in self.tokens:
+                if request.token and request.token not in self.tokens:
                     raise Refusal(401, "Invalid credentials in Authorization header")
                 for methods, pattern, route in ROUTES:
-                    found = re.fullmatch(pattern, url.path)
-                    if found and method in methods:
-                        parts = {name: unquote(part) for name, part in found.groupdict().items() if part}
-                        value = route(self, Call(parts, query, headers, body, token))
+                    found = re.fullmatch(pattern, request.path)
+                    if found and request.method in methods:
+                        request.parts = {name: unquote(part) for name, part in found.groupdict().items() if part}
+                        value = route(self, request)
                         return value if isinstance(value, Answer) else _json(value)
             raise Refusal(404, "Not found here", "RepoNotFound")
         except Refusal as refusal:
             said = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             return _json({"error": str(refusal)}, refusal.status, said)
 
-    def _repo(self, call: Call, write: bool = False) -> Repo:
-        """The repository of a call, if who calls may see it and, with `write`, change it."""
-        user, may_write = self.tokens.get(call.token, (None, False))
-        repo = self.repos.get((call.parts.get("kind", "models"), call.parts["id"]))
+    def _repo(self, request: Request, write: bool = False) -> Repo:
+        """The repository of a request, if who asks may see it and, with `write`, change it."""
+        user, may_write = self.tokens.get(request.token, (None, False))
+        repo = self.repos.get((request.parts.get("kind", "models"), request.parts["id"]))
         if repo is None or (repo.private and repo.id.split("/")[0] != user):
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
         if write and user is None:
@@ -243,16 +241,16 @@ class LoopbackHub:
 
     # Routes: who is calling, and changes.
 
-    def whoami(self, call: Call) -> dict:
-        if not call.token:
+    def whoami(self, request: Request) -> dict:
+        if not request.token:
             raise Refusal(401, "Invalid username or password.")
-        user, may_write = self.tokens[call.token]
+        user, may_write = self.tokens[request.token]
         role = "write" if may_write else "read"
         return {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": role}}}
 
-    def create_repo(self, call: Call) -> Answer:
-        wanted = call.json
-        user, may_write = self.tokens.get(call.token, (None, False))
+    def create_repo(self, request: Request) -> Answer:
+        wanted = request.json
+        user, may_write = self.tokens.get(request.token, (None, False))
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         if not may_write or wanted.get("organization") not in (None, user):
@@ -267,51 +265,54 @@ class LoopbackHub:
         self.repos[kind, repo_id] = Repo(kind, repo_id, private, wanted.get("sdk"))
         return _json({"url": url, "name": repo_id})
 
-    def validate_yaml(self, call: Call) -> Answer:
-        front = re.match(r"---\n(.*?)\n---", call.json["content"], re.DOTALL)
+    def validate_yaml(self, request: Request) -> Answer:
+        front = re.match(r"---\n(.*?)\n---", request.json["content"], re.DOTALL)
         try:
             yaml.safe_load(front[1] if front else "")
         except yaml.YAMLError as error:
             return _json({"errors": [{"message": str(error).splitlines()[0]}], "warnings": []}, 400)
         return _json({"errors": [], "warnings": [] if front else [{"message": "empty or missing yaml metadata"}]})
 
-    def preupload(self, call: Call) -> dict:
-        files = self._repo(call, write=True).at(call.parts["revision"]).files
+    def preupload(self, request: Request) -> dict:
+        files = self._repo(request, write=True).at(request.parts["revision"]).files
         answers = []
-        for wanted in call.json["files"]:
+        for wanted in request.json["files"]:
             old = files.get(wanted["path"])
             mode = "lfs" if wanted["path"].endswith(LFS_SUFFIXES) else "regular"
             oid = {"oid": old.sha256 if old.is_lfs else old.blob_id} if old else {}
             answers.append({"path": wanted["path"], "uploadMode": mode, "shouldIgnore": False} | oid)
         return {"files": answers}
 
-    def lfs_batch(self, call: Call) -> dict:
-        repo, objects = self._repo(call, write=True), []
-        for wanted in call.json["objects"]:
+    def lfs_batch(self, request: Request) -> dict:
+        repo, objects = self._repo(request, write=True), []
+        for wanted in request.json["objects"]:
             place = f"{self.url}/lfs/{repo.kind}/{repo.id}/{wanted['oid']}"
             # As on the Hub, the storage asks for no token: the address is signed.
             actions = {"upload": {"href": f"{place}?Signature=secret"}, "verify": {"href": f"{place}/verify"}}
             objects.append(wanted | ({} if wanted["oid"] in repo.lfs else {"actions": actions}))
         return {"transfer": "basic", "objects": objects}
 
-    def lfs_put(self, call: Call) -> Answer:
-        if call.query.get("Signature") != "secret" or hashlib.sha256(call.body).hexdigest() != call.parts["oid"]:
+    def lfs_put(self, request: Request) -> Answer:
+        if (
+            request.query.get("Signature") != "secret"
+            or hashlib.sha256(request.body).hexdigest() != request.parts["oid"]
+        ):
             raise Refusal(400, "The signature or the content's hash is wrong")
-        self.repos[call.parts["kind"], call.parts["id"]].lfs[call.parts["oid"]] = call.body
+        self.repos[request.parts["kind"], request.parts["id"]].lfs[request.parts["oid"]] = request.body
         return Answer()
 
-    def lfs_verify(self, call: Call) -> Answer:
-        if len(self._repo(call, write=True).lfs.get(call.parts["oid"], b"")) != call.json["size"]:
+    def lfs_verify(self, request: Request) -> Answer:
+        if len(self._repo(request, write=True).lfs.get(request.parts["oid"], b"")) != request.json["size"]:
             raise Refusal(404, "The object is not in the storage")
         return Answer()
 
-    def commit(self, call: Call) -> dict:
-        repo = self._repo(call, write=True)
-        lines = [json.loads(line) for line in call.body.splitlines()]
+    def commit(self, request: Request) -> dict:
+        repo = self._repo(request, write=True)
+        lines = [json.loads(line) for line in request.body.splitlines()]
         header = lines[0]["value"]
         if header.get("parentCommit", repo.head.oid) != repo.head.oid:
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-        files = dict(repo.at(call.parts["revision"]).files)
+        files = dict(repo.at(request.parts["revision"]).files)
         for line in lines[1:]:
             key, value = line["key"], line["value"]
             if key == "file":
@@ -325,24 +326,24 @@ class LoopbackHub:
         repo.commit(header["summary"], files)
         return {"commitUrl": f"{self.url}/{repo.id}/commit/{repo.head.oid}", "commitOid": repo.head.oid}
 
-    def create_tag(self, call: Call) -> Answer:
-        repo, tag = self._repo(call, write=True), call.json["tag"]
+    def create_tag(self, request: Request) -> Answer:
+        repo, tag = self._repo(request, write=True), request.json["tag"]
         if tag in repo.tags:
             raise Refusal(409, "Reference already exists")
-        repo.tags[tag] = repo.at(call.parts["revision"]).oid
+        repo.tags[tag] = repo.at(request.parts["revision"]).oid
         return Answer()
 
     # Routes: listing and downloading.
 
-    def refs(self, call: Call) -> dict:
-        repo = self._repo(call)
+    def refs(self, request: Request) -> dict:
+        repo = self._repo(request)
         tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in repo.tags.items()]
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.head.oid}
         return {"branches": [main], "converts": [], "tags": tags, "pullRequests": []}
 
-    def info(self, call: Call) -> dict:
-        repo = self._repo(call)
-        commit = repo.at(call.parts.get("revision", "main"))
+    def info(self, request: Request) -> dict:
+        repo = self._repo(request)
+        commit = repo.at(request.parts.get("revision", "main"))
         siblings = [
             {"rfilename": path, "size": len(file.content), "blobId": file.blob_id} | file.lfs("sha256")
             for path, file in sorted(commit.files.items())
@@ -351,29 +352,29 @@ class LoopbackHub:
         found = {"id": repo.id, "author": OWNER, "sha": commit.oid, "private": repo.private, "siblings": siblings}
         return found | {"tags": [], "sdk": repo.sdk, "lastModified": date, "createdAt": date, "downloads": 0}
 
-    def tree(self, call: Call) -> list[dict]:
-        commit, folder = self._repo(call).at(call.parts["revision"]), call.parts.get("path", "")
-        entries = _entries(commit, folder, call.query.get("recursive", "").lower() in ("true", "1"))
+    def tree(self, request: Request) -> list[dict]:
+        commit, folder = self._repo(request).at(request.parts["revision"]), request.parts.get("path", "")
+        entries = _entries(commit, folder, request.query.get("recursive", "").lower() in ("true", "1"))
         if folder and not entries:
             raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
         return list(entries.values())
 
-    def paths_info(self, call: Call) -> list[dict]:
-        entries = _entries(self._repo(call).at(call.parts["revision"]), "", recursive=True)
-        is_json = "json" in call.headers.get("Content-Type", "")
-        paths = (call.json if is_json else parse_qs(call.body.decode())).get("paths", [])
+    def paths_info(self, request: Request) -> list[dict]:
+        entries = _entries(self._repo(request).at(request.parts["revision"]), "", recursive=True)
+        is_json = "json" in request.headers.get("Content-Type", "")
+        paths = (request.json if is_json else parse_qs(request.body.decode())).get("paths", [])
         return [entries[path] for path in paths if path in entries]
 
-    def resolve(self, call: Call) -> Answer:
-        commit = self._repo(call).at(call.parts["revision"])
-        file = commit.files.get(call.parts["path"])
+    def resolve(self, request: Request) -> Answer:
+        commit = self._repo(request).at(request.parts["revision"])
+        file = commit.files.get(request.parts["path"])
         if file is None:
             raise Refusal(404, "Entry not found", "EntryNotFound")
         etag = f'"{file.sha256 if file.is_lfs else file.blob_id}"'
         headers = {"ETag": etag, "X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if file.is_lfs:
             headers |= {"X-Linked-ETag": etag, "X-Linked-Size": str(len(file.content))}
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", call.headers.get("Range", ""))
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         if part is None:
             return Answer(file.content, headers=headers)
         start, size = int(part[1]), len(file.content)
@@ -405,7 +406,7 @@ def _entries(commit: Commit, folder: str, recursive: bool) -> dict[str, dict]:
     return entries
 
 
-ROUTES: list[tuple[tuple[str, ...], str, Callable[[LoopbackHub, Call], Any]]] = [
+ROUTES: list[tuple[tuple[str, ...], str, Callable[[LoopbackHub, Request], Any]]] = [
     (("GET",), "/api/whoami-v2", LoopbackHub.whoami),
     (("POST",), "/api/repos/create", LoopbackHub.create_repo),
     (("POST",), "/api/validate-yaml", LoopbackHub.validate_yaml),
@@ -436,20 +437,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def _serve(self) -> None:
-        hub, path = self.server.hub, urlsplit(self.path).path
-        failure = hub.take_failure(self.command, path)
+        hub, url = self.server.hub, urlsplit(self.path)
+        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        request = Request(self.command, url.path, query, self.headers)
+        failure = hub.planned_failure(request)
+        hub.log.append(request)
         try:
-            body = b"" if failure == "drop" else self._read_body()
-            if isinstance(failure, int):
-                answer = _json({"error": "planned"}, failure)
-            elif failure != "drop":
-                answer = hub.answer(self.command, self.path, self.headers, body)
-            broken = isinstance(failure, str)
-            hub.log.append(Request(self.command, path, body, None if broken else answer.status))
-            if broken:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2 if failure == "drop" else 0)
+            if failure == "drop":
+                self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+            else:
+                request.body = self._read_body()
+                answer = _json({"error": "planned"}, failure) if isinstance(failure, int) else hub.answer(request)
+            if isinstance(failure, str):
                 self.close_connection = True
                 return
+            request.status = answer.status
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
