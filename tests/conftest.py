@@ -15,6 +15,8 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from granted.tests.loopback_hub import LoopbackHub
+
 
 # The suite tries the same examples everywhere; `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("same_everywhere", derandomize=True)
@@ -117,3 +119,10 @@ def write_pictures():
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def loopback_hub():
+    """A Hugging Face Hub of this test's own on the loopback, see [`LoopbackHub`]."""
+    with LoopbackHub() as hub:
+        yield hub
