@@ -33,6 +33,8 @@ class GrantedSentenceEncoder(InputModule):
         aggregator ([`ContextAggregator`]): trained for the feature that the encoder fuses.
     """
 
+    config_keys = ["max_seq_length"]  # what it is shown with; the configurations of encoder and aggregator are saved
+
     def __init__(self, encoder: GrantedModel, aggregator: ContextAggregator):
         super().__init__()
         self.encoder = encoder
