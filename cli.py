@@ -421,6 +421,57 @@ def evaluate_generation(
     console.print(f"wrote {output or 'scores beside the manifest'}")
 
 
+@app.command()
+def push(
+    preset: Annotated[str, typer.Option(help="tiny: the miniature that comes with this repository.")] = "",
+    encoder: Annotated[str | None, typer.Option(help="Hub id of one: its fusion alone is released.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The encoder's; pinned to its commit.")] = None,
+    layer_weights: Annotated[Path | None, typer.Option(help="The encoder's learned layer weights.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A GrantedModel's folder, released whole.")] = None,
+    aggregator: Annotated[Path | None, typer.Option(help="Its aggregator, for sentence-transformers.")] = None,
+    lumina2: Annotated[Path | None, typer.Option(help="A pipeline's folder: text to image.")] = None,
+    wan: Annotated[Path | None, typer.Option(help="A pipeline's folder: text to video.")] = None,
+    ted: Annotated[Path | None, typer.Option(help="A benchmark's folder; without, the synthetic one is made.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Folder of results for the cards.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of released weights; as they are by default.")] = None,
+    license: Annotated[str, typer.Option(help="Of the weights.")] = "apache-2.0",
+    output: Annotated[Path, typer.Option(help="The folder to build.")] = Path("release"),
+    to: Annotated[str, typer.Option(help="User or organisation on the Hub.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="New repositories are public, not private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag of the commits, which the cards pin.")] = None,
+    build_only: Annotated[bool, typer.Option("--build-only", help="Push nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed, and push nothing.")] = False,
+):
+    """Build the release (model, benchmark, metric, pipelines), check it, and push it to the Hub.
+
+    Made from --preset, --encoder or --checkpoint. Run the same command again to go on after an interruption.
+    """
+    from granted.publishing.build import Sources, build_release, miniature
+    from granted.push_to_hub import push as push_release
+
+    given = {name: value for name, value in locals().items() if name in {f.name for f in fields(Sources)}}
+    if not (to or build_only or dry_run):
+        raise InputError("got no --to, expected a user on the Hub, or --build-only: add one of them")
+    if preset not in ("", "tiny"):
+        raise InputError(f"got --preset {preset}, expected tiny: correct it, or leave it out")
+    if preset and (encoder or checkpoint):
+        raise InputError("got --preset with an encoder or checkpoint, expected one of them: choose")
+    with console.status("building"):
+        released = build_release(output, miniature() if preset else Sources(**given), owner=to, tag=tag)
+    for name, files in released.items():
+        size = sum(file.size for file in files)
+        console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB", highlight=False)
+        for file in files if dry_run else ():
+            console.print(f"  {file.sha256[:16]} {file.size:>12,}  {file.path}", highlight=False, soft_wrap=True)
+    if to and not build_only and not dry_run:
+        push_release(output, to, private=not public, tag=tag, report=_show_pushed)
+
+
+def _show_pushed(pushed) -> None:
+    done = f"commit {pushed.commit[:7]}" if pushed.commit else "nothing had changed"
+    console.print(f"{pushed.url}: {done}", highlight=False, soft_wrap=True)
+
+
 # --------------------------------------------------------------------------------------------------------- plumbing
 
 

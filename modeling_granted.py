@@ -419,7 +419,15 @@ class GrantedModel(PreTrainedModel):
 
         if (torch.is_grad_enabled() and not frozen) or (learning and not recompute):
             layers: list[torch.Tensor] = []
-            run(lambda index, hidden: layers.append(hidden.masked_fill(pad.to(hidden.device), 0)))
+
+            def keep(index: int, hidden: torch.Tensor) -> None:
+                # Before transformers 5.23 this is inside a checkpoint, where nothing may be computed.
+                if not (frozen or torch.is_grad_enabled()):
+                    raise ValueError("got checkpoints with use_reentrant=True, expected use_reentrant=False: set it")
+                layers.append(hidden)
+
+            run(keep)
+            layers = [hidden.masked_fill(pad.to(hidden.device), 0) for hidden in layers]  # (B, N, D) each
             sums = [fusion.combine(layers) for fusion in fusions]
         elif learning:
             # The second run must see what the first one saw, whatever the caller does to its tensors in between.

@@ -317,13 +317,13 @@ class GrantedPipelineMixin:
         index["_class_name"] = [code.stem, type(self).__name__]
         if index["text_encoder"][0] is not None:
             index["text_encoder"] = [ENCODER_FILE, type(self.text_encoder).__name__]
-            source = _as_one_file(Path(inspect.getsourcefile(type(self.text_encoder))))
+            source = as_one_file(Path(inspect.getsourcefile(type(self.text_encoder))))
             Path(save_directory, "text_encoder", f"{ENCODER_FILE}.py").write_text(source, encoding="utf-8")
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         shutil.copyfile(code, Path(save_directory, code.name))
 
 
-def _as_one_file(module: Path) -> str:
+def as_one_file(module: Path) -> str:
     """The source of a module and of the siblings it imports, the imported ones first.
 
     Of a component on the Hub diffusers fetches one file of code.

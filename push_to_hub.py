@@ -1,0 +1,65 @@
+"""Builds the release, checks it, and pushes each of its folders as a repository of the Hugging Face Hub.
+
+    granted push --preset tiny --build-only --output release     # the folders; in `release`, load them by their names
+    granted push --preset tiny --to USER --dry-run               # every file that would be pushed
+    granted push --preset tiny --to USER                         # private repositories, one commit each
+
+`python push_to_hub.py` is the same command. Broken off, it goes on where it was. Tiny, on CPU: the first line.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from granted import __version__
+from granted.publishing.build import KINDS
+from granted.publishing.upload import Pushed, push_folder
+
+
+REPO_TYPES = {"model": "model", "pipeline": "model", "dataset": "dataset", "metric": "space"}
+
+
+def push(
+    release: str | os.PathLike,
+    owner: str,
+    *,
+    private: bool = True,
+    tag: str | None = None,
+    report: Callable[[Pushed], None] = lambda pushed: None,
+) -> list[Pushed]:
+    """Push the folders of a release, models before what names them.
+
+    Args:
+        release (`str` or `os.PathLike`): what `build_release` made for this owner.
+        owner (`str`): user or organisation.
+        private (`bool`, defaults to `True`): the visibility of new repositories.
+        tag (`str`, *optional*): of the commits.
+        report (`Callable`): called with what was done, repository by repository.
+
+    Raises:
+        InputError: one of them could not be pushed; what was pushed before it stays, and the same call goes on.
+    """
+    pushed = []
+    for name, kind in KINDS.items():
+        if (Path(release) / name).is_dir():
+            one = push_folder(
+                Path(release) / name,
+                f"{owner}/{name}",
+                REPO_TYPES[kind],
+                private=private,
+                tag=tag,
+                message=f"Release by granted {__version__}",
+                space_sdk="gradio" if kind == "metric" else None,
+            )
+            report(one)
+            pushed.append(one)
+    return pushed
+
+
+if __name__ == "__main__":
+    import sys
+
+    from granted.cli import main
+
+    sys.argv[1:1] = ["push"]
+    main()
