@@ -60,8 +60,7 @@ _MORE_LIBRARIES = {
     ("metric", "app.py"): ("evaluate", "gradio"),
 }
 _PICKLED = frozenset(
-    (".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".keras", ".mar", ".npy", ".npz", ".pb", ".pickle", ".pkl")
-    + (".pt", ".pt2", ".pth", ".ptl")
+    (".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth")
 )
 # Their pieces come from all the text a tokenizer was made from, paths among it.
 _VOCABULARIES = frozenset(("tokenizer.json", "vocab.json", "merges.txt"))
@@ -171,8 +170,8 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     try:
         parts = list(_READERS[suffix](path))
     except _Unfit as unfit:
-        return [(None, "is a pickle, expected safetensors" if _is_pickle(path) else str(unfit))]
-    if suffix not in (".safetensors", ".parquet", ".png") and _is_pickle(path):
+        return [(None, "is a pickle, expected safetensors" if _is_pickle(path.read_bytes()) else str(unfit))]
+    if suffix not in (".safetensors", ".parquet", ".png") and _is_pickle(path.read_bytes()):
         return [(None, "is a pickle, expected safetensors")]
     findings: list[Finding] = []
     if suffix == ".py":
@@ -221,7 +220,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------ what the types of file hold
+# ----------------------------------------------------------------------------------------- what the types of file hold
 # A reader answers the texts in a file, each with its place (None: lines are counted), or raises _Unfit.
 
 
@@ -276,14 +275,13 @@ def _safetensors(path: Path) -> Iterator[tuple[str | None, str]]:
 
 def _parquet(path: Path) -> Iterator[tuple[str | None, str]]:
     try:
-        file = pq.ParquetFile(path)
-        yield "metadata", path.read_bytes().decode("latin-1")
         row = 0
-        for batch in file.iter_batches():
+        for batch in pq.ParquetFile(path).iter_batches():
             for values in batch.to_pylist():
                 row += 1
                 yield f"row {row}", json.dumps(values, default=_as_text, ensure_ascii=False)
                 yield f"row {row}", "\n".join(_strings(values))
+        yield "metadata", path.read_bytes().decode("latin-1")
     except (pa.ArrowException, OSError):
         raise _Unfit("is not Parquet") from None
 
@@ -321,9 +319,9 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str | None, str]]]] = {
 }
 
 
-def _is_pickle(path: Path) -> bool:
+def _is_pickle(content: bytes) -> bool:
     """Whether a file is one or more pickles: read by its instructions, of which none is carried out."""
-    content = path.read_bytes().rstrip()
+    content = content.rstrip()
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return True
     stream = io.BytesIO(content)

@@ -13,15 +13,17 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
-# Of the standard library everything is allowed but what starts programs or processes, opens connections, loads or runs
-# other code (native code, modules by computed name, code in a text) or unpickles.
-_PROGRAMS = ("subprocess", "multiprocessing", "pty", "webbrowser", "venv", "ensurepip")
-_CONNECTIONS = ("socket", "_socket", "socketserver", "ssl", "_ssl", "asyncio", "http", "urllib", "xmlrpc", "wsgiref")
-_MAIL_AND_FILES = ("ftplib", "smtplib", "poplib", "imaplib", "telnetlib")
-_OTHER_CODE = ("importlib", "imp", "runpy", "zipimport", "code", "codeop", "ctypes", "builtins", "site", "posix", "nt")
-_DEBUGGERS = ("pdb", "bdb", "profile", "cProfile", "trace")  # which run a text
-_PICKLES = ("pickle", "_pickle", "pickletools", "marshal", "shelve", "dbm")
-REFUSED_MODULES = frozenset(_PROGRAMS + _CONNECTIONS + _MAIL_AND_FILES + _OTHER_CODE + _DEBUGGERS + _PICKLES)
+# Everything in the standard library is allowed but this. `urllib` and `http` go whole, parsers of addresses included.
+REFUSED_MODULES = {
+    **dict.fromkeys(("subprocess", "multiprocessing", "pty", "webbrowser", "venv", "ensurepip"), "runs programs"),
+    **dict.fromkeys(("socket", "_socket", "socketserver", "ssl", "_ssl", "asyncio", "http", "urllib"), "connects"),
+    **dict.fromkeys(("xmlrpc", "wsgiref", "ftplib", "smtplib", "poplib", "imaplib", "telnetlib"), "connects"),
+    **dict.fromkeys(("importlib", "imp", "runpy", "zipimport", "code", "codeop", "ctypes"), "runs other code"),
+    **dict.fromkeys(
+        ("builtins", "site", "posix", "nt", "pdb", "bdb", "profile", "cProfile", "trace"), "runs other code"
+    ),
+    **dict.fromkeys(("pickle", "_pickle", "pickletools", "marshal", "shelve", "dbm"), "unpickles"),
+}
 _REFUSED_NAMES = frozenset(("eval", "exec", "compile", "__import__", "__builtins__", "__loader__", "breakpoint"))
 # Attributes of allowed modules, by the beginning of their dotted name.
 _REFUSED_ATTRIBUTES = (
@@ -59,14 +61,13 @@ def check_code(source: str, path: Path, libraries: Collection[str], root: Path) 
         for module, line in _imported(node):
             top = module.partition(".")[0]
             if top in REFUSED_MODULES:
-                findings.add((line, f"imports {module}, which starts, opens, loads or unpickles: do without it"))
+                findings.add((line, f"imports {module}, which {REFUSED_MODULES[top]}: do without it"))
             elif top not in sys.stdlib_module_names and top not in libraries:
                 findings.add((line, f"imports {module}, {expected}"))
         if isinstance(node, ast.Import):
-            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
-            names |= {
-                alias.name.partition(".")[0]: alias.name.partition(".")[0] for alias in node.names if not alias.asname
-            }
+            for alias in node.names:
+                bound = alias.name if alias.asname else alias.name.partition(".")[0]
+                names[alias.asname or bound] = bound
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             findings |= {(node.lineno, "imports *, expected names") for alias in node.names if alias.name == "*"}

@@ -6,8 +6,8 @@ Tiny: tests/test_release_checks.py.
 
 A table of patterns of its own and not detect-secrets (1.5.0): that library has no pattern for Hugging Face, Anthropic
 and Google keys or GitHub's fine-grained tokens, so half of this table would stand beside it; and its entropy plugins
-stop every commit hash and fingerprint. A pattern here needs a prefix that only such keys have, or a name that says what
-the value is, so that hashes, base64 and prose pass.
+stop every commit hash and fingerprint. A pattern here needs a prefix that only such keys have, or a name that says
+what the value is, so that hashes, base64 and prose pass.
 """
 
 import re
