@@ -6,7 +6,6 @@ Tiny: tests/test_metric_page.py. Ships with `ted_accuracy.py`, which must lie be
 """
 
 import csv
-import io
 import json
 from pathlib import Path
 
@@ -50,19 +49,25 @@ def read_rows(text):
         raise ValueError("got no text, expected rows of scores and labels: paste some")
     if text.lstrip()[0] in "[{":
         return _json_rows(text)
-    reader = csv.DictReader(io.StringIO(text.strip()), skipinitialspace=True)
+    try:
+        return _csv_rows(csv.DictReader(text.strip().splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"got text that is not CSV ({error}), expected a header and rows: check the quotes") from None
+
+
+def _csv_rows(reader):
     if "label" not in (reader.fieldnames or []):
         raise ValueError("got CSV without a column label, expected one in its first line: name the columns")
     rows = []
     for number, cells in enumerate(reader, start=2):
         if None in cells or None in cells.values():
-            raise ValueError(f"got another number of cells in line {number} than in the header, expected as many")
+            raise ValueError(f"got another number of cells in row {number} than in the header, expected as many")
         told = {name: cells.pop(name) for name in ("label", "category", "media") if name in cells}
         try:
             scores = [float(cell) for cell in cells.values() if cell.strip()]
             rows.append(told | {"scores": scores, "label": int(told["label"])})
         except ValueError:
-            raise ValueError(f"got a cell in line {number} that is no number, expected scores and a label") from None
+            raise ValueError(f"got a cell in row {number} that is no number, expected scores and a label") from None
     return rows
 
 
