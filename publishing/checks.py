@@ -4,7 +4,7 @@
 
 Tiny, on CPU: tests/test_release_checks.py. All findings come in one error, a line each, with the file and, where there
 is one, the line in it. What is checked: names and links (here), that a file is what its suffix says (here), code
-(`code_checks.py`), secrets and paths of this machine (`leaks.py`), and the card (`model_cards/cards.py`).
+(`code_checks.py`), secrets and paths of this machine (`leaks.py`), and the card (`model_cards/validation.py`).
 
 Weights are safetensors, and nothing pickled passes under any name. That text is UTF-8, JSON is JSON, Python is Python,
 a Parquet file opens and a safetensors header fits its file leaves a pickle of protocol 2 and later no place; older
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from granted.errors import InputError
-from granted.model_cards.cards import validate_card
+from granted.model_cards.validation import validate_card
 from granted.publishing.code_checks import check_code
 from granted.publishing.leaks import find_leaks
 

@@ -10,12 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from gradio_client import Client
 from hypothesis import given
 from hypothesis import strategies as st
-
-
-pytest.importorskip("gradio")
-from gradio_client import Client
 
 from granted.eval_metric.ted_accuracy import app
 

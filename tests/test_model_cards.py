@@ -27,7 +27,8 @@ from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.errors import InputError
 from granted.eval_metric.results import Result, provenance
-from granted.model_cards.cards import METADATA, metric_card, model_card, pipeline_card, validate_card
+from granted.model_cards.cards import metric_card, model_card, pipeline_card
+from granted.model_cards.validation import METADATA, validate_card
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import check_folder
 
