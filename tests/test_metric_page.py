@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granted.eval_metric.ted_accuracy import app
@@ -21,6 +21,7 @@ SCORES = st.lists(st.integers(-9, 9).map(float), min_size=2, max_size=4)
 ROWS = st.lists(SCORES.flatmap(lambda s: st.tuples(st.just(s), st.integers(0, len(s) - 1))), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_csv_and_json_give_what_the_metric_gives(rows):
     instances = [{"scores": scores, "label": label, "category": "OCR"} for scores, label in rows]
@@ -67,6 +68,7 @@ def test_rows_that_cannot_be_scored_are_one_clear_line(text, message):
     assert app.score("label,a,b\n0,2,1")[1]["accuracy"] == 1.0, "the page can go on"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_scored_or_refused(text):
     try:

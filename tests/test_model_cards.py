@@ -222,7 +222,7 @@ def ted_result(feature: str, seed: int | None, right: list[bool], config: str = 
     return Result(encoder, feature, pooling, seed, items, dataset, where, baselines)
 
 
-@settings(max_examples=12)
+@settings(deadline=None, max_examples=12)
 @given(right=st.lists(st.booleans(), min_size=2, max_size=12), other=st.randoms())
 def test_ted_figures_of_a_card_are_those_of_the_results(release, tmp_path_factory, right, other):
     folder = tmp_path_factory.mktemp("results")
@@ -415,6 +415,7 @@ def finished(release) -> dict[str, str]:
 
 
 @EACH
+@settings(deadline=None)
 @given(data=st.data())
 def test_an_unfilled_field_anywhere_does_not_validate(finished, name, data):
     lines = finished[name].splitlines()
@@ -472,6 +473,7 @@ def test_what_is_malformed_does_not_validate(finished, change, message):
         validate_card(finished["granted"].replace(*change), "model")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(sorted(METADATA)))
 def test_a_text_that_is_no_card_is_refused_in_words(text, kind):
     for card in (text, f"---\n{text}\n---\n{text}"):

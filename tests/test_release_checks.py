@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -137,6 +137,7 @@ def test_a_zip_behind_a_valid_header_is_found(folder):
     assert any("README.md: holds a zip archive" in line for line in findings(folder))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["N.", "I am", "cat sat\n", "(a)", "import os\n", "0.5", "# A", ".", "}", "\n"])))
 def test_a_text_is_not_taken_for_a_pickle(pieces):
     assert not _is_pickle(f"The card. {' '.join(pieces)}".encode())
@@ -287,12 +288,14 @@ PROSE = st.lists(st.tuples(HARMLESS, st.sampled_from([" ", "\n", ", ", '"'])), m
 )
 
 
+@settings(deadline=None)
 @given(PROSE)
 def test_a_text_without_secrets_and_paths_is_never_refused(text):
     assert find_leaks(text) == []
 
 
 @pytest.mark.parametrize("kind", PLANTED)
+@settings(deadline=None, max_examples=40)
 @given(before=PROSE, after=PROSE, data=st.data())
 def test_a_planted_secret_or_path_is_always_found_at_its_line_and_never_repeated(kind, before, after, data):
     planted = data.draw(st.from_regex(PLANTED[kind], fullmatch=True))
@@ -301,6 +304,7 @@ def test_a_planted_secret_or_path_is_always_found_at_its_line_and_never_repeated
     assert planted not in repr(found)
 
 
+@settings(deadline=None)
 @given(st.from_regex(WINDOWS, fullmatch=True))
 def test_paths_of_windows_are_found_as_they_are_and_as_json_writes_them(path):
     assert find_leaks(path) == [(1, "path of a machine")]
