@@ -140,7 +140,12 @@ def _line(shown: str, place: int | str | None, text: str) -> str:
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
     """Every entry below a folder, with what is wrong with it as such; nothing is looked for behind a wrong one."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"cannot be read ({error.strerror})"
+        return
+    for entry in entries:
         path, mode = Path(entry.path), entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISLNK(mode):
             yield path, "is a link, expected the file itself"

@@ -31,7 +31,7 @@ _SECRETS = {
     "npm token": r"npm_[A-Za-z0-9]{36}",
     "Telegram token": _START + r"\d{8,10}:AA[\w-]{33}",
     "JSON web token": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",
-    "password in a URL": r"://[^\s/:@\"'<>{}\[\]]+:[^\s/@\"'<>{}]+@[A-Za-z0-9\[]",
+    "password in a URL": r"://[\w.~%!$&()*+,;=-]+:[\w.~%!$&()*+,;=:-]+@[A-Za-z0-9\[]",
     "authorization header": r"(?i:authorization)[\"']?\s*[:=]\s*[\"']?(?i:bearer|basic)\s+[\w.+/=-]{16,}",
     # Values in angle brackets are what trainers write in place of a token.
     "key or password in a setting": r"(?i:api[_-]?key|secret(?:[_-]?(?:access)?[_-]?key)?|passw(?:or)?d|passphrase|"

@@ -487,3 +487,5 @@ def test_the_citation_is_that_of_the_citation_file():
     assert stated["title"] in entry and entry.count(" and\n") == len(stated["authors"]) - 1
     assert all(f"{author['family-names']}, {author['given-names']}" in entry for author in stated["authors"])
     assert entry.count("{") == entry.count("}")
+    metric = " ".join((ROOT / "eval_metric/ted_accuracy/ted_accuracy.py").read_text().split())  # it ships alone
+    assert all(f"{author['family-names']}, {author['given-names']}" in metric for author in stated["authors"])
