@@ -68,7 +68,7 @@ def whole_numbers_of(text: str) -> list[int]:
 
 
 def run_as_command(command: Callable[[], object]) -> None:
-    """Run a command: errors of the input are one line and exit code 2, an interrupt exits with 130."""
+    """Run a command: errors of the input are short and exit with 2, an interrupt exits with 130."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -76,7 +76,8 @@ def run_as_command(command: Callable[[], object]) -> None:
     try:
         command()
     except InputError as error:
-        print(f"granted: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        print("granted:", "\n".join(lines), file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, KeyboardInterrupt) or end.code == 130:  # what typer makes of a KeyboardInterrupt

@@ -153,7 +153,7 @@ def build_release(
         _build_model(folder / "granted", sources)
         _build_dataset(folder / "ted-6k", sources.ted)
         metric = ROOT / "eval_metric" / "ted_accuracy"
-        shutil.copytree(metric, folder / "ted_accuracy", ignore=shutil.ignore_patterns("__*"))
+        shutil.copytree(metric, folder / "ted_accuracy", ignore=_all_but(lambda path: path.suffix in (".py", ".txt")))
         for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
             if source is not None:
                 _build_pipeline(folder / name, Path(source), PIPELINE_CLASSES[name], sources.dtype)

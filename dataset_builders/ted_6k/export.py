@@ -1,17 +1,18 @@
 """Writing a benchmark as the folder of a Hub dataset repository.
 
-    records, info = read_ted("TED-6k.json")
-    export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
-    load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
+records, info = read_ted("TED-6k.json")
+export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
+load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
 
-    ted-6k/
-        README.md                       the card, made from card.md and the statistics
-        ted_6k.py                       the builder
-        statistics.json
-        data/{image,video}/{category}.parquet
+ted-6k/
+    README.md                       the card, made from card.md and the statistics
+    ted_6k.py                       the builder
+    statistics.json
+    data/{image,video}/{category}.parquet
 """
 
 import fnmatch
+import hashlib
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,8 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
+from granted.citation import bibtex
 from granted.dataset_builders.ted_6k.authors_layout import config_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, FEATURES, OFFICIAL_COUNTS, TedRecord, snake_case
+from granted.dataset_builders.ted_6k.records import (
+    CATEGORIES,
+    FEATURES,
+    MEDIA,
+    OFFICIAL_COUNTS,
+    TedRecord,
+    snake_case,
+)
 from granted.dataset_builders.ted_6k.statistics import describe, rows
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES
 from granted.errors import InputError
@@ -36,10 +45,27 @@ HERE = Path(__file__).parent
 LICENSES = {"official": "other", "synthetic": "apache-2.0", "sample": "apache-2.0", "custom": "unknown"}
 # Without the schema key `huggingface`: datasets 3 cannot read the one that datasets 4 and 5 write.
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
+MEANINGS = {
+    "id": "unique; `{caption_id}/{category}`",
+    "caption_id": "the caption's key; several instances share one",
+    "caption": "the description",
+    "media": "`image` or `video`: what the caption describes",
+    "category": "the aspect that is tested",
+    "question": "what the statements answer; not encoded",
+    "statements": "the statements, shuffled",
+    "label": "the index of the true one",
+    "source": "where the instance comes from",
+}
 
 
 def export_dataset(
-    records: Sequence[TedRecord], output_dir: str | Path, *, config_name: str, source_note: str
+    records: Sequence[TedRecord],
+    output_dir: str | Path,
+    *,
+    config_name: str,
+    source_note: str,
+    repo_id: str = "ted-6k",
+    revision: str | None = None,
 ) -> Path:
     """Write the records as a dataset folder; the same records give the same bytes.
 
@@ -48,6 +74,8 @@ def export_dataset(
         output_dir (`str` or `Path`): the folder to make. One that this function made earlier is replaced.
         config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`, as `read_ted` answers.
         source_note (`str`): a sentence for the card saying where the records come from.
+        repo_id (`str`, defaults to `"ted-6k"`): where the folder will be on the Hub; the card loads it from there.
+        revision (`str`, *optional*): the tag it will have there; the card's example pins it.
 
     Returns:
         `Path`: `output_dir`.
@@ -64,7 +92,7 @@ def export_dataset(
     groups: defaultdict[str, list[TedRecord]] = defaultdict(list)
     for record in records:
         groups[f"data/{record['media']}/{snake_case(record['category'])}.parquet"].append(record)
-    card = render_card(stats, sorted(groups), config_name, source_note)
+    card = render_card(stats, sorted(groups), config_name, source_note, repo_id=repo_id, revision=revision)
     with atomic_path(output_dir) as folder:
         for name, members in groups.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +103,15 @@ def export_dataset(
     return output_dir
 
 
-def render_card(stats: dict[str, Any], files: Sequence[str], config_name: str, source_note: str) -> str:
+def render_card(
+    stats: dict[str, Any],
+    files: Sequence[str],
+    config_name: str,
+    source_note: str,
+    *,
+    repo_id: str = "ted-6k",
+    revision: str | None = None,
+) -> str:
     """The dataset card: YAML with one configuration per selection that has rows, and the text of `card.md`.
 
     Args:
@@ -83,6 +119,7 @@ def render_card(stats: dict[str, Any], files: Sequence[str], config_name: str, s
         files (`Sequence[str]`): the Parquet files, relative to the folder.
         config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`.
         source_note (`str`): where the records come from.
+        repo_id (`str`, defaults to `"ted-6k"`), revision (`str`, *optional*): as of [`export_dataset`].
     """
     configs = {name: pattern for name, pattern in CONFIG_FILES.items() if fnmatch.filter(files, pattern)}
     if config_name in ("official", "synthetic"):  # so that a loader can insist on the benchmark that is meant
@@ -107,11 +144,20 @@ def render_card(stats: dict[str, Any], files: Sequence[str], config_name: str, s
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((HERE / "card.md").read_text(encoding="utf-8"))
     text = template.render(
+        citation=bibtex(),
+        code_sha256=hashlib.sha256((HERE / "ted_6k.py").read_bytes()).hexdigest(),
         config_name=config_name,
         configs=list(configs),
+        fields=[
+            (field["name"], field.get("dtype") or f"list of {field['list']}", MEANINGS[field["name"]])
+            for field in FEATURES._to_yaml_list()
+        ],
+        media=[medium for medium in MEDIA if stats["by_media"][medium]],
         official_instances=sum(map(sum, OFFICIAL_COUNTS.values())),
         official_categories=len(CATEGORIES),
         pretty_name=data.pretty_name,
+        repo_id=repo_id,
+        revision=revision,
         source_note=source_note,
         stats=stats,
         table=rows(stats),

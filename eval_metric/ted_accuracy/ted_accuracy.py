@@ -71,7 +71,7 @@ Examples:
 _CITATION = """
 @article{granted2025,
   title={GRAN-TED: Generating Robust, Aligned, and Nuanced Text Embedding for Diffusion Models},
-  author={Li, Bozhou and Yang, Sihang and Guan, Yushuo and An, Ruichuan and Chen, Xinlong and Shi, Yang and Wan,
+  author={Li, Bozhou and Yang, Sihan and Guan, Yushuo and An, Ruichuan and Chen, Xinlong and Shi, Yang and Wan,
     Pengfei and Zhang, Wentao and Zhang, Yuanxing},
   journal={arXiv preprint arXiv:2512.15560},
   year={2025}

@@ -1,0 +1,294 @@
+"""Cards of the release, filled from files: the built folder, results, training records. No figure is typed by hand.
+
+    text = model_card(Path("release/granted"), base_model="Qwen/Qwen3-VL-8B-Instruct", license="apache-2.0",
+                      ted_results=sorted(Path("results").glob("*.json")))
+
+Tiny, on CPU: tests/test_model_cards.py. The text is in the templates beside this file, what they are filled with comes
+from `figures.py`, front matter is made by huggingface_hub. What no file says, the card says it does not know. A card
+that is returned is finished in the sense of `validation.py`. The data set's card is made with its folder
+(`dataset_builders/ted_6k/export.py`).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CardData, ModelCardData, SpaceCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from granted.citation import bibtex
+from granted.errors import InputError
+from granted.eval_metric.results import load
+from granted.files import read_json
+from granted.model_cards.figures import (
+    by_dataset,
+    code_of,
+    count_parameters,
+    example_call,
+    feature_name,
+    first_entry,
+    layer_weights,
+    read_record,
+    read_shapes_scores,
+    shapes_eval_results,
+    ted_eval_results,
+    ted_in_training,
+    ted_section,
+    training_rows,
+    vqa_table,
+)
+from granted.model_cards.validation import validate_card
+
+
+GRADIO_VERSION = "6.31.0"  # the one that the page of the metric was tried with
+_TAGS = ["granted", "text-encoder"]
+_PIPELINES = {
+    "GrantedLumina2Pipeline": ("text-to-image", "pictures"),
+    "GrantedWanPipeline": ("text-to-video", "videos"),
+}
+_FUSIONS = {
+    "learned": "the sum of its normalised layers, weighted by the softmax of learned weights",
+    "norm_avg": "the mean of its normalised layers",
+    "avg": "the mean of its layers",
+    "single": "one of its layers",
+}
+
+
+def model_card(
+    folder: Path,
+    *,
+    repo_id: str = "granted",
+    license: str,
+    base_model: str | None = None,
+    base_revision: str | None = None,
+    datasets: Sequence[str] = (),
+    ted_results: Iterable[Path] = (),
+    ted_repo: str = "ted-6k",
+    vqa_scores: Path | None = None,
+    training_record: Path | None = None,
+    revision: str | None = None,
+    demonstration: bool = False,
+) -> str:
+    """The card of a fused encoder.
+
+    Args:
+        folder (`Path`): what `GrantedModel.save_pretrained` wrote, perhaps with files for sentence-transformers.
+        repo_id (`str`, defaults to `"granted"`): where it will be on the Hub; code in the card loads it from there.
+        license (`str`): of the weights, an identifier of the Hub.
+        base_model (`str`, *optional*): Hub id of the model it was made from; base_revision (`str`, *optional*): its
+            commit.
+        datasets (`Sequence[str]`, defaults to none): Hub ids of data sets it was trained on.
+        ted_results (`Iterable[Path]`, defaults to none): results of this very encoder on TED, as `Result.save` writes
+            them. Seeds are averaged, each data set gets its table; the metadata get those of the folder's fusion.
+        ted_repo (`str`, defaults to `"ted-6k"`): the Hub id of the benchmark.
+        vqa_scores (`Path`, *optional*): `vqa.json` of `granted vqa`.
+        training_record (`Path`, *optional*): `training_record.json` of stage 1.
+        revision (`str`, *optional*): the tag the release will have; the card's examples pin it.
+        demonstration (`bool`, defaults to `False`): say that this is a demonstration and no encoder to build on.
+
+    Raises:
+        InputError: a file cannot be read, or is not what it is given for.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("model_type") != "granted":
+        raise InputError(f"got {folder}, expected the folder of a GrantedModel: check the path")
+    encoder = config["encoder_config"]
+    trunk = encoder.get("text_config") or encoder
+    results = [load(path) for path in ted_results]
+    if len({result.encoder for result in results}) > 1:
+        names = ", ".join(sorted({result.encoder for result in results}))
+        raise InputError(
+            f"got results of {names}, expected those of the encoder in {folder} alone: leave the others out"
+        )
+    tables, feature = by_dataset(results), feature_name(config)
+    record = read_record(training_record) if training_record else {}
+    sentence = (folder / "modules.json").is_file()
+    data = ModelCardData(
+        language="en",
+        license=license,
+        library_name="transformers",
+        pipeline_tag="feature-extraction",
+        tags=[*_TAGS, "custom_code", *(["sentence-transformers"] if sentence else [])],
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        metrics=["accuracy"] if tables or vqa_scores else None,
+        model_name=_short(repo_id),
+        eval_results=[result for runs in tables.values() for result in ted_eval_results(runs, ted_repo, feature)]
+        or None,
+    )
+    return _fill(
+        "model",
+        data,
+        folder,
+        repo_id=repo_id,
+        revision=revision,
+        base_model=base_model,
+        base_revision=base_revision,
+        config=config,
+        fusion=_FUSIONS[config["fusion"]],
+        encoder_type=encoder["model_type"],
+        layers=first_entry(trunk, "num_hidden_layers", "num_layers", "n_layer"),
+        width=config.get("projection_dim") or first_entry(trunk, "hidden_size", "d_model", "n_embd"),
+        parameters=count_parameters(folder),
+        layer_weights=layer_weights(folder) if config["fusion"] == "learned" else None,
+        sentence_transformers=sentence,
+        ted=[ted_section(runs) for runs in tables.values()],
+        vqa=vqa_table(vqa_scores) if vqa_scores else None,
+        ted_in_training=ted_in_training(record),
+        training=training_rows(record) if record else None,
+        demonstration=demonstration,
+    )
+
+
+def pipeline_card(
+    folder: Path,
+    *,
+    repo_id: str,
+    encoder_repo: str,
+    license: str,
+    datasets: Sequence[str] = (),
+    scores: Path | None = None,
+    training_record: Path | None = None,
+    grid: Path | None = None,
+    prompt: str = "a red cube on a blue sphere",
+    call: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    demonstration: bool = False,
+) -> str:
+    """The card of a diffusers pipeline.
+
+    Args:
+        folder (`Path`): a folder that a pipeline's `save_pretrained` wrote.
+        repo_id (`str`), encoder_repo (`str`): where it and its text encoder will be on the Hub.
+        license, datasets, revision, demonstration: as of [`model_card`].
+        scores (`Path`, *optional*): `shapes.json` of `granted evaluate-generation`.
+        training_record (`Path`, *optional*): `training_record.json` of stage 2.
+        grid (`Path`, *optional*): a picture of results, in the folder.
+        prompt (`str`): of the example.
+        call (`Mapping[str, Any]`, *optional*): other arguments of the example's call; by default those of the scored
+            pictures, else those of the training's samples.
+
+    Raises:
+        InputError: a file cannot be read, or is not what it is given for.
+    """
+    folder = Path(folder)
+    index = read_json(folder / "model_index.json")
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    kind = name[-1] if isinstance(name, list) else name
+    if kind not in _PIPELINES:
+        raise InputError(f"got {folder} with a pipeline {kind!r}, expected one of {', '.join(_PIPELINES)}")
+    task, results = _PIPELINES[kind]
+    if grid is not None and (not Path(grid).is_file() or not Path(grid).resolve().is_relative_to(folder.resolve())):
+        raise InputError(f"got the picture {grid}, expected one in {folder}: copy it there")
+    scored = read_shapes_scores(scores) if scores else None
+    record = read_record(training_record) if training_record else None
+    data = ModelCardData(
+        language="en",
+        license=license,
+        library_name="diffusers",
+        pipeline_tag=task,
+        tags=[*_TAGS, task, "custom_code"],
+        base_model=encoder_repo,
+        datasets=list(datasets) or None,
+        metrics=["accuracy"] if scored else None,
+        model_name=_short(repo_id),
+        eval_results=shapes_eval_results(scored, task) if scored else None,
+    )
+    transformer = read_json(folder / "transformer" / "config.json")
+    return _fill(
+        "pipeline",
+        data,
+        folder,
+        repo_id=repo_id,
+        revision=revision,
+        encoder_repo=encoder_repo,
+        pipeline=kind,
+        results=results,
+        video=task == "text-to-video",
+        transformer=transformer["_class_name"],
+        parameters=count_parameters(folder / "transformer"),
+        has_vae=index.get("vae", [None])[0] is not None,
+        layer_weights=layer_weights(folder / "text_encoder"),
+        prompt=prompt,
+        call=example_call(scored, record) if call is None else dict(call),
+        shapes=scored["report"] if scored else None,
+        pictures=scored["pictures"]["scored"] if scored else 0,
+        grid=Path(grid).resolve().relative_to(folder.resolve()).as_posix() if grid else None,
+        training=training_rows(record) if record else None,
+        demonstration=demonstration,
+    )
+
+
+def metric_card(folder: Path, *, repo_id: str = "ted_accuracy", revision: str | None = None) -> str:
+    """The card of the metric's Space.
+
+    Args:
+        folder (`Path`): the folder with `ted_accuracy.py` and `app.py`.
+        repo_id (`str`, defaults to `"ted_accuracy"`), revision (`str`, *optional*): as of [`model_card`].
+    """
+    data = SpaceCardData(
+        title="TED accuracy",
+        emoji="📏",
+        colorFrom="blue",
+        colorTo="green",
+        sdk="gradio",
+        sdk_version=GRADIO_VERSION,
+        app_file="app.py",
+        pinned=False,
+        license="apache-2.0",
+        tags=["evaluate", "metric", *_TAGS, "text-to-image", "text-to-video"],
+        short_description="How often an encoder ranks the true statement first",
+        description="How often a text encoder places the true statement about a caption above the contradicting ones.",
+    )
+    return _fill("metric", data, Path(folder), repo_id=repo_id, revision=revision)
+
+
+def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: Any) -> str:
+    """The card of a kind: front matter and its template with everything filled in."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=_percent, interval=_interval, number=_number, cell=_cell, python=_python)
+    text = environment.get_template(f"{kind}.md").render(
+        name=_short(repo_id), repo_id=repo_id, code=code_of(folder), citation=bibtex(), **values
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()  # where parts were left out
+    card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"
+    validate_card(card, kind)
+    return card
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"[{_percent(ends[0])}, {_percent(ends[1])}]"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _python(value: Any) -> str:
+    """As it is written in code, texts in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _cell(value: str) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _short(repo_id: str) -> str:
+    return repo_id.rpartition("/")[2]

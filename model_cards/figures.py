@@ -1,0 +1,252 @@
+"""What the cards tell, read from files: the built folder, results, training records.
+
+    ted_section(results)["table"]         # a Markdown table
+    training_rows(read_record(path))      # [("steps", 2100), ("learning rate", 0.003), ...]
+
+Tiny, on CPU: tests/test_model_cards.py. A file of another kind than it is given for is refused.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+from safetensors import SafetensorError, safe_open
+
+from granted.errors import InputError
+from granted.eval_metric.report import markdown_table
+from granted.eval_metric.results import Result
+from granted.eval_metric.series import group_seeds
+from granted.files import read_json
+
+
+_DATASETS = {
+    "official": "TED-6K",
+    "sample": "TED sample (no part of TED-6K)",
+    "synthetic": "TED synthetic (no part of TED-6K)",
+    "custom": "TED custom (not the whole TED-6K)",
+}
+# Entries of a training record that say how the training was done, and what they are called.
+_SETTINGS = {
+    "num_train_epochs": "epochs",
+    "learning_rate": "learning rate",
+    "per_device_train_batch_size": "batch size of a process",
+    "batch_size": "batch size",
+    "gradient_accumulation_steps": "accumulated batches a step",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up steps",
+    "weight_decay": "weight decay",
+    "adapter": "adapter",
+    "train_vision": "vision tower trained",
+    "assistant_only_loss": "loss on answers only",
+    "layer_weights": "layer weights",
+    "layer_weights_learning_rate": "learning rate of the layer weights",
+    "caption_dropout": "captions dropped",
+    "timestep_sampling": "time steps drawn",
+    "ema_decay": "decay of the averaged weights",
+    "resolution": "resolution",
+    "height": "height",
+    "width": "width",
+    "num_frames": "frames",
+    "bf16": "bf16",
+    "mixed_precision": "mixed precision",
+    "seed": "seed",
+}
+_CALL = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "negative_prompt")
+
+
+def code_of(folder: Path) -> list[tuple[str, str]]:
+    """Every Python file of a folder with its SHA-256."""
+    paths = sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+    return [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
+
+
+def count_parameters(folder: Path) -> int:
+    """How many numbers the safetensors files of a folder hold."""
+    count = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with _opened(path) as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def layer_weights(folder: Path) -> list[float] | None:
+    """The softmax of an encoder's learned layer weights, first layer first; none where nothing is learned."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with _opened(path) as weights:
+            if "fusion.weights" in weights.keys():  # noqa: SIM118
+                powers = [math.exp(value) for value in weights.get_tensor("fusion.weights").tolist()]
+                return [power / sum(powers) for power in powers]
+    return None
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"got {path}, expected weights in safetensors: build the folder again") from error
+
+
+def by_dataset(results: Sequence[Result]) -> dict[tuple, list[Result]]:
+    """Results on the same data together, the benchmark itself first."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        dataset = result.dataset
+        groups.setdefault((dataset["name"], dataset["config"], dataset["fingerprint"]), []).append(result)
+    return dict(sorted(groups.items(), key=lambda pair: (list(_DATASETS).index(pair[0][1]), pair[0])))
+
+
+def ted_section(results: Sequence[Result]) -> dict[str, Any]:
+    """What the card tells of results on one data set: its name and size, their table, how the aggregators learned."""
+    dataset = results[0].dataset
+    aggregators = [run.provenance.get("aggregator") or {} for run in results]
+    pairs = sorted({entry["pairs"]["training"] for entry in aggregators if "training" in (entry.get("pairs") or {})})
+    return {
+        "name": _DATASETS[dataset["config"]],
+        "config": dataset["config"],
+        "instances": dataset["instances"],
+        "captions": dataset["captions"],
+        "table": markdown_table(results).strip(),
+        "has_baselines": any(run.baselines for run in results),
+        "pairs": pairs,
+    }
+
+
+def feature_name(config: Mapping[str, Any]) -> str:
+    """What results call the feature that a configuration computes."""
+    if config["fusion"] != "single":
+        return config["fusion"]
+    index = config["layer_index"]
+    return {-1: "last", -2: "penultimate"}.get(index, f"layer_{index}")
+
+
+def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list[EvalResult]:
+    """Results on one data set as metadata, those of one feature: a model is scored by what it computes.
+
+    Args:
+        results (`Sequence[Result]`): on the same data.
+        repo (`str`): the Hub id of the data.
+        feature (`str`): as of [`feature_name`].
+    """
+    dataset = results[0].dataset
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            task_name="Telling true from false statements about a caption",
+            dataset_type=repo,
+            dataset_name=_DATASETS[dataset["config"]],
+            dataset_config=dataset["config"] if dataset["config"] in ("official", "synthetic") else "default",
+            dataset_split="test",
+            dataset_args={"fingerprint": dataset["fingerprint"], "instances": dataset["instances"]},
+            metric_type="accuracy",
+            metric_name=f"TED accuracy ({one.feature}, {one.pooling})",
+            metric_value=one.estimate.accuracy,
+            metric_args={"ci95": [one.estimate.low, one.estimate.high], "seeds": len(one.runs)},
+        )
+        for one in group_seeds(results)
+        if one.feature == feature
+    ]
+
+
+def vqa_table(path: Path) -> dict[str, Any]:
+    """The columns and, per aspect, the figures of `vqa.json` of `granted vqa`."""
+    report = read_json(path)
+    if not isinstance(report, dict) or "all" not in report.get("accuracy", {}):
+        raise InputError(f"got {path}, expected the report of granted vqa: check the path")
+    parts = report["accuracy"]
+    return {"columns": [name for name in parts["all"] if name != "n"], "parts": parts}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record that a training of stage 1 or 2 wrote."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict) or "steps" not in record:
+        raise InputError(f"got {path}, expected the record of a training: check the path")
+    return record
+
+
+def training_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a record says of the data and the procedure, as rows of a table."""
+    settings = record["settings"]
+    identity = record.get("identity") or {}
+    rows = [("began from", _shown(record.get("base_model"))), ("fingerprint of the encoder", identity.get("encoder"))]
+    rows += [("data", _shown(record.get("data") or settings.get("data"))), ("rows", record.get("rows"))]
+    rows += [("fingerprint of the data", record.get("data_fingerprint") or identity.get("data"))]
+    rows += [("steps", record["steps"])]
+    rows += [(label, settings.get(name)) for name, label in _SETTINGS.items()]
+    rows += [("layer weights fixed after step", record.get("frozen_at"))]
+    rows += [("loss at the end", record.get("final_loss", record.get("loss")))]
+    rows += [("seconds since the last start", record.get("seconds_of_last_start"))]
+    rows += [("processes", record.get("processes")), ("device", record.get("device"))]
+    rows += [("versions", ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()))]
+    return [(label, value) for label, value in rows if value not in (None, "", [], {})]
+
+
+def _shown(source: str | None) -> str | None:
+    """Where something came from, without the folders of the machine it was on."""
+    if source is None:
+        return None
+    return ", ".join(Path(part).name if Path(part).is_absolute() else part for part in source.split(","))
+
+
+def ted_in_training(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """TED as it was scored inside a training, if it was: a line for each step and feature."""
+    scored = record.get("ted") or {}
+    return [
+        {
+            "step": int(step),
+            "feature": feature,
+            **{name: value[name] for name in ("accuracy", "ci95", "n", "captions")},
+        }
+        for step, features in sorted(scored.items(), key=lambda pair: int(pair[0]))
+        for feature, value in features.items()
+    ]
+
+
+def read_shapes_scores(path: Path) -> dict[str, Any]:
+    """`shapes.json` of `granted evaluate-generation`."""
+    scores = read_json(path)
+    if not isinstance(scores, dict) or scores.get("score") != "shapes" or not scores.get("report"):
+        raise InputError(f"got {path}, expected shapes.json of granted evaluate-generation: check the path")
+    return scores
+
+
+def shapes_eval_results(scores: Mapping[str, Any], task: str) -> list[EvalResult]:
+    """The scores of pictures as metadata."""
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type="shapes",
+            dataset_name=f"Prompts of shapes ({part})",
+            metric_type="accuracy",
+            metric_name=name.replace("_", " "),
+            metric_value=row["score"],
+            metric_args={"ci95": row["ci95"], "pictures": row["n"]},
+        )
+        for part, rows in scores["report"].items()
+        for name, row in rows.items()
+    ]
+
+
+def example_call(scores: Mapping[str, Any] | None, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments that pictures were made with: the scored ones, else the training's samples."""
+    given: dict[str, Any] = {}
+    if scores is not None:
+        given = scores["pictures"]["generation"]["identity"]["arguments"]
+    elif record is not None:
+        given = dict(record["settings"])
+        if given.get("caption_dropout"):  # what it was trained to see without a caption
+            given["negative_prompt"] = ""
+    return {name: given[name] for name in _CALL if given.get(name) is not None}
+
+
+def first_entry(config: Mapping[str, Any], *names: str) -> Any:
+    """The first of some names that a configuration has: model types differ in how they call a thing."""
+    found = next((config[name] for name in names if config.get(name) is not None), None)
+    if found is None:
+        raise InputError(f"got a config.json without {' or '.join(names)}, expected one of them: save the model again")
+    return found

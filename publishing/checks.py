@@ -1,0 +1,338 @@
+"""Is a folder fit for the Hub? Looks at every file of it before anything is sent.
+
+    files = check_folder(Path("release/granted"), "model")     # [ReleasedFile("README.md", 8123, "9f2c..."), ...]
+
+Tiny, on CPU: tests/test_release_checks.py. All findings come in one error, a line each, with the file and, where there
+is one, the line in it. What is checked: names and links (here), that a file is what its suffix says (here), code
+(`code_checks.py`), secrets and paths of this machine (`leaks.py`), and the card (`model_cards/validation.py`).
+
+Weights are safetensors, and nothing pickled passes under any name. That text is UTF-8, JSON is JSON, Python is Python,
+a Parquet file opens and a safetensors header fits its file leaves a pickle of protocol 2 and later no place; older
+ones, which are text, are looked for; so are zip archives, which `torch.save` and `numpy.savez` write.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickletools
+import re
+import stat
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from granted.errors import InputError
+from granted.model_cards.validation import validate_card
+from granted.publishing.code_checks import check_code
+from granted.publishing.leaks import find_leaks
+
+
+CARD = "README.md"
+_WEIGHTS = (".safetensors", ".json", ".py", ".md", ".txt", ".jinja", ".model", ".png")
+# File types a repository of each kind may hold; any may have a LICENSE.
+FILE_TYPES = {
+    "model": _WEIGHTS,
+    "pipeline": _WEIGHTS,
+    "dataset": (".parquet", ".json", ".py", ".md"),
+    "metric": (".py", ".txt", ".md"),
+}
+# What the Python files may import beside the standard library: by kind, and of some files more.
+_LIBRARIES = {
+    "model": ("torch", "transformers"),
+    "pipeline": ("torch", "transformers"),
+    "dataset": (),
+    "metric": (),
+}
+_MORE_LIBRARIES = {
+    ("model", "sentence_granted.py"): ("sentence_transformers",),
+    ("pipeline", "sentence_granted.py"): ("sentence_transformers",),
+    ("pipeline", "pipeline_granted.py"): ("diffusers", "numpy"),
+    ("dataset", "ted_6k.py"): ("datasets",),
+    ("metric", "ted_accuracy.py"): ("datasets", "evaluate", "numpy", "scipy"),
+    ("metric", "app.py"): ("evaluate", "gradio"),
+}
+_PICKLED = frozenset(
+    (".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth")
+)
+# Their pieces come from all the text a tokenizer was made from, paths among it.
+_VOCABULARIES = frozenset(("tokenizer.json", "vocab.json", "merges.txt"))
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+
+Finding = tuple[int | str | None, str]  # line or other place in the file, and what is wrong there
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """A file that was found fit.
+
+    Attributes:
+        path (`str`): from the folder, with `/`.
+        size (`int`): in bytes.
+        sha256 (`str`): of its content.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+class _Unfit(Exception):
+    """A file is not what its suffix says; the message completes the sentence "FILE ..."."""
+
+
+def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
+    """Check a folder that is about to become a repository on the Hub.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder, with its card.
+        kind (`str`): `"model"`, `"dataset"`, `"metric"` or `"pipeline"`.
+
+    Returns:
+        `list[ReleasedFile]`: its files in order of path.
+
+    Raises:
+        InputError: it is no folder, or must not ship. Every finding is a line of the message. No secret is in it.
+    """
+    folder = Path(folder)
+    if kind not in FILE_TYPES:
+        raise InputError(f"got kind {kind!r}, expected one of {', '.join(FILE_TYPES)}")
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"got {folder}, expected a folder that is no link: check the path")
+    lines: list[str] = []
+    released: list[ReleasedFile] = []
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for path, problem in _walk(folder):
+        name = path.relative_to(folder).as_posix()
+        names[name.casefold()].append(name)
+        shown = "a file whose name holds a secret" if find_leaks(name) else ascii(name)[1:-1]
+        if problem:
+            lines.append(f"{shown}: {problem}")
+        if problem or path.is_dir():
+            continue
+        try:
+            lines += [_line(shown, *finding) for finding in _check_file(path, folder, kind)]
+            released.append(ReleasedFile(name, path.stat().st_size, _sha256(path)))
+        except OSError as error:
+            lines.append(f"{shown}: cannot be read ({error.strerror})")
+    for same in names.values():
+        if len(same) > 1:
+            lines.append(f"{' and '.join(sorted(same))}: differ only in case, which not every disk can hold")
+    lines += _check_card(folder / CARD, kind, released)
+    if lines:
+        raise InputError(
+            f"got {folder} with {len(lines)} findings, expected a {kind} repository fit for the Hub: mend what is "
+            "listed and build it again\n" + "\n".join(sorted(lines))
+        )
+    return sorted(released, key=lambda file: file.path)
+
+
+def _line(shown: str, place: int | str | None, text: str) -> str:
+    return f"{shown}: {text}" if place is None else f"{shown}:{place}: {text}"
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every entry below a folder, with what is wrong with it as such; nothing is looked for behind a wrong one."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, f"cannot be read ({error.strerror})"
+        return
+    for entry in entries:
+        path, mode = Path(entry.path), entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            yield path, "is a link, expected the file itself"
+        elif entry.name == "__pycache__" or entry.name.endswith((".pyc", ".pyo")):
+            yield path, "is compiled Python, expected sources only"
+        elif entry.name.startswith("."):
+            yield path, "is hidden, expected no hidden file"
+        elif not _PLAIN_NAME.fullmatch(entry.name):
+            yield path, "has a name with other characters than letters, digits, '.', '_' and '-'"
+        elif stat.S_ISDIR(mode):
+            yield path, None
+            yield from _walk(path)
+        elif not stat.S_ISREG(mode):
+            yield path, "is neither a file nor a folder"
+        else:
+            yield path, None if entry.stat().st_size else "is empty"
+
+
+def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
+    suffix = path.suffix if path.name != "LICENSE" else ".txt"
+    if suffix in _PICKLED:
+        return [(None, f"is of a type ({suffix}) that may hold a pickle, expected safetensors")]
+    if suffix not in FILE_TYPES[kind] and path.name != "LICENSE":
+        return [(None, f"is no type of file for a {kind} repository, expected {', '.join(FILE_TYPES[kind])}")]
+    if zipfile.is_zipfile(path):
+        return [(None, "holds a zip archive, as torch.save and numpy.savez write them, expected safetensors")]
+    try:
+        parts = list(_READERS[suffix](path))
+    except _Unfit as unfit:
+        return [(None, "is a pickle, expected safetensors" if _is_pickle(path.read_bytes()) else str(unfit))]
+    if suffix not in (".safetensors", ".parquet", ".png") and _is_pickle(path.read_bytes()):
+        return [(None, "is a pickle, expected safetensors")]
+    findings: list[Finding] = []
+    if suffix == ".py":
+        libraries = (*_LIBRARIES[kind], *_MORE_LIBRARIES.get((kind, path.name), ()))
+        findings += check_code(parts[0][1], path, libraries, folder)
+    if suffix == ".json" and any("--" in code for code in _auto_map(json.loads(parts[0][1]))):
+        findings.append((None, "takes code from another repository (auto_map), expected files beside it"))
+    return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
+
+
+def _leaks(parts: list[tuple[str | None, str]], paths: bool) -> list[Finding]:
+    """Secrets and paths in the parts of a file; of parts without lines each kind is told once."""
+    findings: list[Finding] = []
+    for place, text in parts:
+        for line, kind in find_leaks(text, paths=paths):
+            if place is None:
+                findings.append((line, f"holds a {kind}"))
+            elif not any(said == f"holds a {kind}" for _, said in findings):
+                findings.append((place, f"holds a {kind}"))
+    return findings
+
+
+def _check_card(card: Path, kind: str, released: list[ReleasedFile]) -> list[str]:
+    """Findings about the card: there, valid, and with the SHA-256 of each Python file as it is."""
+    if not card.is_file():
+        return [f"{CARD}: is missing, expected the card"]
+    try:
+        text = card.read_text(encoding="utf-8")
+        validate_card(text, kind)
+    except UnicodeDecodeError:
+        return []  # it was found above
+    except InputError as error:
+        return [f"{CARD}: {line}" for line in str(error).splitlines()[1:]]
+    return [
+        f"{file.path}: its SHA-256 is not in {CARD}, expected the card of this code: make the card again"
+        for file in released
+        if file.path.endswith(".py") and file.sha256 not in text
+    ]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------------------------- what the types of file hold
+# A reader answers the texts in a file, each with its place (None: lines are counted), or raises _Unfit.
+
+
+def _text(path: Path) -> Iterator[tuple[str | None, str]]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Unfit("is not UTF-8 text") from None
+    if "\0" in text:
+        raise _Unfit("holds zero bytes, expected text")
+    yield None, text
+
+
+def _json(path: Path) -> Iterator[tuple[str | None, str]]:
+    ((_, text),) = _text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _Unfit("is not JSON") from None
+    yield None, text
+    yield "a value", "\n".join(_strings(value))  # as they are without escapes
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _auto_map(value: object) -> list[str]:
+    """The names of the classes in an `auto_map`; `other/repository--module.Class` is code of another repository."""
+    found = value.get("auto_map") if isinstance(value, dict) else None
+    return list(_strings(found)) if found else []
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str | None, str]]:
+    try:
+        with safe_open(path, framework="numpy"):  # the header is parsed and must fit the file to its last byte
+            pass
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            yield "header", file.read(size).decode("utf-8")
+    except (SafetensorError, UnicodeDecodeError):
+        raise _Unfit("has no safetensors header that fits the file") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str | None, str]]:
+    try:
+        row = 0
+        for batch in pq.ParquetFile(path).iter_batches():
+            for values in batch.to_pylist():
+                row += 1
+                yield f"row {row}", json.dumps(values, default=_as_text, ensure_ascii=False)
+                yield f"row {row}", "\n".join(_strings(values))
+        yield "metadata", path.read_bytes().decode("latin-1")
+    except (pa.ArrowException, OSError):
+        raise _Unfit("is not Parquet") from None
+
+
+def _as_text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _png(path: Path) -> Iterator[tuple[str | None, str]]:
+    try:
+        with PIL.Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        raise _Unfit("is not a PNG picture") from None
+    yield "metadata", path.read_bytes().decode("latin-1")
+
+
+def _sentencepiece(path: Path) -> Iterator[tuple[str | None, str]]:
+    content = path.read_bytes()
+    if not content.startswith(b"\n"):  # the tag of its first field, the pieces
+        raise _Unfit("is not a sentencepiece model")
+    yield "metadata", content.decode("latin-1")
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str | None, str]]]] = {
+    ".json": _json,
+    ".jinja": _text,
+    ".md": _text,
+    ".model": _sentencepiece,
+    ".parquet": _parquet,
+    ".png": _png,
+    ".py": _text,
+    ".safetensors": _safetensors,
+    ".txt": _text,
+}
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether a file is one or more pickles: read by its instructions, of which none is carried out."""
+    content = content.rstrip()
+    if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return True
+    stream = io.BytesIO(content)
+    try:
+        while stream.tell() < len(content):
+            pickletools.dis(stream, out=io.StringIO())
+    except Exception:  # what is no pickle fails in many ways
+        return False
+    return True
