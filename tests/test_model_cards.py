@@ -354,7 +354,7 @@ def test_stage_2_figures_of_a_card_are_those_of_its_files(release, tmp_path, enc
     assert ", ".join(f"{weight:.3f}" for weight in encoder.layer_weights.tolist()) in card
     assert "num_inference_steps=20," in card and 'negative_prompt="",' in card and "](grid.png)" in card
     assert front(card)["base_model"] == "somebody/granted" and front(card)["pipeline_tag"] == "text-to-image"
-    assert "hf download somebody/granted-lumina2 --local-dir granted-lumina2\n" in card
+    assert 'DiffusionPipeline.from_pretrained("somebody/granted-lumina2", trust_remote_code=True)' in card
 
 
 def test_without_scores_the_example_is_called_as_the_trainings_samples_were(release, tmp_path):

@@ -372,7 +372,8 @@ def test_the_export_has_the_documented_layout(exported):
         if count[media]
     ]
     assert files == sorted(["README.md", "statistics.json", "ted_6k.py", *expected])
-    assert json.loads((exported / "statistics.json").read_text("utf-8")) == {"config_name": "sample", **stats}
+    written = json.loads((exported / "statistics.json").read_text("utf-8"))
+    assert written == {"config_name": "sample", "source_note": written["source_note"], **stats}
     for name in expected:
         assert b"huggingface" not in (pq.read_schema(exported / name).metadata or {})
 

@@ -97,7 +97,7 @@ def export_dataset(
         for name, members in groups.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(members, schema=SCHEMA), folder / name)
-        write_json(folder / "statistics.json", {"config_name": config_name, **stats})
+        write_json(folder / "statistics.json", {"config_name": config_name, "source_note": source_note, **stats})
         shutil.copyfile(HERE / "ted_6k.py", folder / "ted_6k.py")
         (folder / "README.md").write_text(card, encoding="utf-8")
     return output_dir
