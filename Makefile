@@ -8,7 +8,7 @@ TORCH ?= torch
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo miniature test lint clean
+.PHONY: setup demo miniature test test-matrix lint clean
 
 setup: $(BIN)/.installed
 
@@ -23,6 +23,27 @@ $(BIN)/.installed: setup.cfg pyproject.toml
 
 test: setup lint
 	$(BIN)/python -m pytest -c tests/pytest.ini tests
+
+# The model under the lowest and the newest allowed transformers, and the released benchmark under datasets 3, each in an
+# environment of its own: ten minutes, most of them for PyTorch.
+LOWEST := $(shell sed -n 's/^ *transformers>=\([0-9.]*\),.*/\1/p' setup.cfg)
+MODEL_TESTS := $(patsubst %,tests/test_%.py,configuration layer_fusion modeling_granted families context_aggregator \
+	remote_code)
+
+test-matrix: setup .matrix/lowest .matrix/newest .matrix/datasets-3
+	.matrix/lowest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS)
+	.matrix/newest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS)
+	$(BIN)/granted push --preset tiny --build-only --output .matrix/release
+	.matrix/datasets-3/bin/python tests/datasets_3.py .matrix/release
+
+.matrix/lowest: PACKAGES = "$(TORCH)" "transformers==$(LOWEST)" --editable ".[gguf]" pytest hypothesis
+.matrix/newest: PACKAGES = "$(TORCH)" --editable ".[gguf]" pytest hypothesis
+.matrix/datasets-3: PACKAGES = "datasets==3.6.*"
+.matrix/lowest .matrix/newest .matrix/datasets-3: setup.cfg
+	$(PYTHON) -m venv --clear $@
+	$@/bin/pip install --quiet --upgrade pip
+	$@/bin/pip install --quiet $(PACKAGES)
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -83,4 +104,4 @@ miniature/encoder: | miniature/vqa/training_record.json
 package = $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("$(1)").submodule_search_locations[0])')
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .matrix build dist *.egg-info

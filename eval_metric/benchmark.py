@@ -234,9 +234,9 @@ def encode_missing(
             with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=half):
                 features, embeddings = model.embed(encoder, input_ids, attention_mask)
             rows = {name: embedding.float() for name, embedding in embeddings.items()}  # (b, context_dim) each
-            count = attention_mask.sum(1, keepdim=True)  # (b, 1)
+            count = attention_mask.sum(1, keepdim=True) - encoder.config.template_drop_tokens  # (b, 1)
             for name, feature in features.items():
-                rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros at padding
+                rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros where masked
             cache.append([missing[i] for i in batch], rows)
             bar.update(len(batch))
     return sum(len(ids) for ids in token_ids)

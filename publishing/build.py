@@ -37,10 +37,9 @@ from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
 from granted.pipeline_granted import ENCODER_FILE, as_one_file
 from granted.publishing.checks import ReleasedFile, check_folder
-from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, write_sentence_transformers_files
+from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
 from granted.training.aggregator_features import read_layer_weights
 from granted.training.run_folder import RECORD
-from granted.training.two_step import set_fusion
 
 
 ROOT = Path(__file__).parents[1]
@@ -115,9 +114,9 @@ def miniature() -> Sources:
         raise InputError("got a package without results/tiny, expected a clone of the repository: install it editable")
     return Sources(
         checkpoint=TINY / "granted",
-        aggregator=TINY / "granted" / AGGREGATOR_FOLDER,
+        aggregator=None,
         lumina2=TINY / "granted-lumina2",
-        wan=TINY / "granted-wan",
+        wan=None,
         scores=TINY / "scores",
         prompt="On a white background, a red star in the centre.",
         demonstration=True,
@@ -172,10 +171,10 @@ def _build_model(folder: Path, sources: Sources) -> None:
         for code in MODEL_CODE:
             shutil.copyfile(code, folder / code.name)
     else:
-        model = _without_weights(sources.encoder, sources.revision)
-        if sources.layer_weights is not None:
+        learned = sources.layer_weights is not None
+        model = _without_weights(sources.encoder, sources.revision, "learned" if learned else "norm_avg")
+        if learned:
             weights = read_layer_weights(sources.layer_weights, model.config.num_hidden_layers)  # (L,)
-            set_fusion(model, "learned")
             model.fusion.weights.data.copy_(weights)
         model.save_pretrained(folder, fusion_only=True)
     if sources.aggregator is not None:
@@ -215,8 +214,8 @@ def _cast(folder: Path, dtype: str) -> None:
         write_json(index, described)
 
 
-def _without_weights(name: str, revision: str | None) -> GrantedModel:
-    """Norm-Avg over an encoder on the Hub, of which configuration and tokenizer alone are fetched."""
+def _without_weights(name: str, revision: str | None, fusion: str) -> GrantedModel:
+    """A fusion of an encoder on the Hub, of which configuration and tokenizer alone are fetched."""
     with _readable(f"{name} at revision {revision or 'main'}", "an encoder on the Hub"):
         config = AutoConfig.from_pretrained(name, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
@@ -226,7 +225,7 @@ def _without_weights(name: str, revision: str | None) -> GrantedModel:
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, dtype=config.dtype)
     return GrantedModel.from_loaded(
-        encoder, tokenizer, fusion="norm_avg", encoder_name_or_path=name, encoder_revision=commit
+        encoder, tokenizer, fusion=fusion, encoder_name_or_path=name, encoder_revision=commit
     )
 
 

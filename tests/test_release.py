@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from granted import GrantedModel
 from granted.errors import InputError
 from granted.publishing.build import KINDS, Sources, build_release, miniature
-from granted.push_to_hub import push
+from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
 
 
 # Ahead of every program: this package cannot be imported.
@@ -81,6 +84,11 @@ def run(program: str, folder: Path, environment: dict[str, str]) -> None:
     assert ran.returncode == 0, ran.stderr[-4000:]
 
 
+def kind_of(name: str) -> str:
+    """As the loopback Hub keeps it."""
+    return {"dataset": "datasets", "metric": "spaces"}.get(KINDS[name], "models")
+
+
 def code_of(card: Path) -> str:
     """The Python code of a card, as it stands there."""
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", card.read_text(), flags=re.MULTILINE | re.DOTALL))
@@ -124,24 +132,77 @@ def test_the_code_of_a_card_runs_as_it_stands_there(name, release, offline):
     run(code, release, offline)
 
 
-def test_everything_is_pushed_and_loads_from_the_hub(loopback_hub, tmp_path, monkeypatch):
-    hub = loopback_hub
-    build_release(tmp_path / "release", miniature(), owner="me", tag="v1")
-    hub.fail_next("PUT", "/lfs", "drop")
-    with pytest.raises(InputError, match="run it again"):
-        push(tmp_path / "release", "me", tag="v1")
-    pushed = push(tmp_path / "release", "me", tag="v1")
-    assert {one.repo_id for one in pushed} == {f"me/{name}" for name in KINDS}
-    assert hub.count("POST", "/commit/") == len(KINDS)
-    assert all(one.commit is None for one in push(tmp_path / "release", "me", tag="v1"))
-    assert hub.count("POST", "/commit/") == len(KINDS), "a second push made a commit"
+def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
+    """Run the command."""
+    command = [sys.executable, "-m", "granted.cli", *map(str, arguments)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == code, ran.stdout + ran.stderr
+    return ran
 
-    environment = hub.environment(tmp_path / "home")
+
+def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(loopback_hub, tmp_path):
+    hub = loopback_hub
+    owner = hub.environment(tmp_path / "owner", TOKEN)
+    command = ("push", "--preset", "tiny", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
+    hub.fail_next("POST", "/api/datasets/.*/commit/", 500)
+    failed = granted(*command, environment=owner, code=2)
+    assert failed.stderr.count("\n") == 1 and "again" in failed.stderr and TOKEN not in failed.stderr
+    done = granted(*command, environment=owner).stdout
+    assert hub.count("POST", "/commit/") == len(KINDS) + 1, "the rerun made more than the commits that were missing"
+    assert set(hub.repos) == {(kind_of(name), f"{OWNER}/{name}") for name in KINDS}
+    assert all(f"{OWNER}/{name}: " in done for name in KINDS)
+    again = granted(*command, environment=owner).stdout
+    assert again.count("nothing had changed") == len(KINDS)
+    assert hub.count("POST", "/commit/") == len(KINDS) + 1, "a push of nothing new made a commit"
+
+    reader = hub.environment(tmp_path / "reader")  # empty caches, no token
     (tmp_path / "empty").mkdir()
-    run(LINES.format(owner="me/"), tmp_path / "empty", environment)
-    for name in KINDS:
-        run(code_of(tmp_path / "release" / name / "README.md"), tmp_path / "empty", environment)
-    run(LINES.format(owner="me/"), tmp_path / "empty", environment | {"HF_HUB_OFFLINE": "1"})  # from the cache
+    cards = [code_of(tmp_path / "release" / name / "README.md") for name in KINDS]
+    run(LINES.format(owner=f"{OWNER}/") + "\n".join(cards), tmp_path / "empty", reader)
+    run(LINES.format(owner=f"{OWNER}/"), tmp_path / "empty", reader | {"HF_HUB_OFFLINE": "1"})
+
+
+def test_a_dry_run_lists_every_file_and_sends_nothing(loopback_hub, tmp_path):
+    environment = loopback_hub.environment(tmp_path / "owner", TOKEN)
+    command = ("push", "--preset", "tiny", "--to", OWNER, "--dry-run", "--output", tmp_path / "release")
+    listed = granted(*command, environment=environment).stdout
+    for path, sha256 in hashes(tmp_path / "release").items():
+        size = (tmp_path / "release" / path).stat().st_size
+        assert re.search(rf"{sha256[:16]} +{size:,}  {re.escape(path.split('/', 1)[1])}$", listed, flags=re.MULTILINE)
+    assert not loopback_hub.log
+
+
+def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(
+    loopback_hub, tiny_encoder_folder, tmp_path, sentences
+):
+    hub = loopback_hub
+    files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
+    base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
+    base.commit("first", files)
+    pinned = base.head.oid
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned")
+    torch.nn.init.normal_(model.fusion.weights)
+    model.save_pretrained(tmp_path / "trained")
+    environment = hub.environment(tmp_path / "owner")
+    command = ("push", "--encoder", f"{OWNER}/base", "--layer-weights", tmp_path / "trained", "--build-only")
+    granted(*command, "--output", tmp_path / "release", environment=environment)
+    names = {path.name for path in (tmp_path / "release" / "granted").iterdir()}
+    assert (tmp_path / "release" / "granted" / "model.safetensors").stat().st_size < 1000, "it holds the encoder"
+    assert {"README.md", "config.json", "modeling_granted.py", "tokenizer.json"} <= names
+
+    base.commit("second", {"config.json": File(b"{}")})  # the branch moves on
+    program = f"""
+from safetensors.torch import save_file
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("granted", trust_remote_code=True)
+assert model.config.encoder_revision == "{pinned}"
+save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, "{tmp_path}/features.safetensors")
+"""
+    run(program, tmp_path / "release", environment)
+    features = load_file(tmp_path / "features.safetensors")
+    for i, expected in enumerate(model.encode(sentences)):
+        torch.testing.assert_close(features[str(i)], expected)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

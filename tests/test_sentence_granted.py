@@ -137,7 +137,12 @@ def files(folder) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------------------ the embedding
 
 
-@pytest.mark.parametrize("options", [{}, {"prompt_template": "describe : {prompt}", "template_drop_tokens": 3}])
+TEMPLATES = pytest.mark.parametrize(
+    "options", [{}, {"prompt_template": "describe : {prompt}", "template_drop_tokens": 3}], ids=["plain", "template"]
+)
+
+
+@TEMPLATES
 @pytest.mark.parametrize("family", ["llama", "left", "bert"])
 def test_an_embedding_is_the_aggregated_features_alone_or_in_a_batch(
     family, options, tiny_encoder_folder, tiny_bert_folder, sentences
@@ -156,9 +161,10 @@ def test_an_embedding_is_the_aggregated_features_alone_or_in_a_batch(
     assert model.get_embedding_dimension() == expected.shape[1] == 1024
 
 
+@TEMPLATES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_embedding_is_the_one_that_is_scored(tiny_encoder_folder, sentences, dtype):
-    encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", dtype=dtype)
+def test_an_embedding_is_the_one_that_is_scored(tiny_encoder_folder, sentences, dtype, options):
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", dtype=dtype, **options)
     with torch.no_grad():
         encoder.fusion.weights.copy_(torch.tensor([0.3, -0.5, 1.0, 0.2]))
     aggregator = trained(encoder, "learned")

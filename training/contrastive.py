@@ -67,7 +67,7 @@ class AggregatorHeads(nn.Module):
         return {name: torch.cat(parts)[order] for name, parts in rows.items()}
 
     def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):
-        """One padded batch through the encoder, once, and through every head.
+        """One padded batch through the encoder, once, and through every head, without the template's dropped tokens.
 
         Returns:
             The fused features (b, n, D) each head reads, and the context embedding (b, context_dim) of each head,
@@ -79,10 +79,12 @@ class AggregatorHeads(nn.Module):
         # The features are the encoder's own, whatever precision the heads run in.
         with torch.autocast(input_ids.device.type, enabled=False):
             fused = encoder.fuse(input_ids, attention_mask, list(fusions.values()), recompute=recompute)
-        of_key = dict(zip(fusions, fused))  # (b, n, D) each
+        mask = attention_mask * (attention_mask.cumsum(-1) > encoder.config.template_drop_tokens)  # (b, n)
+        fused = [feature * mask.unsqueeze(-1) for feature in fused]  # (b, n, D) each
+        of_key = dict(zip(fusions, fused))
         features = {name: of_key[self.feature_key(name)] for name in self.heads}
         embeddings = {
-            name: head(features[name], attention_mask=attention_mask).context_embedding  # (b, context_dim)
+            name: head(features[name], attention_mask=mask).context_embedding  # (b, context_dim)
             for name, head in self.heads.items()
         }
         return features, embeddings
