@@ -424,17 +424,25 @@ def evaluate_generation(
 @app.command()
 def push(
     preset: Annotated[str, typer.Option(help="tiny: the miniature that comes with this repository.")] = "",
-    encoder: Annotated[str | None, typer.Option(help="Hub id of one: its fusion alone is released.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The encoder's; pinned to its commit.")] = None,
-    layer_weights: Annotated[Path | None, typer.Option(help="The encoder's learned layer weights.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Hub id of an encoder, of which the fusion is released.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the encoder; pinned to its commit.")] = None,
+    layer_weights: Annotated[
+        Path | None, typer.Option(help="Of the encoder: a saved GrantedModel, or safetensors. Norm-Avg without.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A GrantedModel's folder, released whole.")] = None,
-    aggregator: Annotated[Path | None, typer.Option(help="Its aggregator, for sentence-transformers.")] = None,
+    aggregator: Annotated[
+        Path | None, typer.Option(help="A context aggregator for the model: makes it a SentenceTransformer.")
+    ] = None,
     lumina2: Annotated[Path | None, typer.Option(help="A pipeline's folder: text to image.")] = None,
     wan: Annotated[Path | None, typer.Option(help="A pipeline's folder: text to video.")] = None,
     ted: Annotated[Path | None, typer.Option(help="A benchmark's folder; without, the synthetic one is made.")] = None,
-    scores: Annotated[Path | None, typer.Option(help="Folder of results for the cards.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of released weights; as they are by default.")] = None,
-    license: Annotated[str, typer.Option(help="Of the weights.")] = "apache-2.0",
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Results for the cards: ted/*.json, vqa.json, granted-lumina2/ and granted-wan/."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the checkpoint's and pipelines' weights, if another.")] = None,
+    license: Annotated[str, typer.Option(help="Of the weights, such as apache-2.0.")] = "",
+    datasets: Annotated[str, typer.Option(help="Hub ids of the data they were trained on, comma-separated.")] = "",
     output: Annotated[Path, typer.Option(help="The folder to build.")] = Path("release"),
     to: Annotated[str, typer.Option(help="User or organisation on the Hub.")] = "",
     public: Annotated[bool, typer.Option("--public", help="New repositories are public, not private.")] = False,
@@ -449,18 +457,19 @@ def push(
     from granted.publishing.build import Sources, build_release, miniature
     from granted.push_to_hub import push as push_release
 
-    given = {name: value for name, value in locals().items() if name in {f.name for f in fields(Sources)}}
+    options = locals() | {"datasets": tuple(parts_of(datasets))}
+    given = {field.name: options[field.name] for field in fields(Sources) if options.get(field.name)}
     if not (to or build_only or dry_run):
         raise InputError("got no --to, expected a user on the Hub, or --build-only: add one of them")
     if preset not in ("", "tiny"):
         raise InputError(f"got --preset {preset}, expected tiny: correct it, or leave it out")
-    if preset and (encoder or checkpoint):
-        raise InputError("got --preset with an encoder or checkpoint, expected one of them: choose")
+    if preset and given:
+        raise InputError(f"got --preset with {', '.join(given)}, which it has of its own: leave one of them out")
     with console.status("building"):
         released = build_release(output, miniature() if preset else Sources(**given), owner=to, tag=tag)
     for name, files in released.items():
         size = sum(file.size for file in files)
-        console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB", highlight=False)
+        console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
         for file in files if dry_run else ():
             console.print(f"  {file.sha256[:16]} {file.size:>12,}  {file.path}", highlight=False, soft_wrap=True)
     if to and not build_only and not dry_run:
@@ -469,6 +478,7 @@ def push(
 
 def _show_pushed(pushed) -> None:
     done = f"commit {pushed.commit[:7]}" if pushed.commit else "nothing had changed"
+    done += f", tag {pushed.tag}" if pushed.tag else ""
     console.print(f"{pushed.url}: {done}", highlight=False, soft_wrap=True)
 
 

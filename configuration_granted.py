@@ -3,6 +3,7 @@
 Ships to the Hub beside `modeling_granted.py`; imports nothing but transformers.
 """
 
+import inspect
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -149,6 +150,11 @@ class GrantedConfig(PreTrainedConfig):
             half = getattr(self.encoder_config, "encoder", None)  # T5Gemma has one configuration for each half
             return half or self.encoder_config.get_text_config(encoder=True)
         return self.encoder_config.get_text_config()
+
+    def fusion_options(self) -> dict[str, Any]:
+        """Everything but which encoder it is, as [`~GrantedModel.from_encoder`] takes it."""
+        names = inspect.signature(type(self).__init__).parameters.keys() - {"self", "kwargs"}
+        return {name: getattr(self, name) for name in sorted(names) if not name.startswith("encoder_")}
 
     @property
     def hidden_size(self) -> int:

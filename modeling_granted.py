@@ -8,7 +8,6 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 
 import copy
 import hashlib
-import inspect
 import json
 import os
 import warnings
@@ -88,7 +87,7 @@ class GrantedModel(PreTrainedModel):
 
     def __init__(self, config: GrantedConfig):
         super().__init__(config)
-        encoder = _auto_class(config.encoder_config).from_config(copy.deepcopy(config.encoder_config))
+        encoder = auto_class(config.encoder_config).from_config(copy.deepcopy(config.encoder_config))
         self.encoder = encoder if config.keep_vision else find_text_trunk(encoder)[0]
         self.fusion = LayerFusion(
             config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
@@ -151,7 +150,7 @@ class GrantedModel(PreTrainedModel):
         load = {key: value for key, value in load.items() if value is not None}
         # The configuration is handed on: to read the header of a GGUF file again takes seconds.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=encoder_config, **source)
-        encoder = _auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
+        encoder = auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
         if gguf:
             # A dequantised GGUF file may be tagged as quantised, and a tagged model refuses to be saved.
             vars(encoder.config).pop("quantization_config", None)
@@ -211,14 +210,10 @@ class GrantedModel(PreTrainedModel):
             model = loaded[0] if kwargs.get("output_loading_info") else loaded
             model._source = source
             return loaded
-        options = {
-            name: getattr(config, name)
-            for name in inspect.signature(cls.config_class.__init__).parameters
-            if name not in ("self", "kwargs") and not name.startswith("encoder_")
-        }
         passed_on = ("dtype", "device_map", "quantization_config", "attn_implementation", "trust_remote_code")
         load = {"dtype": config.dtype or "auto"} | {key: kwargs[key] for key in passed_on if key in kwargs}
-        model = cls.from_encoder(config.encoder_name_or_path, revision=config.encoder_revision, **load, **options)
+        load |= config.fusion_options() | {"revision": config.encoder_revision}
+        model = cls.from_encoder(config.encoder_name_or_path, **load)
         weights = cached_file(pretrained_model_name_or_path, "model.safetensors", **source)
         state = load_state_dict(weights)
         missing, unknown = model.load_state_dict(state, strict=False)
@@ -597,7 +592,7 @@ def _tokenizer_rules(tokenizer) -> str:
     return json.dumps(rules | {"truncation": None, "padding": None}, sort_keys=True)
 
 
-def _auto_class(encoder_config) -> type:
+def auto_class(encoder_config) -> type:
     """AutoModel, or for an encoder-decoder the one that leaves the decoder out where there is one."""
     text_encoding = type(encoder_config) in AutoModelForTextEncoding._model_mapping
     # A T5EncoderModel writes is_encoder_decoder=False into its configuration: ask what the family is by default.

@@ -312,15 +312,36 @@ class GrantedPipelineMixin:
         `save_pretrained` ends with it.
         """
         super().save_config(save_directory)
-        path, code = Path(save_directory, self.config_name), Path(inspect.getsourcefile(type(self)))
-        index = json.loads(path.read_text(encoding="utf-8"))
-        index["_class_name"] = [code.stem, type(self).__name__]
-        if index["text_encoder"][0] is not None:
-            index["text_encoder"] = [ENCODER_FILE, type(self.text_encoder).__name__]
-            source = as_one_file(Path(inspect.getsourcefile(type(self.text_encoder))))
-            Path(save_directory, "text_encoder", f"{ENCODER_FILE}.py").write_text(source, encoding="utf-8")
-        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        shutil.copyfile(code, Path(save_directory, code.name))
+        write_code(save_directory, type(self), None if self.text_encoder is None else type(self.text_encoder))
+
+
+def write_code(folder: str | os.PathLike, pipeline_class: type, encoder_class: type | None) -> None:
+    """Give a saved pipeline its code: this file, and the encoder's, which becomes one file.
+
+    Args:
+        folder (`str`): what `save_pretrained` wrote.
+        pipeline_class (`type`), encoder_class (`type`, *optional*): the classes that load it.
+    """
+    folder, code = Path(folder), Path(inspect.getsourcefile(pipeline_class))
+    index = {"_class_name": [code.stem, pipeline_class.__name__]}
+    encoder = folder / "text_encoder"
+    if encoder_class is not None:
+        index["text_encoder"] = [ENCODER_FILE, encoder_class.__name__]
+    if encoder_class is not None and encoder.is_dir():
+        source = as_one_file(Path(inspect.getsourcefile(encoder_class)))
+        for other in encoder.glob("*.py"):
+            other.unlink()
+        (encoder / f"{ENCODER_FILE}.py").write_text(source, encoding="utf-8")
+        names = {"AutoConfig": encoder_class.config_class.__name__, "AutoModel": encoder_class.__name__}
+        _update(encoder / "config.json", auto_map={auto: f"{ENCODER_FILE}.{name}" for auto, name in names.items()})
+    _update(folder / "model_index.json", **index)
+    shutil.copyfile(code, folder / code.name)
+
+
+def _update(path: Path, **entries: Any) -> None:
+    """Change entries of a JSON file."""
+    value = json.loads(path.read_text(encoding="utf-8")) | entries
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def as_one_file(module: Path) -> str:

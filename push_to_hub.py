@@ -13,6 +13,7 @@ from pathlib import Path
 
 from granted import __version__
 from granted.publishing.build import KINDS
+from granted.publishing.checks import check_folder
 from granted.publishing.upload import Pushed, push_folder
 
 
@@ -27,7 +28,7 @@ def push(
     tag: str | None = None,
     report: Callable[[Pushed], None] = lambda pushed: None,
 ) -> list[Pushed]:
-    """Push the folders of a release, models before what names them.
+    """Check the folders of a release once more and push them, models before what names them.
 
     Args:
         release (`str` or `os.PathLike`): what `build_release` made for this owner.
@@ -37,22 +38,25 @@ def push(
         report (`Callable`): called with what was done, repository by repository.
 
     Raises:
-        InputError: one of them could not be pushed; what was pushed before it stays, and the same call goes on.
+        InputError: one of them may not be published or could not be pushed. What was pushed before it stays, and the
+            same call goes on.
     """
     pushed = []
-    for name, kind in KINDS.items():
-        if (Path(release) / name).is_dir():
-            one = push_folder(
-                Path(release) / name,
-                f"{owner}/{name}",
-                REPO_TYPES[kind],
-                private=private,
-                tag=tag,
-                message=f"Release by granted {__version__}",
-                space_sdk="gradio" if kind == "metric" else None,
-            )
-            report(one)
-            pushed.append(one)
+    folders = {name: kind for name, kind in KINDS.items() if (Path(release) / name).is_dir()}
+    for name, kind in folders.items():
+        check_folder(Path(release) / name, kind)
+    for name, kind in folders.items():
+        one = push_folder(
+            Path(release) / name,
+            f"{owner}/{name}",
+            REPO_TYPES[kind],
+            private=private,
+            tag=tag,
+            message=f"Release by granted {__version__}",
+            space_sdk="gradio" if kind == "metric" else None,
+        )
+        report(one)
+        pushed.append(one)
     return pushed
 
 

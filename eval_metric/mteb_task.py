@@ -15,19 +15,9 @@ from mteb import TaskMetadata
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
+from granted.citation import bibtex
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text, snake_case
-
-
-CITATION = r"""
-@article{granted2025,
-  author = {Li, Bozhou and Yang, Sihang and Guan, Yushuo and An, Ruichuan and Chen, Xinlong and Shi, Yang and Wan,
-    Pengfei and Zhang, Wentao and Zhang, Yuanxing},
-  journal = {arXiv preprint arXiv:2512.15560},
-  title = {GRAN-TED: Generating Robust, Aligned, and Nuanced Text Embedding for Diffusion Models},
-  year = {2025},
-}
-"""
 
 
 def document_ids(record: TedRecord) -> list[str]:
@@ -55,7 +45,7 @@ def task_metadata(config: str, fingerprint: str) -> TaskMetadata:
         prompt={"query": "Given a caption of an image or a video, retrieve the statement that agrees with it"},
         domains=["Scene", "Written"],
         task_subtypes=["Textual Entailment"],
-        bibtex_citation=CITATION,
+        bibtex_citation=bibtex(),
     )
 
 

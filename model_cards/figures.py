@@ -171,10 +171,12 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def training_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What a record says of the data and the procedure, as rows of a table."""
+    record = without_folders(record)
     settings = record["settings"]
     identity = record.get("identity") or {}
-    rows = [("began from", _shown(record.get("base_model"))), ("fingerprint of the encoder", identity.get("encoder"))]
-    rows += [("data", _shown(record.get("data") or settings.get("data"))), ("rows", record.get("rows"))]
+    rows = [("began from", record.get("base_model")), ("fingerprint of the encoder", identity.get("encoder"))]
+    data = record.get("data") or settings.get("data") or ""
+    rows += [("data", data.replace(",", ", ")), ("rows", record.get("rows"))]
     rows += [("fingerprint of the data", record.get("data_fingerprint") or identity.get("data"))]
     rows += [("steps", record["steps"])]
     rows += [(label, settings.get(name)) for name, label in _SETTINGS.items()]
@@ -186,11 +188,15 @@ def training_rows(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(label, value) for label, value in rows if value not in (None, "", [], {})]
 
 
-def _shown(source: str | None) -> str | None:
-    """Where something came from, without the folders of the machine it was on."""
-    if source is None:
-        return None
-    return ", ".join(Path(part).name if Path(part).is_absolute() else part for part in source.split(","))
+def without_folders(value: Any) -> Any:
+    """A JSON value in which absolute paths, lists of them with commas too, have lost the folders of their machine."""
+    if isinstance(value, dict):
+        return {name: without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and any(Path(part).is_absolute() for part in value.split(",")):
+        return ",".join(Path(part).name if Path(part).is_absolute() else part for part in value.split(","))
+    return value
 
 
 def ted_in_training(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -236,7 +242,8 @@ def example_call(scores: Mapping[str, Any] | None, record: Mapping[str, Any] | N
     """The arguments that pictures were made with: the scored ones, else the training's samples."""
     given: dict[str, Any] = {}
     if scores is not None:
-        given = scores["pictures"]["generation"]["identity"]["arguments"]
+        generation = scores["pictures"].get("generation") or {}  # pictures may be from elsewhere
+        given = generation.get("identity", {}).get("arguments", {})
     elif record is not None:
         given = dict(record["settings"])
         if given.get("caption_dropout"):  # what it was trained to see without a caption

@@ -1,7 +1,8 @@
 """Builds the release: one folder for each Hub repository, named as people type it, with its card.
 
     build_release("release", miniature())
-    build_release("release", Sources(encoder="Qwen/Qwen3-VL-8B-Instruct", layer_weights="run/pipeline/text_encoder"))
+    build_release("release", Sources(encoder="Qwen/Qwen3-VL-8B-Instruct", layer_weights="run/pipeline/text_encoder",
+                                     license="apache-2.0"))
 
     release/
         granted/             the fused encoder; with an aggregator also for sentence-transformers
@@ -10,13 +11,13 @@
         granted-lumina2/     text to image, if there is a pipeline
         granted-wan/         text to video, likewise
 
-The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_build.py.
+The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_release.py.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file, extract_commit_hash
 
-from granted import ContextAggregator, GrantedModel
+from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.world import synthetic_ted
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.export import export_dataset
@@ -35,9 +36,12 @@ from granted.dataset_builders.ted_6k.records import OFFICIAL_COUNTS, SYNTHETIC
 from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
-from granted.pipeline_granted import ENCODER_FILE, as_one_file
+from granted.model_cards.figures import read_record, without_folders
+from granted.modeling_granted import auto_class
+from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline, write_code
 from granted.publishing.checks import ReleasedFile, check_folder
 from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
+from granted.publishing.upload import check_tag
 from granted.training.aggregator_features import read_layer_weights
 from granted.training.run_folder import RECORD
 
@@ -52,18 +56,15 @@ KINDS = {
     "granted-lumina2": "pipeline",
     "granted-wan": "pipeline",
 }
-PIPELINE_CLASSES = {"granted-lumina2": "GrantedLumina2Pipeline", "granted-wan": "GrantedWanPipeline"}
-MODEL_CODE = [
-    ROOT / name
-    for name in (
-        "configuration_granted.py",
-        "modeling_granted.py",
-        "modeling_layer_fusion.py",
-        "modeling_text_trunk.py",
-    )
-]
-# Weights, configurations and tokenizers; what else a training leaves behind is not released.
-RELEASED_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt", ".model")
+PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
+MODEL_CODE = ("configuration_granted.py", "modeling_granted.py", "modeling_layer_fusion.py", "modeling_text_trunk.py")
+# What of a model's folder is released; a training leaves more in it.
+WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+MODEL_FILES = re.compile(
+    rf"{WEIGHTS}|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
+    r"processor_config|preprocessor_config|video_preprocessor_config|scheduler_config)\.json|"
+    r"chat_template\.(jinja|json)|(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model|LICENSE|NOTICE"
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Sources:
     Args:
         encoder (`str`, *optional*): Hub id of a plain encoder; the release carries the fusion only, and fetches it.
         revision (`str`, *optional*): the encoder's; a branch or tag is pinned to its commit.
-        layer_weights (`str`, *optional*): a saved model or safetensors file with the encoder's learned layer weights;
-            Norm-Avg without.
+        layer_weights (`str`, *optional*): a saved [`GrantedModel`] of that encoder, frozen, whose fusion and settings
+            are taken; or a safetensors file with `fusion.weights` alone. Norm-Avg without.
         checkpoint (`str`, *optional*): instead of an encoder: folder of a [`GrantedModel`], released as it is.
         aggregator (`str`, *optional*): folder of a [`ContextAggregator`] trained on the model's feature.
         lumina2, wan (`str`, *optional*): folders of pipelines, such as a training writes.
@@ -84,7 +85,8 @@ class Sources:
             `shapes.json` and `grid.png` (`granted evaluate-generation`) and `training_record.json`.
         dtype (`str`, *optional*): in which copied weights are released, `"bfloat16"`, `"float16"` or `"float32"`; as
             they are without. Layer weights and aggregators stay in fp32.
-        license (`str`, defaults to `"apache-2.0"`): of the weights.
+        license (`str`): of the weights, as the Hub calls it.
+        datasets (`tuple[str]`): Hub ids of what the model was trained on.
         prompt (`str`): of the example in the pipelines' cards.
         demonstration (`bool`, defaults to `False`): say in the cards that these models are no more than that.
     """
@@ -99,7 +101,8 @@ class Sources:
     ted: str | os.PathLike | None = None
     scores: str | os.PathLike | None = None
     dtype: str | None = None
-    license: str = "apache-2.0"
+    license: str = ""
+    datasets: tuple[str, ...] = ()
     prompt: str = "a red cube on a blue sphere"
     demonstration: bool = False
 
@@ -118,6 +121,7 @@ def miniature() -> Sources:
         lumina2=TINY / "granted-lumina2",
         wan=None,
         scores=TINY / "scores",
+        license="apache-2.0",
         prompt="On a white background, a red star in the centre.",
         demonstration=True,
     )
@@ -142,41 +146,58 @@ def build_release(
         InputError: a source is missing or does not fit, or the result may not be published. Nothing is written then.
     """
     output = Path(output)
-    if owner and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", owner):
-        raise InputError(f"got owner {owner!r}, expected the name of a user or an organisation on the Hub: correct it")
+    _check(sources, owner, tag)
+    if output.is_dir():
+        for path in output.iterdir():
+            if path.name not in KINDS:
+                raise InputError(f"got {output}, which holds {path.name}, expected a new folder: choose another")
+            check_folder(path, KINDS[path.name])  # what is replaced was a release and nothing else
+    owner = f"{owner}/" if owner else ""
+    with atomic_path(output) as folder:
+        try:
+            _build_model(folder / "granted", sources)
+            _build_dataset(folder / "ted-6k", sources.ted, owner, tag)
+            (folder / "ted_accuracy").mkdir()
+            for name in ("ted_accuracy.py", "app.py", "requirements.txt"):
+                shutil.copyfile(ROOT / "eval_metric" / "ted_accuracy" / name, folder / "ted_accuracy" / name)
+            for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
+                if source is not None:
+                    _build_pipeline(folder / name, Path(source), PIPELINES[name], sources.dtype)
+            _write_cards(folder, sources, owner, tag)
+            return {path.name: check_folder(path, KINDS[path.name]) for path in sorted(folder.iterdir())}
+        except InputError as error:  # the folder that it names is about to be removed
+            raise InputError(str(error).replace(str(folder), f"what was to become {output}")) from error
+
+
+def _check(sources: Sources, owner: str, tag: str | None) -> None:
+    """Raise about what can be known before anything is built."""
     if (sources.encoder is None) == (sources.checkpoint is None):
-        raise InputError("got both or neither of encoder and checkpoint, expected one of them: choose")
+        raise InputError("got both or neither of encoder and checkpoint, expected one of them, or the preset: choose")
     if sources.encoder is None and (sources.revision or sources.layer_weights):
         raise InputError("got a revision or layer weights with a checkpoint, which has its own: leave them out")
     if sources.dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"got dtype {sources.dtype!r}, expected bfloat16, float16 or float32: correct it")
-    if output.is_dir() and (others := {path.name for path in output.iterdir()} - set(KINDS)):
-        raise InputError(f"got {output}, which holds {min(others)}, expected a new folder: choose another")
-    owner = f"{owner}/" if owner else ""
-    with atomic_path(output) as folder:
-        _build_model(folder / "granted", sources)
-        _build_dataset(folder / "ted-6k", sources.ted, owner, tag)
-        metric = ROOT / "eval_metric" / "ted_accuracy"
-        shutil.copytree(metric, folder / "ted_accuracy", ignore=_all_but(lambda path: path.suffix in (".py", ".txt")))
-        for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
-            if source is not None:
-                _build_pipeline(folder / name, Path(source), PIPELINE_CLASSES[name], sources.dtype)
-        _write_cards(folder, sources, owner, tag)
-        return {path.name: check_folder(path, KINDS[path.name]) for path in sorted(folder.iterdir())}
+    if not sources.license:
+        raise InputError("got no license, expected that of the weights, such as apache-2.0: look at the encoder's")
+    if sources.scores is not None and not Path(sources.scores).is_dir():
+        raise InputError(f"got {sources.scores} for the scores, expected a folder: check the path")
+    if sources.aggregator is not None and not (Path(sources.aggregator) / "config.json").is_file():
+        raise InputError(f"got {sources.aggregator}, expected the folder of a context aggregator: check the path")
+    if owner and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", owner):
+        raise InputError(f"got owner {owner!r}, expected the name of a user or an organisation on the Hub: correct it")
+    if tag is not None:
+        check_tag(tag)
 
 
 def _build_model(folder: Path, sources: Sources) -> None:
     if sources.checkpoint is not None:
         _copy_encoder(Path(sources.checkpoint), folder, sources.dtype)
-        for code in MODEL_CODE:
-            shutil.copyfile(code, folder / code.name)
+        for name in MODEL_CODE:
+            shutil.copyfile(ROOT / name, folder / name)
+        if (record := Path(sources.checkpoint) / RECORD).is_file():
+            write_json(folder / RECORD, without_folders(read_record(record)))
     else:
-        learned = sources.layer_weights is not None
-        model = _without_weights(sources.encoder, sources.revision, "learned" if learned else "norm_avg")
-        if learned:
-            weights = read_layer_weights(sources.layer_weights, model.config.num_hidden_layers)  # (L,)
-            model.fusion.weights.data.copy_(weights)
-        model.save_pretrained(folder, fusion_only=True)
+        _fetch_fusion(sources).save_pretrained(folder, fusion_only=True)
     if sources.aggregator is not None:
         with _readable(sources.aggregator, "a context aggregator"):
             aggregator = ContextAggregator.from_pretrained(sources.aggregator)
@@ -186,16 +207,28 @@ def _build_model(folder: Path, sources: Sources) -> None:
 def _copy_encoder(source: Path, folder: Path, dtype: str | None) -> None:
     """A saved GrantedModel without its code."""
     config = read_json(source / "config.json")
-    if not isinstance(config, dict) or config.get("model_type") != "granted":
+    if not isinstance(config, dict) or config.get("model_type") != GrantedConfig.model_type:
         raise InputError(f"got {source}, expected the folder of a GrantedModel: granted export makes one")
-    shutil.copytree(source, folder, ignore=_all_but(lambda path: path.is_file() and path.suffix in RELEASED_SUFFIXES))
-    if config.get("encoder_revision") is None:  # then its encoder is no repository on the Hub but a path
+    record = read_record(source / RECORD) if (source / RECORD).is_file() else {}
+    _copy_files(source, folder)
+    if not (config.get("encoder_revision") or record.get("base_revision")):  # its encoder is a path of this machine
         config["encoder_name_or_path"] = None
         config["encoder_config"]["_name_or_path"] = ""
     if dtype is not None:
         config["dtype"] = config["encoder_config"]["dtype"] = dtype
         _cast(folder, dtype)
     write_json(folder / "config.json", config)
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    """The files of a model, a scheduler or a tokenizer; links only into the cache of the Hub."""
+    folder.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if not MODEL_FILES.fullmatch(path.name) or path.is_dir():
+            continue
+        if path.is_symlink() and path.resolve().parent.name != "blobs":
+            raise InputError(f"got {path}, which is a link, expected the file itself: put it there")
+        shutil.copyfile(path, folder / path.name)
 
 
 def _cast(folder: Path, dtype: str) -> None:
@@ -214,19 +247,42 @@ def _cast(folder: Path, dtype: str) -> None:
         write_json(index, described)
 
 
-def _without_weights(name: str, revision: str | None, fusion: str) -> GrantedModel:
+def _fetch_fusion(sources: Sources) -> GrantedModel:
     """A fusion of an encoder on the Hub, of which configuration and tokenizer alone are fetched."""
-    with _readable(f"{name} at revision {revision or 'main'}", "an encoder on the Hub"):
+    name, revision, saved = sources.encoder, sources.revision, None
+    options = {"fusion": "norm_avg"}
+    if sources.layer_weights is not None and Path(sources.layer_weights).is_dir():
+        with _readable(sources.layer_weights, "the folder of a GrantedModel"):
+            saved = GrantedConfig.from_pretrained(sources.layer_weights)
+        if saved.encoder_name_or_path != name:
+            raise InputError(
+                f"got layer weights of the encoder {saved.encoder_name_or_path}, expected those of {name}: if it is "
+                "another, release it whole as checkpoint; if the same from a folder, give the safetensors file alone"
+            )
+        revision = revision or saved.encoder_revision
+        options = saved.fusion_options()
+    elif sources.layer_weights is not None:
+        options = {"fusion": "learned"}
+    with _readable(f"{name} at revision {revision or 'main'}", "a plain encoder on the Hub"):
         config = AutoConfig.from_pretrained(name, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
         commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-    if commit is None:
-        raise InputError(f"got {name}, which is no repository on the Hub, expected one: release a checkpoint")
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(config, dtype=config.dtype)
-    return GrantedModel.from_loaded(
-        encoder, tokenizer, fusion=fusion, encoder_name_or_path=name, encoder_revision=commit
-    )
+        if commit is None or config.model_type == GrantedConfig.model_type:
+            raise ValueError("it is a folder, or fused already: release it as checkpoint")
+        with torch.device("meta"):
+            encoder = auto_class(config).from_config(config, dtype=config.dtype)
+        model = GrantedModel.from_loaded(
+            encoder, tokenizer, encoder_name_or_path=name, encoder_revision=commit, **options
+        )
+    if saved is not None:
+        with _readable(sources.layer_weights, "saved weights"):
+            state = load_file(Path(sources.layer_weights) / "model.safetensors")
+        state = {key: value for key, value in state.items() if not key.startswith("encoder.")}
+        model.load_state_dict(state, strict=False)
+    elif sources.layer_weights is not None:
+        weights = read_layer_weights(sources.layer_weights, model.config.num_hidden_layers)  # (L,)
+        model.fusion.weights.data.copy_(weights)
+    return model
 
 
 def _build_dataset(folder: Path, ted: str | os.PathLike | None, owner: str, tag: str | None) -> None:
@@ -242,25 +298,22 @@ def _build_dataset(folder: Path, ted: str | os.PathLike | None, owner: str, tag:
     export_dataset(records, folder, config_name=config_name, source_note=note, repo_id=f"{owner}ted-6k", revision=tag)
 
 
-def _build_pipeline(folder: Path, source: Path, class_name: str, dtype: str | None) -> None:
+def _build_pipeline(folder: Path, source: Path, pipeline_class: type, dtype: str | None) -> None:
     """A saved pipeline with the code of this package."""
     index = read_json(source / "model_index.json")
     found = index.get("_class_name") if isinstance(index, dict) else None
-    if found != ["pipeline_granted", class_name]:
-        raise InputError(f"got {source} with a pipeline of class {found}, expected {class_name}: check the path")
+    if found != ["pipeline_granted", pipeline_class.__name__]:
+        raise InputError(
+            f"got {source} with a pipeline of class {found}, expected {pipeline_class.__name__}: check the path"
+        )
     _copy_encoder(source / "text_encoder", folder / "text_encoder", dtype)
-    config = read_json(folder / "text_encoder" / "config.json")
-    config["auto_map"] = {"AutoConfig": f"{ENCODER_FILE}.GrantedConfig", "AutoModel": f"{ENCODER_FILE}.GrantedModel"}
-    write_json(folder / "text_encoder" / "config.json", config)
-    (folder / "text_encoder" / f"{ENCODER_FILE}.py").write_text(as_one_file(MODEL_CODE[1]), encoding="utf-8")
-    index["text_encoder"] = [ENCODER_FILE, "GrantedModel"]
     for name, entry in index.items():
         if isinstance(entry, list) and entry[0] in ("diffusers", "transformers"):
-            shutil.copytree(source / name, folder / name, ignore=_all_but(lambda path: path.suffix != ".py"))
+            _copy_files(source / name, folder / name)
             if dtype is not None:
                 _cast(folder / name, dtype)
     write_json(folder / "model_index.json", index)
-    shutil.copyfile(ROOT / "pipeline_granted.py", folder / "pipeline_granted.py")
+    write_code(folder, pipeline_class, GrantedModel)
 
 
 def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) -> None:
@@ -268,13 +321,21 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
     scores = Path(sources.scores) if sources.scores is not None else None
     config = read_json(folder / "granted" / "config.json")
     record = folder / "granted" / RECORD
-    base = config["encoder_name_or_path"] or (read_json(record).get("base_model") if record.exists() else None)
-    shared = {"license": sources.license, "revision": tag, "demonstration": sources.demonstration}
+    trained = read_record(record) if record.is_file() else {}
+    base, revision = config["encoder_name_or_path"], config["encoder_revision"]
+    if trained.get("base_revision"):
+        base, revision = trained["base_model"], trained["base_revision"]
+    shared = {
+        "license": sources.license,
+        "datasets": sources.datasets,
+        "revision": tag,
+        "demonstration": sources.demonstration,
+    }
     card = cards.model_card(
         folder / "granted",
         repo_id=f"{owner}granted",
         base_model=base,
-        base_revision=config["encoder_revision"],
+        base_revision=revision,
         ted_results=sorted((scores / "ted").glob("*.json")) if scores else (),
         ted_repo=f"{owner}ted-6k",
         vqa_scores=_found(scores, "vqa.json"),
@@ -282,7 +343,7 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
         **shared,
     )
     _write_card(folder / "granted", card)
-    for name in PIPELINE_CLASSES:
+    for name in PIPELINES:
         if (folder / name).is_dir():
             grid = _found(scores, name, "grid.png")
             if grid is not None:
@@ -312,21 +373,11 @@ def _found(folder: Path | None, *parts: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _all_but(wanted: Callable[[Path], bool]) -> Callable[[str, list[str]], list[str]]:
-    """For `copytree`: what to leave out, caches among it."""
-
-    def left_out(folder: str, names: list[str]) -> list[str]:
-        paths = [Path(folder, name) for name in names]
-        return [path.name for path in paths if path.name.startswith("_") or not wanted(path)]
-
-    return left_out
-
-
 @contextmanager
 def _readable(source: str | os.PathLike, expected: str) -> Iterator[None]:
     """What libraries raise about a source as one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         said = " ".join(str(error).split())[:300]
-        raise InputError(f"got {source}, expected {expected}: check the name ({said})") from error
+        raise InputError(f"got {source}, expected {expected}: check it ({said})") from error

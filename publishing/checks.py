@@ -37,7 +37,8 @@ from granted.publishing.leaks import find_leaks
 
 CARD = "README.md"
 _WEIGHTS = (".safetensors", ".json", ".py", ".md", ".txt", ".jinja", ".model", ".png")
-# File types a repository of each kind may hold; any may have a LICENSE.
+# File types a repository of each kind may hold; any may have these texts.
+_LEGAL = ("LICENSE", "NOTICE")
 FILE_TYPES = {
     "model": _WEIGHTS,
     "pipeline": _WEIGHTS,
@@ -64,6 +65,8 @@ _PICKLED = frozenset(
 )
 # Their pieces come from all the text a tokenizer was made from, paths among it.
 _VOCABULARIES = frozenset(("tokenizer.json", "vocab.json", "merges.txt"))
+# `auto_map`, `modules.json` and others name a class; of another repository, so.
+_CODE_ELSEWHERE = re.compile(r"[\w.-]+/[\w.-]+--[\w.]+")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 Finding = tuple[int | str | None, str]  # line or other place in the file, and what is wrong there
@@ -165,10 +168,10 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
 
 
 def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
-    suffix = path.suffix if path.name != "LICENSE" else ".txt"
+    suffix = path.suffix if path.name not in _LEGAL else ".txt"
     if suffix in _PICKLED:
         return [(None, f"is of a type ({suffix}) that may hold a pickle, expected safetensors")]
-    if suffix not in FILE_TYPES[kind] and path.name != "LICENSE":
+    if suffix not in FILE_TYPES[kind] and path.name not in _LEGAL:
         return [(None, f"is no type of file for a {kind} repository, expected {', '.join(FILE_TYPES[kind])}")]
     if zipfile.is_zipfile(path):
         return [(None, "holds a zip archive, as torch.save and numpy.savez write them, expected safetensors")]
@@ -182,8 +185,9 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     if suffix == ".py":
         libraries = (*_LIBRARIES[kind], *_MORE_LIBRARIES.get((kind, path.name), ()))
         findings += check_code(parts[0][1], path, libraries, folder)
-    if suffix == ".json" and any("--" in code for code in _auto_map(json.loads(parts[0][1]))):
-        findings.append((None, "takes code from another repository (auto_map), expected files beside it"))
+    if suffix == ".json" and path.name not in _VOCABULARIES:
+        names = filter(_CODE_ELSEWHERE.fullmatch, _strings(json.loads(parts[0][1])))
+        findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
     return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
 
 
@@ -261,12 +265,6 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _auto_map(value: object) -> list[str]:
-    """The names of the classes in an `auto_map`; `other/repository--module.Class` is code of another repository."""
-    found = value.get("auto_map") if isinstance(value, dict) else None
-    return list(_strings(found)) if found else []
-
-
 def _safetensors(path: Path) -> Iterator[tuple[str | None, str]]:
     try:
         with safe_open(path, framework="numpy"):  # the header is parsed and must fit the file to its last byte
@@ -299,8 +297,11 @@ def _png(path: Path) -> Iterator[tuple[str | None, str]]:
     try:
         with PIL.Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError):
+        with PIL.Image.open(path, formats=["PNG"]) as image:
+            told = [f"{key} {value}" for key, value in image.text.items()]  # packed in the file, perhaps
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         raise _Unfit("is not a PNG picture") from None
+    yield "metadata", "\n".join(told)
     yield "metadata", path.read_bytes().decode("latin-1")
 
 

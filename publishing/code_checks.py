@@ -29,10 +29,18 @@ _REFUSED_NAMES = frozenset(("eval", "exec", "compile", "__import__", "__builtins
 _REFUSED_ATTRIBUTES = (
     *(f"os.{name}" for name in ("system", "popen", "exec", "spawn", "posix_spawn", "fork", "startfile", "kill")),
     *("sys.modules", "sys.meta_path", "sys.path_hooks", "concurrent.futures.ProcessPoolExecutor"),
-    *("torch.hub", "torch.package", "torch.jit.load", "torch.utils.cpp_extension", "torch.multiprocessing"),
+    *("torch.serialization", "pkgutil.resolve_name"),
+    *(
+        "torch.hub",
+        "torch.package",
+        "torch.jit.load",
+        "torch.utils.cpp_extension",
+        "torch.multiprocessing",
+    ),
     *("torch.ops.load_library", "torch.classes.load_library", "torch.distributed.rpc", "torch.export.load"),
     *("numpy.ctypeslib", "numpy.f2py", "numpy.distutils"),
 )
+_BROUGHT_ALONG = frozenset(("subprocess", "socket", "multiprocessing", "importlib", "ctypes", "pickle", "marshal"))
 # Functions that may unpickle, and the argument that makes them safe.
 _SAFE_WHEN = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
 
@@ -60,7 +68,9 @@ def check_code(source: str, path: Path, libraries: Collection[str], root: Path) 
     for node in ast.walk(tree):
         for module, line in _imported(node):
             top = module.partition(".")[0]
-            if top in REFUSED_MODULES:
+            if top.startswith("_") and top != "__future__" and top not in REFUSED_MODULES:
+                findings.add((line, f"imports {module}, which is not meant for others: do without it"))
+            elif top in REFUSED_MODULES:
                 findings.add((line, f"imports {module}, which {REFUSED_MODULES[top]}: do without it"))
             elif top not in sys.stdlib_module_names and top not in libraries:
                 findings.add((line, f"imports {module}, {expected}"))
@@ -106,17 +116,26 @@ def _refused_uses(tree: ast.AST, names: dict[str, str]) -> Iterator[tuple[int, s
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in _REFUSED_NAMES and node.id not in names:
             yield node.lineno, f"uses {node.id}: do without it"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code" and _is_true(node.value):
+            yield node.value.lineno, "passes trust_remote_code=True: leave that to the user"
         called = _dotted(node.func, names) if isinstance(node, ast.Call) and node.args else None
         if called in ("getattr", "vars") and _dotted(node.args[0], names) in ("os", "sys"):
             yield node.lineno, "takes computed attributes of os or sys: name them"
         dotted = _dotted(node, names) if isinstance(node, ast.Attribute | ast.Name) else None
         if dotted is None or not isinstance(node.ctx, ast.Load):
             continue
-        if dotted.startswith(_REFUSED_ATTRIBUTES):
+        # Modules bring others along: `shutil.os.system`, `from transformers.x import subprocess`.
+        parts = dotted.split(".")
+        system = ".".join(parts[parts.index("os") :]) if "os" in parts else dotted
+        if system.startswith(_REFUSED_ATTRIBUTES) or _BROUGHT_ALONG & set(parts[1:]):
             yield node.lineno, f"uses {dotted}: do without it"
         if dotted in _SAFE_WHEN and id(node) not in safe:
             argument, value = _SAFE_WHEN[dotted]
             yield node.lineno, f"uses {dotted} without {argument}={value}: write it out"
+
+
+def _is_true(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
 
 
 def _is_safe_load(call: ast.Call, names: dict[str, str]) -> bool:

@@ -39,7 +39,8 @@ _SECRETS = {
 }
 # Only folders that hold people's and machines' own files: `/usr/bin/env` is the same everywhere.
 _ROOTS = (
-    r"home|Users|root|tmp|work|workspace|mnt|scratch|lustre|gpfs|nfs|opt|srv|data|kaggle|Volumes|"
+    r"(?:home|mnt|scratch|lustre|gpfs|nfs|data|fsx|efs|raid|media|storage)\d*|Users|root|tmp|work|"
+    r"workspaces?|datasets|opt|srv|kaggle|Volumes|"
     r"dev/shm|var/(?:tmp|folders|lib|run)|private/(?:tmp|var)|content/drive|run/user|System/Volumes"
 )
 _BEFORE = r"(?:(?<![\w./\\~<})\]*$-])|(?<=\\[nrt]))"  # an absolute path begins here: no part of a URL or of `a/b`

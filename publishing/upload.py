@@ -82,7 +82,7 @@ def push_folder(
     _check_arguments(folder, repo_id, repo_type, tag, message, space_sdk)
     token = _stored_token()
     with _as_input_error(repo_id, token):
-        api = HfApi()
+        api = HfApi(token=token)
         additions = [
             CommitOperationAdd(path.relative_to(folder).as_posix(), path)
             for path in sorted(folder.rglob("*"))
@@ -125,9 +125,17 @@ def _check_arguments(
         raise InputError(f"got the SDK {space_sdk} for a {repo_type}, expected one for a Space and for nothing else")
     if not message.strip():
         raise InputError("got no message for the commit, expected one: say what is new")
+    if tag is not None:
+        check_tag(tag)
+
+
+def check_tag(tag: str) -> None:
+    """Raise unless a tag can be set and asked for everywhere."""
     # Stricter than git, which would refuse after the commit.
-    if tag is not None and not re.fullmatch(r"[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*(?<!\.lock)", tag):
+    if not re.fullmatch(r"[A-Za-z0-9]+([._+-][A-Za-z0-9]+)*(?<!\.lock)", tag):
         raise InputError(f"got the tag {tag!r}, expected letters and digits with single . _ + - between: v0.1.0")
+    if re.fullmatch(r"\d+\.\d+\.\d+", tag):  # evaluate.load would ask the Hub for v0.1.0
+        raise InputError(f"got the tag {tag!r}, expected a v before the numbers: v{tag}")
 
 
 def _stored_token() -> str:
@@ -192,7 +200,7 @@ _AGAIN = "run it again to go on"
 _ADVICE = {
     408: _AGAIN,
     429: _AGAIN,
-    401: "the token is not valid (any more): run `hf auth login`",
+    401: "the token is not valid (any more): run `hf auth login`, or correct HF_TOKEN where it is set",
     402: "that account has to pay for it: choose another account, or `static` as a Space's SDK",
     403: "the token may not write there: run `hf auth login` with one that may, or choose another namespace",
     404: "check the name, and that the token may see it",
@@ -208,6 +216,8 @@ def _as_input_error(repo_id: str, token: str = "") -> Iterator[None]:
     try:
         yield
     except InputError:
+        raise
+    except (TypeError, AttributeError):  # a mistake of ours
         raise
     # huggingface_hub, its HTTP library (httpx or httpx2, by version) and its storage library each raise their own.
     except Exception as error:

@@ -37,6 +37,11 @@ def test_csv_and_json_give_what_the_metric_gives(rows):
         assert table == [["all", *cells], ["OCR", *cells]]
 
 
+def test_an_empty_cell_before_the_true_statement_is_no_statement():
+    _, answer = app.score("label,a,b,c\n2,,0.1,0.9\n1,,0.9,0.1")
+    assert answer["accuracy"] == 1.0 and answer["n"] == 2
+
+
 def test_the_examples_of_the_page_can_be_scored():
     assert app.score(app.CSV_EXAMPLE)[1]["n"] == 3 and app.score(app.CSV_EXAMPLE)[1]["ties"] == 1
     assert app.score(app.JSON_EXAMPLE)[1]["accuracy"] == 1.0
@@ -51,6 +56,8 @@ def test_the_examples_of_the_page_can_be_scored():
         ("label,a,b\n0,1,2,3", "another number of cells in row 2"),
         ("label,a,b\n0,1,x", "row 2 that is no number"),
         ("label,a,b\n,1,2", "row 2 that is no number"),
+        ("label,a,b\n1,1,", "row 2 that is no number"),
+        ("label,false,false\n0,1,2", "two columns of one name"),
         ("label,a,b", "got no instances"),
         ("[1", "not JSON"),
         ("[" * 100_000, "not JSON"),

@@ -1,6 +1,7 @@
 """The release as a whole: built from the miniature, loaded by the names people type, pushed, and loaded back."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from granted import GrantedModel
+from granted import GrantedConfig, GrantedModel
 from granted.errors import InputError
 from granted.publishing.build import KINDS, Sources, build_release, miniature
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
@@ -184,11 +185,15 @@ def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(
     torch.nn.init.normal_(model.fusion.weights)
     model.save_pretrained(tmp_path / "trained")
     environment = hub.environment(tmp_path / "owner")
-    command = ("push", "--encoder", f"{OWNER}/base", "--layer-weights", tmp_path / "trained", "--build-only")
-    granted(*command, "--output", tmp_path / "release", environment=environment)
+    weights = tmp_path / "trained" / "model.safetensors"
+    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--layer-weights")
+    granted(*command, weights, "--output", tmp_path / "release", environment=environment)
     names = {path.name for path in (tmp_path / "release" / "granted").iterdir()}
     assert (tmp_path / "release" / "granted" / "model.safetensors").stat().st_size < 1000, "it holds the encoder"
     assert {"README.md", "config.json", "modeling_granted.py", "tokenizer.json"} <= names
+
+    failed = granted(*command, tmp_path / "trained", "--output", tmp_path / "no", environment=environment, code=2)
+    assert "release it whole as checkpoint" in failed.stderr and not (tmp_path / "no").exists()
 
     base.commit("second", {"config.json": File(b"{}")})  # the branch moves on
     program = f"""
@@ -210,25 +215,79 @@ save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, 
 
 def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
     tiny = miniature()
+    good = {"checkpoint": tiny.checkpoint, "license": "apache-2.0"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    shutil.copytree(tiny.checkpoint, tmp_path / "other")
-    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    shutil.copytree(tiny.checkpoint, tmp_path / "runs" / "granted")  # called as a released folder is, and none
+    for name, file, content in (
+        ("other", "config.json", '{"model_type": "bert"}'),
+        ("record", "training_record.json", "[]"),
+        ("linked", "vocab.json", None),
+    ):
+        shutil.copytree(tiny.checkpoint, tmp_path / name)
+        if content is None:
+            (tmp_path / name / file).symlink_to(tmp_path / "mine" / "thesis.txt")
+        else:
+            (tmp_path / name / file).write_text(content)
     bad = [
-        (Sources(), "release", "neither of encoder and checkpoint"),
+        (Sources(license="mit"), "release", "neither of encoder and checkpoint"),
         (Sources(encoder="a/b", checkpoint="c"), "release", "got both or neither"),
-        (Sources(checkpoint=tiny.checkpoint, revision="main"), "release", "with a checkpoint, which has its own"),
-        (Sources(checkpoint=tmp_path / "nowhere"), "release", "nowhere"),
-        (Sources(checkpoint=tmp_path / "other"), "release", "expected the folder of a GrantedModel"),
-        (Sources(checkpoint=tiny.checkpoint, dtype="int3"), "release", "got dtype 'int3'"),
-        (Sources(checkpoint=tiny.checkpoint, wan=tiny.lumina2), "release", "expected GrantedWanPipeline"),
-        (Sources(checkpoint=tiny.checkpoint, ted=tmp_path), "release", "granted data ted"),
-        (Sources(encoder="me/nowhere"), "release", "expected an encoder on the Hub"),
-        (Sources(checkpoint=tiny.checkpoint), "mine", "holds thesis.txt"),
+        (Sources(**good, revision="main"), "release", "with a checkpoint, which has its own"),
+        (Sources(checkpoint=tiny.checkpoint), "release", "got no license"),
+        (Sources(**good | {"checkpoint": tmp_path / "nowhere"}), "release", "nowhere"),
+        (Sources(**good | {"checkpoint": tmp_path / "other"}), "release", "expected the folder of a GrantedModel"),
+        (Sources(**good | {"checkpoint": tmp_path / "record"}), "release", "expected the record of a training"),
+        (Sources(**good | {"checkpoint": tmp_path / "linked"}), "release", "vocab.json, which is a link"),
+        (Sources(**good, dtype="int3"), "release", "got dtype 'int3'"),
+        (Sources(**good, scores=tmp_path / "nowhere"), "release", "nowhere for the scores"),
+        (Sources(**good, aggregator=tmp_path / "nowhere"), "release", "expected the folder of a context aggregator"),
+        (Sources(**good, wan=tiny.lumina2), "release", "expected GrantedWanPipeline"),
+        (Sources(**good, ted=tmp_path), "release", "expected"),
+        (Sources(encoder="me/nowhere", license="mit"), "release", "expected a plain encoder on the Hub"),
+        (Sources(**good), "mine", "holds thesis.txt"),
+        (Sources(**good), "runs", "runs/granted with .* findings"),
     ]
     before = sorted(os.listdir(tmp_path))
     for sources, output, message in bad:
         with pytest.raises(InputError, match=message) as caught:
             build_release(tmp_path / output, sources)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) or "findings" in message
+    assert (tmp_path / "runs" / "granted" / "model.safetensors").exists()
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(loopback_hub, tiny_encoder_folder, tmp_path):
+    hub = loopback_hub
+    files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
+    base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
+    base.commit("first", files)
+    settings = {"prompt_template": "describe {prompt}", "template_drop_tokens": 2, "max_sequence_length": 9}
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", **settings, layers=[1, 2])
+    torch.nn.init.normal_(model.fusion.weights)
+    model.config.encoder_name_or_path, model.config.encoder_revision = f"{OWNER}/base", base.head.oid
+    model.save_pretrained(tmp_path / "trained")
+    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--layer-weights")
+    environment = hub.environment(tmp_path / "owner")
+    granted(*command, tmp_path / "trained", "--output", tmp_path / "release", environment=environment)
+    config = GrantedConfig.from_pretrained(tmp_path / "release" / "granted")
+    assert config.fusion_options() == model.config.fusion_options()
+    weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
+    assert weights.keys() == {"fusion.weights"} and torch.equal(weights["fusion.weights"], model.fusion.weights)
+
+
+def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(tmp_path):
+    tiny = miniature()
+    shutil.copytree(tiny.checkpoint, tmp_path / "checkpoint")
+    record = json.loads((tmp_path / "checkpoint" / "training_record.json").read_text())
+    record["settings"]["output_dir"] = "/home/somebody/run"
+    (tmp_path / "checkpoint" / "training_record.json").write_text(json.dumps(record))
+    sources = Sources(checkpoint=tmp_path / "checkpoint", license="mit", dtype="float16")
+    build_release(tmp_path / "release", sources)
+    weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
+    original = load_file(Path(tiny.checkpoint) / "model.safetensors")
+    assert {name: tensor.dtype for name, tensor in weights.items() if tensor.dtype != torch.float16} == {
+        "fusion.weights": torch.float32
+    }
+    assert all(torch.equal(weights[name], original[name].to(weights[name].dtype)) for name in original)
+    released = json.loads((tmp_path / "release" / "granted" / "training_record.json").read_text())
+    assert released["settings"]["output_dir"] == "run" and released["steps"] == record["steps"]

@@ -238,6 +238,7 @@ def test_where_it_cannot_be_seen_whether_a_name_is_in_use_the_push_goes_on(hub, 
         ({"tag": "-v1"}, "tag"),
         ({"tag": "v1..2"}, "tag"),
         ({"tag": "v1.lock"}, "tag"),
+        ({"tag": "0.1.0"}, "expected a v before the numbers: v0.1.0"),
         ({"message": " "}, "message"),
     ],
 )

@@ -58,14 +58,20 @@ def read_rows(text):
 def _csv_rows(reader):
     if "label" not in (reader.fieldnames or []):
         raise ValueError("got CSV without a column label, expected one in its first line: name the columns")
+    if len(set(reader.fieldnames)) < len(reader.fieldnames):
+        raise ValueError("got two columns of one name, expected a name for each: rename them")
     rows = []
     for number, cells in enumerate(reader, start=2):
         if None in cells or None in cells.values():
             raise ValueError(f"got another number of cells in row {number} than in the header, expected as many")
         told = {name: cells.pop(name) for name in ("label", "category", "media") if name in cells}
         try:
-            scores = [float(cell) for cell in cells.values() if cell.strip()]
-            rows.append(told | {"scores": scores, "label": int(told["label"])})
+            scores = [float(cell) if cell.strip() else None for cell in cells.values()]
+            label = int(told["label"])
+            empty = scores[: max(label, 0)].count(None)  # before the true one
+            if 0 <= label < len(scores) and scores[label] is None:
+                raise ValueError(f"no score at {label}")
+            rows.append(told | {"scores": [one for one in scores if one is not None], "label": label - empty})
         except ValueError:
             raise ValueError(f"got a cell in row {number} that is no number, expected scores and a label") from None
     return rows
