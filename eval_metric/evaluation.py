@@ -6,7 +6,6 @@ The output folder holds `aggregators/ENCODER/seedN/FEATURE`, `cache`, `results` 
 (`table.md`, `categories.png`, `report.html`). Running again goes on where it stopped and repeats nothing.
 """
 
-import inspect
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
-from granted.configuration_granted import GrantedConfig
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.embedding_cache import EmbeddingCache
 from granted.errors import InputError
@@ -120,12 +118,11 @@ def encode_file(
 
 def feature_identity(encoder: GrantedModel) -> dict:
     """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them."""
-    settings = {
-        name: getattr(encoder.config, name)
-        for name in inspect.signature(GrantedConfig.__init__).parameters
-        if name not in ("self", "kwargs") and not name.startswith("encoder_")
+    identity = {
+        "encoder": encoder.fingerprint(),
+        "fusion": encoder.config.fusion_options(),
+        "layer weights": encoder.layer_weights.tolist(),
     }
-    identity = {"encoder": encoder.fingerprint(), "fusion": settings, "layer weights": encoder.layer_weights.tolist()}
     if encoder.config.projection_dim is not None:
         identity["projection"] = weights_hash(encoder.projection)
     return identity

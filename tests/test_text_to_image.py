@@ -338,6 +338,12 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, 
     assert not [path for path in killed.iterdir() if path.name.startswith((".", "checkpoint"))]
 
 
+def test_processes_that_do_not_know_of_one_another_are_refused(settings, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="got 2 processes that do not know of one another"):
+        TextToImageTrainer(settings())
+
+
 def test_a_finished_run_is_left_alone_and_another_one_is_refused(settings):
     folder = train(settings(max_steps=1, layer_weights="norm_avg"))
     before = (folder / "training_record.json").stat().st_mtime_ns

@@ -9,6 +9,7 @@ A subclass is run by `TextToImageTrainer(config).run()`.
 
 import json
 import math
+import os
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -71,6 +72,12 @@ class DiffusionTrainer(ABC):
             log_with="trackio" if config.tracker == "trackio" else None,
             project_dir=str(self.output),
         )
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.accelerator.num_processes:  # as with FSDP on a CPU; they would share one folder
+            raise InputError(
+                f"got {launched} processes that do not know of one another, expected one group: start them with a "
+                "configuration of accelerate for this hardware"
+            )
         if config.optimizer == "muon" and self.sharded:
             raise InputError("got optimizer muon with FSDP, expected adamw: Muon needs whole matrices, use DDP")
         self.show = show_progress and self.accelerator.is_main_process
