@@ -661,6 +661,14 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
                 f"got num_frames={num_frames}, expected one more than a multiple of {self.vae_scale_factor_temporal} "
                 f"(the VAE's factor in time), and latent frames in patches of {patch[0]}"
             )
+        most, time = self.transformer.config.rope_max_seq_len, self.vae_scale_factor_temporal
+        limits = {"num_frames": (most * patch[0] - 1) * time + 1}
+        limits |= {name: multiple * most for name, (_, multiple) in sizes.items()}
+        for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+            if value > limits[name]:
+                raise ValueError(
+                    f"got {name}={value}, expected at most {limits[name]}, for which this transformer has positions"
+                )
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
         device = self._execution_device

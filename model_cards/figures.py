@@ -130,7 +130,7 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
     Args:
         results (`Sequence[Result]`): on the same data.
         repo (`str`): the Hub id of the data.
-        feature (`str`): as of [`feature_name`].
+        feature (`str`): as of [`feature_name`]; to results, its learned weights may be those of a saved model, frozen.
     """
     dataset = results[0].dataset
     return [
@@ -148,7 +148,7 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
             metric_args={"ci95": [one.estimate.low, one.estimate.high], "seeds": len(one.runs)},
         )
         for one in group_seeds(results)
-        if one.feature == feature
+        if one.feature == feature or (feature == "learned" and one.feature.startswith("frozen_"))
     ]
 
 

@@ -40,7 +40,7 @@ from granted.model_cards.figures import read_record, without_folders
 from granted.modeling_granted import auto_class
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline, write_code
 from granted.publishing.checks import ReleasedFile, check_folder
-from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
+from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, write_sentence_transformers_files
 from granted.publishing.upload import check_tag
 from granted.training.aggregator_features import read_layer_weights
 from granted.training.run_folder import RECORD
@@ -117,9 +117,9 @@ def miniature() -> Sources:
         raise InputError("got a package without results/tiny, expected a clone of the repository: install it editable")
     return Sources(
         checkpoint=TINY / "granted",
-        aggregator=None,
+        aggregator=TINY / "granted" / AGGREGATOR_FOLDER,
         lumina2=TINY / "granted-lumina2",
-        wan=None,
+        wan=TINY / "granted-wan",
         scores=TINY / "scores",
         license="apache-2.0",
         prompt="On a white background, a red star in the centre.",

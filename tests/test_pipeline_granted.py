@@ -643,6 +643,14 @@ def test_frames_are_counted_as_the_vae_counts_them(encoder):
             pipe(SHORT, height=16, width=16, num_frames=frames)
 
 
+def test_more_frames_or_pixels_than_the_transformer_has_positions_for_are_refused(encoder):
+    pipe = video_pipeline(encoder)
+    most = pipe.transformer.config.rope_max_seq_len
+    for options in ({"num_frames": most + 1}, {"num_frames": 3, "width": 2 * most + 2}):
+        with pytest.raises(ValueError, match="for which this transformer has positions"):
+            pipe(SHORT, **{"height": 8, "width": 8} | options)
+
+
 def test_the_pipelines_tokenizer_is_the_encoders(encoder, make_tokenizer):
     other = make_tokenizer("[CLS]", "[SEP]")
     pipe = image_pipeline(encoder, tokenizer=other)
