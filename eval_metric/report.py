@@ -20,7 +20,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from granted.errors import InputError
 from granted.eval_metric.chart import category_chart
@@ -34,6 +33,7 @@ from granted.eval_metric.series import (
     within_encoders,
 )
 from granted.files import atomic_path
+from granted.templates import fill_template
 
 
 __all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]
@@ -113,16 +113,10 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     series = group_seeds(results)
     record_of = _records_by_id(series[0].runs[0], records)
     best = next((one for one in series if one.pooling == "aggregator"), series[0])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "signed": _signed, "p": _p_value}
     runs = [run for one in series for run in one.runs]
-    page = environment.get_template("report.html").render(
+    page = fill_template(
+        Path(__file__).with_name("report.html"),
+        {"percent": _percent, "signed": _signed, "p": _p_value},
         **_heading(series[0].runs[0].dataset),
         dataset=series[0].runs[0].dataset,
         header=HEADER,

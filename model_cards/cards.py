@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CardData, ModelCardData, SpaceCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from granted.citation import bibtex
 from granted.errors import InputError
@@ -40,6 +39,7 @@ from granted.model_cards.figures import (
     vqa_table,
 )
 from granted.model_cards.validation import validate_card
+from granted.templates import fill_template
 
 
 GRADIO_VERSION = "6.31.0"  # the one that the page of the metric was tried with
@@ -248,16 +248,14 @@ def metric_card(folder: Path, *, repo_id: str = "ted_accuracy", revision: str | 
 
 def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: Any) -> str:
     """The card of a kind: front matter and its template with everything filled in."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(percent=_percent, interval=_interval, number=_number, cell=_cell, python=_python)
-    text = environment.get_template(f"{kind}.md").render(
-        name=_short(repo_id), repo_id=repo_id, code=code_of(folder), citation=bibtex(), **values
+    text = fill_template(
+        Path(__file__).with_name(f"{kind}.md"),
+        {"percent": _percent, "interval": _interval, "number": _number, "cell": _cell, "python": _python},
+        name=_short(repo_id),
+        repo_id=repo_id,
+        code=code_of(folder),
+        citation=bibtex(),
+        **values,
     )
     text = re.sub(r"\n{3,}", "\n\n", text).strip()  # where parts were left out
     card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"

@@ -1,14 +1,14 @@
 """Writing a benchmark as the folder of a Hub dataset repository.
 
-records, info = read_ted("TED-6k.json")
-export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
-load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
+    records, info = read_ted("TED-6k.json")
+    export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
+    load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
 
-ted-6k/
-    README.md                       the card, made from card.md and the statistics
-    ted_6k.py                       the builder
-    statistics.json
-    data/{image,video}/{category}.parquet
+    ted-6k/
+        README.md                       the card, made from card.md and the statistics
+        ted_6k.py                       the builder
+        statistics.json
+        data/{image,video}/{category}.parquet
 """
 
 import fnmatch
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
@@ -38,6 +37,7 @@ from granted.dataset_builders.ted_6k.statistics import describe, rows
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES
 from granted.errors import InputError
 from granted.files import atomic_path, write_json
+from granted.templates import fill_template
 
 
 HERE = Path(__file__).parent
@@ -141,9 +141,8 @@ def render_card(
         ],
         dataset_info=[{"config_name": name, "features": FEATURES._to_yaml_list()} for name in configs],
     )
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((HERE / "card.md").read_text(encoding="utf-8"))
-    text = template.render(
+    text = fill_template(
+        HERE / "card.md",
         citation=bibtex(),
         code_sha256=hashlib.sha256((HERE / "ted_6k.py").read_bytes()).hexdigest(),
         config_name=config_name,
