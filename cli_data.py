@@ -123,6 +123,7 @@ def data_shapes(
     aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
     things: Annotated[str, typer.Option(help="For text-to-image, -video: simple scenes, such as 1,3 (figures).")] = "",
     bold: Annotated[bool, typer.Option("--bold", help="Of these: all figures large and solid.")] = False,
+    motions: Annotated[str, typer.Option(help="Of simple clips: such as moves,grows; all by default.")] = "",
     split: Annotated[str, typer.Option(help="For text-to-image, -video: training, or benchmark.")] = "training",
     captions: Annotated[str, typer.Option(help="For text-to-image, -video: full, or plain (one wording).")] = "full",
     hard_negatives: Annotated[int, typer.Option(help="For pairs: captions with one fact changed.")] = 0,
@@ -132,6 +133,7 @@ def data_shapes(
     from granted.dataset_builders.caption_pairs.pairs import write_pairs
     from granted.dataset_builders.scenes.shapes import rows
     from granted.dataset_builders.scenes.shapes.benchmark import shapes_contact_sheet, shapes_ted
+    from granted.dataset_builders.scenes.shapes.drawing import KINDS
     from granted.dataset_builders.ted_6k.export import export_dataset
     from granted.dataset_builders.ted_6k.records import SYNTHETIC
 
@@ -150,7 +152,9 @@ def data_shapes(
             aspects=parts_of(aspects) or rows.ASPECTS,
         ),
         "text-to-image": lambda: rows.text_to_image_rows(count, seed=seed, size=size, **scenes()),
-        "text-to-video": lambda: rows.text_to_video_rows(count, seed=seed, size=size, frames=frames, **scenes()),
+        "text-to-video": lambda: rows.text_to_video_rows(
+            count, seed=seed, size=size, frames=frames, motions=parts_of(motions) or KINDS, **scenes()
+        ),
     }
     others = {
         "pairs": lambda: write_pairs(rows.shapes_pairs(count, seed=seed, hard_negatives=hard_negatives), output),

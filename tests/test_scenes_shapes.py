@@ -23,7 +23,7 @@ from granted.dataset_builders.scenes.shapes.benchmark import (
     shapes_ted,
 )
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
-from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image, render_video
+from granted.dataset_builders.scenes.shapes.drawing import KINDS, Drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
@@ -417,3 +417,18 @@ def test_in_bold_scenes_all_figures_are_large_and_solid_and_that_is_not_scored(m
     assert next(make(1, size=32))["told"] is None
     with pytest.raises(InputError, match="bold without things"):
         next(make(1, bold=True))
+
+
+def test_in_simple_clips_only_the_motions_that_were_asked_for_happen():
+    def kinds(**options):
+        rows = text_to_video_rows(60, size=32, frames=8, **options)
+        return {figure.motion.kind for row in rows for figure in Drawing.from_json(row["drawing"]).figures}
+
+    assert kinds(things=(1, 2)) == set(KINDS)
+    assert kinds(things=(1, 2), motions=("moves", "blinks")) == {"moves", "blinks"}
+    for options, message in (
+        ({}, "motions without things"),
+        ({"things": (1, 1), "motions": ("runs",)}, "kind 'runs'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kinds(**{"motions": ("moves",), **options})

@@ -385,6 +385,7 @@ def random_drawing(
     *,
     letters_share: float = 0.25,
     motion_share: float = 0.5,
+    kinds: Sequence[str] = KINDS,
 ) -> Drawing:
     """A drawing whose properties are uniform and independent of each other, the same for a seed on every machine.
 
@@ -396,17 +397,22 @@ def random_drawing(
         n_figures (`int`, defaults to 3): from 0 to 9 figures, in a clip up to 5.
         letters_share (`float`, defaults to 0.25): how many figures have letters: one to four, equally often.
         motion_share (`float`, defaults to 0.5): how many figures of a clip have a motion.
+        kinds (`Sequence[str]`, defaults to all): of motions.
 
     Raises:
-        InputError: the media are unknown or the number of figures is out of range.
+        InputError: the media or a kind are unknown, or the number of figures is out of range.
     """
     _require("media", media, MEDIA)
+    for kind in kinds:
+        _require("kind", kind, KINDS)
     limit = len(CELLS) if media == "image" else MAX_RANDOM_VIDEO
     if not isinstance(n_figures, int) or not 0 <= n_figures <= limit:
         raise InputError(f"got {n_figures!r} figures of a random {media}, expected 0 to {limit}: choose fewer")
     while True:
         looks = [_random_look(rng, letters_share) for _ in range(n_figures)]
-        motions = [_random_motion(rng) if media == "video" and rng.random() < motion_share else None for _ in looks]
+        motions = [
+            _random_motion(rng, kinds) if media == "video" and rng.random() < motion_share else None for _ in looks
+        ]
         background = rng.choice(tuple(BACKGROUNDS))
         for _ in range(PLACEMENTS):
             cells = rng.sample(CELLS, n_figures)
@@ -428,9 +434,9 @@ def _random_look(rng: random.Random, letters_share: float) -> dict[str, str]:
     }
 
 
-def _random_motion(rng: random.Random) -> Motion:
-    """A motion of any kind, on tenths of the clip."""
-    kind = rng.choice(KINDS)
+def _random_motion(rng: random.Random, kinds: Sequence[str]) -> Motion:
+    """A motion of one of the kinds, on tenths of the clip."""
+    kind = rng.choice(kinds)
     direction = rng.choice(tuple(DIRECTIONS)) if kind == "moves" else None
     speed = rng.choice(tuple(SPEEDS)) if kind in GRADUAL else None
     if kind in SUDDEN:

@@ -23,7 +23,14 @@ from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import QUALITIES, write_shapes_caption
-from granted.dataset_builders.scenes.shapes.drawing import SHAPES, Drawing, random_drawing, render_image, render_video
+from granted.dataset_builders.scenes.shapes.drawing import (
+    KINDS,
+    SHAPES,
+    Drawing,
+    random_drawing,
+    render_image,
+    render_video,
+)
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, swap_one_look
 from granted.dataset_builders.scenes.world import SPLITS, split_of
@@ -216,6 +223,7 @@ def text_to_video_rows(
     frames: int = 16,
     things: tuple[int, int] | None = None,
     bold: bool = False,
+    motions: Sequence[str] = KINDS,
     split: str = "training",
     captions: str = "full",
 ) -> Iterator[dict[str, Any]]:
@@ -227,25 +235,38 @@ def text_to_video_rows(
         size (`int`, defaults to 128): width and height in pixels.
         frames (`int`, defaults to 16): of a clip.
         things, bold, split, captions: as of [`text_to_image_rows`]; in simple scenes every figure has its event.
+        motions (`Sequence[str]`, defaults to all): the kinds of events in simple scenes.
 
     Raises:
-        InputError: the count, the size, the frames, the things, the split or the captions are out of range.
+        InputError: the count, the size, the frames, the things, the motions, the split or the captions are out of
+            range.
     """
-    for row, _, drawing, _ in _captioned(count, f"text-to-video/{seed}", "video", things, bold, split, captions):
+    prefix = f"text-to-video/{seed}"
+    for row, _, drawing, _ in _captioned(count, prefix, "video", things, bold, split, captions, motions):
         yield row | {"frames": render_video(drawing, frames, size)}
 
 
 def _captioned(
-    count: int, prefix: str, media: str, things: tuple[int, int] | None, bold: bool, split: str, captions: str
+    count: int,
+    prefix: str,
+    media: str,
+    things: tuple[int, int] | None,
+    bold: bool,
+    split: str,
+    captions: str,
+    motions: Sequence[str] = KINDS,
 ) -> Iterator[tuple[dict[str, Any], Scene, Drawing, random.Random]]:
     """Simple scenes of so many things, or else scenes for one or two categories each; rows without what is seen."""
     if split not in SPLITS:
         raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
     if bold and not things:
         raise InputError("got bold without things, expected both: bold scenes are simple ones, say of how many things")
-    scenes = (
-        _simple_scenes(count, prefix, media, things, bold, split) if things else _scenes(count, prefix, media, split)
-    )
+    if not things and tuple(motions) != KINDS:
+        raise InputError("got motions without things, expected both: they are chosen for simple scenes, of how many?")
+    if things:
+        scenes = _simple_scenes(count, prefix, media, things, bold, split, motions)
+    else:
+        scenes = _scenes(count, prefix, media, split)
     looks, told = (LOOKS_OF_BOLD, TOLD_OF_BOLD) if bold else (QUALITIES, None)
     for name, scene, drawing, rng in scenes:
         caption = write_shapes_caption(scene, "caption", captions, looks).text
@@ -253,7 +274,13 @@ def _captioned(
 
 
 def _simple_scenes(
-    count: int, prefix: str, media: str, things: tuple[int, int], bold: bool, split: str
+    count: int,
+    prefix: str,
+    media: str,
+    things: tuple[int, int],
+    bold: bool,
+    split: str,
+    motions: Sequence[str],
 ) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
     """Scenes of single figures, any of them as likely as any other."""
     _check(count)
@@ -265,7 +292,7 @@ def _simple_scenes(
         rng = random.Random(name)
         figures = rng.randint(least, most)
         while True:
-            drawing = random_drawing(rng, media, figures, letters_share=0, motion_share=1)
+            drawing = random_drawing(rng, media, figures, letters_share=0, motion_share=1, kinds=motions)
             if bold:
                 try:
                     drawing = replace(drawing, figures=tuple(replace(one, **BOLD) for one in drawing.figures))
