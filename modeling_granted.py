@@ -7,8 +7,6 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 """
 
 import copy
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from transformers.utils import quantization_config as quantizers
 from transformers.utils.logging import tqdm
 
 from .configuration_granted import GrantedConfig
+from .modeling_fingerprint import encoder_fingerprint
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
 from .modeling_text_trunk import evaluating, find_last_layer, find_text_trunk, input_embeddings, streaming
 
@@ -293,14 +292,8 @@ class GrantedModel(PreTrainedModel):
 
     def fingerprint(self) -> str:
         """Hash of all that decides the encoder's layers: its weights, configuration, dtype and tokenizer."""
-        digest = hashlib.sha256()
-        digest.update(json.dumps(_without_provenance(self.config.encoder_config.to_dict()), sort_keys=True).encode())
-        digest.update(f"{self.config.last_layer} {self.dtype}".encode())
-        digest.update(_tokenizer_rules(self.tokenizer).encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        settings = {"last_layer": self.config.last_layer, "dtype": self.dtype}
+        return encoder_fingerprint(self.encoder, self.config.encoder_config, self.tokenizer, **settings)
 
     # ------------------------------------------------------------------------------------------------------- weights
 
@@ -573,23 +566,6 @@ class GrantedModel(PreTrainedModel):
 def _commit_hash(name: str, revision: str | None) -> str | None:
     """The commit of a Hub repository's `config.json` that the cache holds for a revision."""
     return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-
-
-def _without_provenance(described: dict) -> dict:
-    """A configuration without where it is from and which library wrote it, which change nothing of the output."""
-    return {
-        key: _without_provenance(value) if isinstance(value, dict) else value
-        for key, value in described.items()
-        if key not in ("_name_or_path", "transformers_version", "architectures", "dtype")
-    }
-
-
-def _tokenizer_rules(tokenizer) -> str:
-    """All that turns a text into ids, without the truncation and padding of the last call."""
-    if not tokenizer.is_fast:
-        return repr(sorted(tokenizer.get_vocab().items()))
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(rules | {"truncation": None, "padding": None}, sort_keys=True)
 
 
 def auto_class(encoder_config) -> type:
