@@ -38,7 +38,8 @@ from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
 from granted.model_cards.figures import read_record, without_folders
 from granted.modeling_granted import auto_class
-from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline, write_code
+from granted.pipeline_base import write_code
+from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import ReleasedFile, check_folder
 from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, write_sentence_transformers_files
 from granted.publishing.upload import check_tag
@@ -57,7 +58,13 @@ KINDS = {
     "granted-wan": "pipeline",
 }
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
-MODEL_CODE = ("configuration_granted.py", "modeling_granted.py", "modeling_layer_fusion.py", "modeling_text_trunk.py")
+MODEL_CODE = (
+    "configuration_granted.py",
+    "modeling_fingerprint.py",
+    "modeling_granted.py",
+    "modeling_layer_fusion.py",
+    "modeling_text_trunk.py",
+)
 # What of a model's folder is released; a training leaves more in it.
 WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 MODEL_FILES = re.compile(

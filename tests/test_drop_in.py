@@ -16,20 +16,19 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     Lumina2Pipeline,
-    Lumina2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     WanPipeline,
-    WanTransformer3DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from transformers import LlamaConfig, LlamaModel
 
 from granted import GrantedModel
-from granted.pipeline_granted import check_text_width
+from granted.pipeline_base import check_text_width
+from granted.tests.tiny_models import IMAGE_VAE, SCALED_IMAGE_VAE, image_transformer, video_transformer
 
 
 CHAT_TEMPLATE = (
@@ -37,46 +36,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}[BOS] assistant{% endif %}"
 )
 PROMPT, OTHER = "a red cube on a blue sphere", "two black cats sleep under the old wooden table"
-IMAGE_VAE = {
-    "block_out_channels": (4, 4, 4, 4),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 1,
-    "sample_size": 32,
-}
 VIDEO_VAE = {"base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
 
 
 def lumina2(width, encoder, tokenizer):
-    transformer = Lumina2Transformer2DModel(
-        sample_size=4,
-        in_channels=4,
-        hidden_size=24,
-        num_layers=2,
-        num_refiner_layers=1,
-        num_attention_heads=2,
-        num_kv_heads=1,
-        multiple_of=8,
-        axes_dim_rope=(4, 4, 4),
-        axes_lens=(300, 16, 16),
-        cap_feat_dim=width,
-    )
-    vae = AutoencoderKL(**IMAGE_VAE, scaling_factor=0.36, shift_factor=0.12)
+    transformer = image_transformer(channels=4, cap_feat_dim=width)
+    vae = AutoencoderKL(**SCALED_IMAGE_VAE)
     return Lumina2Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), vae, encoder, tokenizer)
 
 
 def wan(width, encoder, tokenizer):
-    transformer = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=width,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
+    transformer = video_transformer(channels=16, text_dim=width)
     vae = AutoencoderKLWan(**VIDEO_VAE)
     return WanPipeline(tokenizer, encoder, vae, FlowMatchEulerDiscreteScheduler(), transformer)
 
@@ -105,7 +75,7 @@ def z_image(width, encoder, tokenizer):
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )
-    vae = AutoencoderKL(**IMAGE_VAE, scaling_factor=0.36, shift_factor=0.12)
+    vae = AutoencoderKL(**SCALED_IMAGE_VAE)
     return ZImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, encoder, tokenizer, transformer)
 
 

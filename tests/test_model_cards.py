@@ -2,21 +2,14 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    Lumina2Transformer2DModel,
-    WanTransformer3DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler
 from huggingface_hub import ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +24,8 @@ from granted.model_cards.cards import metric_card, model_card, pipeline_card
 from granted.model_cards.validation import METADATA, validate_card
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import check_folder
+from granted.tests.fresh_process import run_without_package
+from granted.tests.tiny_models import image_transformer, video_transformer
 
 
 ROOT = Path(__file__).parents[1]
@@ -54,34 +49,11 @@ def release(encoder, tmp_path_factory) -> Path:
     encoder.save_pretrained(root / "granted")
     (root / "granted" / "README.md").write_text(model_card(root / "granted", license="apache-2.0", revision="v1"))
 
-    torch.manual_seed(1)
-    image = Lumina2Transformer2DModel(
-        sample_size=8,
-        in_channels=3,
-        hidden_size=24,
-        num_layers=2,
-        num_refiner_layers=1,
-        num_attention_heads=2,
-        num_kv_heads=1,
-        multiple_of=8,
-        axes_dim_rope=(4, 4, 4),
-        axes_lens=(128, 32, 32),
-        cap_feat_dim=32,
-    )
-    video = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=3,
-        out_channels=3,
-        text_dim=32,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
     scheduler = FlowMatchEulerDiscreteScheduler()
-    GrantedLumina2Pipeline(image, scheduler, None, encoder, None).save_pretrained(root / "granted-lumina2")
-    GrantedWanPipeline(video, scheduler, None, encoder, None).save_pretrained(root / "granted-wan")
+    GrantedLumina2Pipeline(image_transformer(), scheduler, None, encoder, None).save_pretrained(
+        root / "granted-lumina2"
+    )
+    GrantedWanPipeline(video_transformer(), scheduler, None, encoder, None).save_pretrained(root / "granted-wan")
     sizes = {"height": 8, "width": 8, "num_inference_steps": 2}
     for name, call in (("granted-lumina2", sizes), ("granted-wan", {"num_frames": 3, **sizes})):
         card = pipeline_card(
@@ -128,16 +100,7 @@ def test_a_built_folder_passes_every_check_with_its_card(release, name):
 
 PROGRAM = """
 import runpy
-import sys
 
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "granted":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
 for block in sys.argv[1:]:
     runpy.run_path(block)  # each knows nothing of the others' names
     assert "granted" not in sys.modules, block
@@ -150,17 +113,7 @@ def test_every_line_of_python_in_the_cards_runs_in_a_fresh_process_without_this_
         shutil.copytree(release / name, tmp_path / name)
         blocks.append(tmp_path / f"of_{name.replace('-', '_')}.py")
         blocks[-1].write_text(python_of((release / name / "README.md").read_text(encoding="utf-8")))
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, *map(str, blocks)],
-        cwd=tmp_path,
-        env=os.environ | home,
-        stdin=subprocess.DEVNULL,  # a question about remote code would fail
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_without_package(PROGRAM, tmp_path, *blocks)
     assert (tmp_path / "picture.png").is_file() and (tmp_path / "clip.gif").is_file()
 
 

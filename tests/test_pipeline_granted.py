@@ -4,8 +4,6 @@ import ast
 import inspect
 import math
 import os
-import subprocess
-import sys
 import warnings
 
 import accelerate
@@ -17,10 +15,8 @@ from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     Lumina2Pipeline,
-    Lumina2Transformer2DModel,
     UniPCMultistepScheduler,
     WanPipeline,
-    WanTransformer3DModel,
 )
 from diffusers.hooks import apply_layerwise_casting
 from peft import LoraConfig
@@ -29,20 +25,13 @@ from safetensors.torch import load_file
 from transformers import BertModel, LlamaConfig, LlamaModel
 
 from granted import GrantedModel
-from granted.pipeline_granted import NEGATIVE_PROMPT, GrantedLumina2Pipeline, GrantedWanPipeline
+from granted.pipeline_base import NEGATIVE_PROMPT, as_one_file
+from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
+from granted.tests.fresh_process import run_without_package
+from granted.tests.tiny_models import SCALED_IMAGE_VAE, image_transformer, video_transformer
 
 
 SHORT, LONG = "a red cube", "two black cats sleep under the old wooden table"
-IMAGE_VAE = {
-    "block_out_channels": (4, 4, 4, 4),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 1,
-    "scaling_factor": 0.36,
-    "shift_factor": 0.12,
-}
 
 
 def make_encoder(tokenizer, **options) -> GrantedModel:
@@ -64,44 +53,6 @@ def make_encoder(tokenizer, **options) -> GrantedModel:
 @pytest.fixture
 def encoder(make_tokenizer) -> GrantedModel:
     return make_encoder(make_tokenizer("[BOS]", None))
-
-
-def image_transformer(channels=3, **options) -> Lumina2Transformer2DModel:
-    torch.manual_seed(1)
-    return Lumina2Transformer2DModel(
-        **{
-            "sample_size": 8,
-            "in_channels": channels,
-            "hidden_size": 24,
-            "num_layers": 2,
-            "num_refiner_layers": 1,
-            "num_attention_heads": 2,
-            "num_kv_heads": 1,
-            "multiple_of": 8,
-            "axes_dim_rope": (4, 4, 4),
-            "axes_lens": (128, 32, 32),
-            "cap_feat_dim": 32,
-            **options,
-        }
-    )
-
-
-def video_transformer(channels=3, **options) -> WanTransformer3DModel:
-    torch.manual_seed(1)
-    return WanTransformer3DModel(
-        **{
-            "num_attention_heads": 2,
-            "attention_head_dim": 12,
-            "in_channels": channels,
-            "out_channels": channels,
-            "text_dim": 32,
-            "freq_dim": 16,
-            "ffn_dim": 32,
-            "num_layers": 2,
-            "rope_max_seq_len": 32,
-            **options,
-        }
-    )
 
 
 def image_pipeline(encoder, transformer=None, scheduler=None, **components) -> GrantedLumina2Pipeline:
@@ -152,7 +103,7 @@ def conditioning(pipe, *args, **kwargs) -> dict[str, torch.Tensor]:
 
 
 def test_pictures_are_those_of_the_stock_pipeline_where_it_is_right(encoder):
-    vae = AutoencoderKL(**IMAGE_VAE)
+    vae = AutoencoderKL(**SCALED_IMAGE_VAE)
     pipe = image_pipeline(encoder, image_transformer(4), FlowMatchEulerDiscreteScheduler(shift=6.0), vae=vae)
     stock = Lumina2Pipeline(**pipe.components)
     stock.set_progress_bar_config(disable=True)
@@ -348,7 +299,7 @@ def test_without_a_vae_pixels_come_out_and_with_one_its_factors_count(kind, enco
         transformer = image_transformer(4) if kind == "image" else video_transformer(4)
         sample(MAKERS[kind](encoder, transformer), kind, SHORT)
     if kind == "image":
-        options = {name: value[:2] if isinstance(value, tuple) else value for name, value in IMAGE_VAE.items()}
+        options = {name: value[:2] if isinstance(value, tuple) else value for name, value in SCALED_IMAGE_VAE.items()}
         pipe = image_pipeline(encoder, image_transformer(4), vae=AutoencoderKL(**options))
         assert pipe.vae_scale_factor == 2 and sample(pipe, kind, SHORT, height=12, width=8).shape[-2:] == (12, 8)
         assert pipe(SHORT, num_inference_steps=1).images[0].size == (16, 16)
@@ -463,18 +414,6 @@ def test_adapters_load_scale_and_unload_as_in_the_parents(kind, encoder, tmp_pat
 
 # Runs beside the folders `image` and `video`, where this package cannot be imported.
 PROGRAM = """
-import importlib.abc
-import sys
-
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "granted":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
-
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
@@ -510,34 +449,27 @@ def test_saved_folders_load_in_a_fresh_process_without_this_package(encoder, tmp
         code = [path.name for path in (tmp_path / kind / "text_encoder").glob("*.py")]
         assert code == ["granted_text_encoder.py"]
         wanted[kind] = sample(pipe, kind, SHORT)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-I", "program.py"],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_without_package(PROGRAM, tmp_path)
     got = load_file(tmp_path / "pictures.safetensors")
     for kind, want in wanted.items():
         for folder in (kind, f"{kind}_again"):  # the loaded pipeline saved it again
             torch.testing.assert_close(got[folder], want, atol=1e-5, rtol=0, msg=folder)
 
 
-def test_the_encoders_code_in_one_file_has_no_name_twice(encoder, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "some"),
+    [
+        ("pipeline_granted.py", {"GrantedLumina2Pipeline", "GrantedWanPipeline", "GrantedPipelineMixin"}),
+        ("text_encoder/granted_text_encoder.py", {"GrantedModel", "GrantedConfig", "LayerFusion", "find_text_trunk"}),
+    ],
+)
+def test_saved_code_is_one_file_with_no_name_twice(file, some, encoder, tmp_path):
     image_pipeline(encoder).save_pretrained(tmp_path)
-    body = ast.parse((tmp_path / "text_encoder/granted_text_encoder.py").read_text()).body
+    assert as_one_file(tmp_path / file) == (tmp_path / file).read_text(), "what was loaded is not saved as it was"
+    body = ast.parse((tmp_path / file).read_text()).body
     names = [node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     names += [node.targets[0].id for node in body if isinstance(node, ast.Assign)]
-    assert {"GrantedModel", "GrantedConfig", "LayerFusion", "find_text_trunk"} <= set(names)
+    assert some <= set(names)
     assert len(set(names)) == len(names)
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in body)
 

@@ -16,23 +16,9 @@ from safetensors.torch import load_file
 from granted import GrantedConfig, GrantedModel
 from granted.errors import InputError
 from granted.publishing.build import KINDS, Sources, build_release, miniature
+from granted.tests.fresh_process import offline, run_without_package
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
 
-
-# Ahead of every program: this package cannot be imported.
-BLOCKED = """
-import importlib.abc
-import sys
-
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "granted":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
-"""
 
 # The lines of the README and the cards, with an owner in front of the names on the Hub and none beside the folders.
 LINES = """
@@ -71,20 +57,6 @@ assert "granted" not in sys.modules
 """
 
 
-def run(program: str, folder: Path, environment: dict[str, str]) -> None:
-    """Run a program in a process of its own, in which this package cannot be imported."""
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", BLOCKED + program],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,  # a question about remote code would fail
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert ran.returncode == 0, ran.stderr[-4000:]
-
-
 def kind_of(name: str) -> str:
     """As the loopback Hub keeps it."""
     return {"dataset": "datasets", "metric": "spaces"}.get(KINDS[name], "models")
@@ -108,13 +80,6 @@ def release(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def offline(tmp_path) -> dict[str, str]:
-    """The environment of a process with empty caches and no network."""
-    caches = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    return os.environ | caches | {"HF_HUB_OFFLINE": "1"}
-
-
 def test_the_same_sources_give_the_same_bytes(release, tmp_path):
     files = build_release(tmp_path / "again", miniature())
     assert hashes(tmp_path / "again") == hashes(release)
@@ -122,15 +87,15 @@ def test_the_same_sources_give_the_same_bytes(release, tmp_path):
     assert named == hashes(release), "the list of files is not what was built"
 
 
-def test_the_folders_load_by_the_names_people_type(release, offline):
-    run(LINES.format(owner=""), release, offline)
+def test_the_folders_load_by_the_names_people_type(release, tmp_path):
+    run_without_package(LINES.format(owner=""), release, environment=offline(tmp_path))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_code_of_a_card_runs_as_it_stands_there(name, release, offline):
+def test_the_code_of_a_card_runs_as_it_stands_there(name, release, tmp_path):
     code = code_of(release / name / "README.md")
     assert code
-    run(code, release, offline)
+    run_without_package(code, release, environment=offline(tmp_path))
 
 
 def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
@@ -159,12 +124,12 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(loopback_hub
     reader = hub.environment(tmp_path / "reader")  # empty caches, no token
     (tmp_path / "empty").mkdir()
     cards = [code_of(tmp_path / "release" / name / "README.md") for name in KINDS]
-    run(LINES.format(owner=f"{OWNER}/") + "\n".join(cards), tmp_path / "empty", reader)
+    run_without_package(LINES.format(owner=f"{OWNER}/") + "\n".join(cards), tmp_path / "empty", environment=reader)
     # Offline, datasets asks which of the configurations in its cache is meant, and diffusers asks the Hub all the same
     # for the code of a pipeline: its folder, from snapshot_download, is what loads then.
     cached = LINES.format(owner=f"{OWNER}/").replace('ted-6k", split', 'ted-6k", "default", split')
     cached = cached[: cached.index("for name, options")]
-    run(cached, tmp_path / "empty", reader | {"HF_HUB_OFFLINE": "1"})
+    run_without_package(cached, tmp_path / "empty", environment=reader | {"HF_HUB_OFFLINE": "1"})
 
 
 def test_a_dry_run_lists_every_file_and_sends_nothing(loopback_hub, tmp_path):
@@ -208,7 +173,7 @@ model = AutoModel.from_pretrained("granted", trust_remote_code=True)
 assert model.config.encoder_revision == "{pinned}"
 save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, "{tmp_path}/features.safetensors")
 """
-    run(program, tmp_path / "release", environment)
+    run_without_package(program, tmp_path / "release", environment=environment)
     features = load_file(tmp_path / "features.safetensors")
     for i, expected in enumerate(model.encode(sentences)):
         torch.testing.assert_close(features[str(i)], expected)

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from granted import GrantedModel
 from granted.errors import InputError
 from granted.model_cards.cards import model_card
+from granted.pipeline_base import as_one_file
 from granted.publishing.checks import _is_pickle, check_folder
 from granted.publishing.code_checks import check_code
 from granted.publishing.leaks import find_leaks
@@ -460,7 +461,7 @@ def f(model, name, compile=None):
 
 
 def test_the_files_that_ship_pass_each_with_the_libraries_of_its_kind(folder, tmp_path):
-    shutil.copy(ROOT / "pipeline_granted.py", folder / "pipeline_granted.py")
+    (folder / "pipeline_granted.py").write_text(as_one_file(ROOT / "pipeline_granted.py"))
     assert any("pipeline_granted.py:" in line and "imports numpy" in line for line in findings(folder, "model"))
     assert not any("imports" in line for line in findings(folder, "pipeline"))  # the card has no hash of it
     for kind, path in (

@@ -1,34 +1,15 @@
 """A saved folder works by itself: a process that cannot import this package loads it with trust_remote_code."""
 
 import os
-import subprocess
-import sys
 
 import torch
 
 from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel
+from granted.tests.fresh_process import run_without_package
 
 
 # Runs in a folder that holds a checkpoint called `granted`, isolated from this repository.
 PROGRAM = """
-import importlib.abc
-import sys
-
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "granted":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
-try:
-    import granted
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("granted can be imported: this test would show nothing")
-
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -66,22 +47,7 @@ def test_a_saved_folder_loads_by_remote_code_where_the_package_is_not_installed(
     aggregator.save_pretrained(tmp_path / "aggregator")
     model.config.encoder_revision = "0123abc"  # as if the encoder's folder were a Hub id
     model.save_pretrained(tmp_path / "fusion", fusion_only=True)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-I", "program.py"],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,  # a question about remote code would fail
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_without_package(PROGRAM, tmp_path)
 
     answer = torch.load(tmp_path / "answer.pt")
     texts = ["a red cube on a blue sphere", "an old man"]
@@ -96,7 +62,8 @@ def test_a_saved_folder_loads_by_remote_code_where_the_package_is_not_installed(
     for name in ("encoded", "again", "fusion"):
         assert all(map(torch.equal, answer[name], encoded)), name
 
-    code = {"configuration_granted.py", "modeling_granted.py", "modeling_layer_fusion.py", "modeling_text_trunk.py"}
+    modules = ("fingerprint", "granted", "layer_fusion", "text_trunk")
+    code = {"configuration_granted.py", *(f"modeling_{name}.py" for name in modules)}
     assert code <= set(os.listdir(tmp_path / "granted"))
     assert code <= set(os.listdir(tmp_path / "again")), "a re-saved folder lost its code"
     assert {"modeling_context_aggregator.py", "configuration_granted.py", "modeling_layer_fusion.py"} <= set(

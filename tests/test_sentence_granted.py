@@ -1,9 +1,6 @@
 """One folder as a SentenceTransformer: the embedding is the encoder's features, aggregated, wherever it is loaded."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,35 +11,14 @@ from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel
 from granted.errors import InputError
 from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
 from granted.sentence_granted import GrantedSentenceEncoder
+from granted.tests.fresh_process import run_without_package
 from granted.training.aggregator_features import new_aggregator
 from granted.training.contrastive import AggregatorHeads
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-# Isolated from this repository and, on request, from other packages.
-BLOCKED = """
-import importlib.abc
-import sys
-
-blocked = sys.argv[1].split(",")
-
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
-for name in blocked:
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        pass
-    else:
-        raise SystemExit(f"{name} can be imported: this test would show nothing")
-
+READ = """
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -75,20 +51,9 @@ torch.save([model(**one).last_hidden_state.detach()[0] for one in inputs], "answ
 """
 
 
-def run(program: str, folder, *blocked: str):
+def run(program: str, folder, *without: str):
     """Run a program in `folder`; what it saved."""
-    (folder / "program.py").write_text(BLOCKED + program)
-    places = {"HF_HOME": "home", "HF_HUB_CACHE": "hub", "HF_MODULES_CACHE": "modules"}
-    ran = subprocess.run(
-        [sys.executable, "-I", "program.py", ",".join(blocked)],
-        cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | {name: str(folder / path) for name, path in places.items()},
-        stdin=subprocess.DEVNULL,  # a question about remote code would fail
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_without_package(READ + program, folder, without=without)
     return torch.load(folder / "answer.pt")
 
 

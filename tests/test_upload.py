@@ -6,8 +6,6 @@ The Hub is the one of loopback_hub.py; the client is huggingface_hub itself.
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from datasets import Dataset
@@ -17,6 +15,7 @@ from huggingface_hub.utils import close_session, disable_progress_bars, enable_p
 from granted.errors import InputError
 from granted.publishing.upload import push_folder
 from granted.tests import loopback_hub as loopback
+from granted.tests.fresh_process import run_without_package
 from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File
 
 
@@ -426,16 +425,13 @@ def test_a_file_that_goes_away_during_the_push_is_named(hub, folder, answer_firs
 # What was pushed, loaded by the libraries themselves in a process that knows this Hub alone.
 
 PROGRAM = """
-import sys
-
-owner = sys.argv[1]
-
 import evaluate
 import torch
 from datasets import load_dataset
 from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoTokenizer
 
+owner = sys.argv[1]
 first = snapshot_download(f"{owner}/tiny", revision="v1")
 assert open(f"{first}/note.txt").read() == "first"
 last = snapshot_download(f"{owner}/tiny")
@@ -453,7 +449,6 @@ assert next(iter(load_dataset(f"{owner}/rows", split="test", streaming=True)))["
 
 metric = evaluate.load(f"{owner}/same")
 assert metric.compute(predictions=[1, 2, 3], references=[1, 2, 4]) == {"same": 2}
-print("all loaded")
 """
 METRIC = """
 import datasets
@@ -499,13 +494,5 @@ def test_what_was_pushed_is_loaded_by_transformers_datasets_and_evaluate(hub, tm
     (metric / "README.md").write_text("---\nsdk: static\n---\n")
     push(metric, f"{OWNER}/same", "space", private=private, space_sdk="static")
 
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, OWNER],
-        cwd=tmp_path,
-        env=hub.environment(tmp_path, TOKEN if private else None),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0 and "all loaded" in ran.stdout, ran.stderr[-3000:]
+    environment = hub.environment(tmp_path, TOKEN if private else None)
+    run_without_package(PROGRAM, tmp_path, OWNER, environment=environment)
