@@ -27,6 +27,7 @@ from granted.errors import InputError
 from granted.eval_metric.generation import Scores
 from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.files import atomic_path, read_json, write_json
+from granted.model_cards.figures import without_folders
 
 
 MODES = ("norm_avg", "continuous", "two_step")
@@ -151,7 +152,7 @@ def main(options: argparse.Namespace) -> None:
         names = [f"{arms[i].mode} {arms[i].stage}" for i in (one, other)]
         value = {"of": names[0], "minus": names[1], "difference": difference.difference}
         differences.append(value | {"ci95": [difference.low, difference.high], "p_value": difference.p_value})
-    shown = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    shown = without_folders({name: value for name, value in vars(options).items() if name in SETTINGS})
     write_json(options.output / "arms.json", {"settings": shown, "arms": reports, "differences": differences})
     text = table(reports) + "\nDifferences of the attributes at their places, with 95% intervals over prompts:\n\n"
     for value in differences:

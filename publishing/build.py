@@ -17,7 +17,7 @@ The same sources give the same bytes: weights are copied, code is this package's
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.records import OFFICIAL_COUNTS, SYNTHETIC
 from granted.errors import InputError
+from granted.eval_metric.results import load as load_result
 from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
 from granted.model_cards.figures import read_record, without_folders
@@ -338,12 +339,14 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
         "revision": tag,
         "demonstration": sources.demonstration,
     }
+    ted_results = sorted((scores / "ted").glob("*.json")) if scores else []
+    _check_ted_results(folder / "granted", ted_results)
     card = cards.model_card(
         folder / "granted",
         repo_id=f"{owner}granted",
         base_model=base,
         base_revision=revision,
-        ted_results=sorted((scores / "ted").glob("*.json")) if scores else (),
+        ted_results=ted_results,
         ted_repo=f"{owner}ted-6k",
         vqa_scores=_found(scores, "vqa.json"),
         training_record=record if record.exists() else None,
@@ -368,6 +371,22 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
             _write_card(folder / name, card)
     metric = folder / "ted_accuracy"
     _write_card(metric, cards.metric_card(metric, repo_id=f"{owner}ted_accuracy", revision=tag))
+
+
+def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
+    """Raise unless results are of the encoder in `folder`: of its very weights, or of its revision on the Hub."""
+    if not paths:
+        return
+    config = GrantedConfig.from_pretrained(folder)
+    field, expected = "encoder_revision", config.encoder_revision
+    if config.encoder_in_checkpoint:
+        with _readable(folder, "a whole GrantedModel"):
+            field, expected = "weights_fingerprint", GrantedModel.from_pretrained(folder, dtype="auto").fingerprint()
+    for path in paths:
+        if (found := load_result(path).provenance[field]) != expected:
+            raise InputError(
+                f"got {path} with the {field} {found}, expected {expected} of the released encoder: score that one"
+            )
 
 
 def _write_card(folder: Path, card: str) -> None:
