@@ -164,6 +164,7 @@ def build_release(
     with atomic_path(output) as folder:
         try:
             _build_model(folder / "granted", sources)
+            _check_ted_results(folder / "granted", _ted_results(sources))
             _build_dataset(folder / "ted-6k", sources.ted, owner, tag)
             (folder / "ted_accuracy").mkdir()
             for name in ("ted_accuracy.py", "app.py", "requirements.txt"):
@@ -339,14 +340,12 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
         "revision": tag,
         "demonstration": sources.demonstration,
     }
-    ted_results = sorted((scores / "ted").glob("*.json")) if scores else []
-    _check_ted_results(folder / "granted", ted_results)
     card = cards.model_card(
         folder / "granted",
         repo_id=f"{owner}granted",
         base_model=base,
         base_revision=revision,
-        ted_results=ted_results,
+        ted_results=_ted_results(sources),
         ted_repo=f"{owner}ted-6k",
         vqa_scores=_found(scores, "vqa.json"),
         training_record=record if record.exists() else None,
@@ -371,6 +370,10 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
             _write_card(folder / name, card)
     metric = folder / "ted_accuracy"
     _write_card(metric, cards.metric_card(metric, repo_id=f"{owner}ted_accuracy", revision=tag))
+
+
+def _ted_results(sources: Sources) -> list[Path]:
+    return sorted((Path(sources.scores) / "ted").glob("*.json")) if sources.scores is not None else []
 
 
 def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:

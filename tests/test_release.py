@@ -182,6 +182,19 @@ save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, 
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_scores_of_another_encoder_are_not_put_into_a_card(tmp_path):
+    tiny = miniature()
+    scores = Path(shutil.copytree(tiny.scores, tmp_path / "scores"))
+    path = sorted((scores / "ted").glob("*.json"))[0]
+    result = json.loads(path.read_text())
+    result["provenance"]["weights_fingerprint"] = "0" * 64
+    path.write_text(json.dumps(result))
+    sources = Sources(checkpoint=tiny.checkpoint, scores=scores, license="apache-2.0")
+    with pytest.raises(InputError, match=f"{path.name} with the weights_fingerprint 000"):
+        build_release(tmp_path / "release", sources)
+    assert not (tmp_path / "release").exists()
+
+
 def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
     tiny = miniature()
     good = {"checkpoint": tiny.checkpoint, "license": "apache-2.0"}
