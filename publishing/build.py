@@ -17,9 +17,9 @@ The same sources give the same bytes: weights are copied, code is this package's
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -95,7 +95,7 @@ class Sources:
             they are without. Layer weights and aggregators stay in fp32.
         license (`str`): of the weights, as the Hub calls it.
         datasets (`tuple[str]`): Hub ids of what the model was trained on.
-        prompt (`str`): of the example in the pipelines' cards.
+        prompts (`Mapping[str, str]`): of the examples in the cards of `granted-lumina2` and `granted-wan`.
         demonstration (`bool`, defaults to `False`): say in the cards that these models are no more than that.
     """
 
@@ -111,7 +111,7 @@ class Sources:
     dtype: str | None = None
     license: str = ""
     datasets: tuple[str, ...] = ()
-    prompt: str = "a red cube on a blue sphere"
+    prompts: Mapping[str, str] = field(default_factory=dict)
     demonstration: bool = False
 
 
@@ -130,7 +130,10 @@ def miniature() -> Sources:
         wan=TINY / "granted-wan",
         scores=TINY / "scores",
         license="apache-2.0",
-        prompt="On a white background, a red star in the centre.",
+        prompts={
+            "granted-lumina2": "On a white background, a red star in the centre.",
+            "granted-wan": "On a white background, a red star in the centre. The star moves right quickly.",
+        },
         demonstration=True,
     )
 
@@ -364,7 +367,7 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
                 scores=_found(scores, name, "shapes.json"),
                 training_record=_found(scores, name, RECORD),
                 grid=folder / name / grid.name if grid is not None else None,
-                prompt=sources.prompt,
+                **({"prompt": sources.prompts[name]} if name in sources.prompts else {}),
                 **shared,
             )
             _write_card(folder / name, card)
@@ -381,14 +384,14 @@ def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
     if not paths:
         return
     config = GrantedConfig.from_pretrained(folder)
-    field, expected = "encoder_revision", config.encoder_revision
+    name, expected = "encoder_revision", config.encoder_revision
     if config.encoder_in_checkpoint:
         with _readable(folder, "a whole GrantedModel"):
-            field, expected = "weights_fingerprint", GrantedModel.from_pretrained(folder, dtype="auto").fingerprint()
+            name, expected = "weights_fingerprint", GrantedModel.from_pretrained(folder, dtype="auto").fingerprint()
     for path in paths:
-        if (found := load_result(path).provenance[field]) != expected:
+        if (found := load_result(path).provenance[name]) != expected:
             raise InputError(
-                f"got {path} with the {field} {found}, expected {expected} of the released encoder: score that one"
+                f"got {path} with the {name} {found}, expected {expected} of the released encoder: score that one"
             )
 
 
