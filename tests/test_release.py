@@ -143,7 +143,7 @@ def test_a_dry_run_lists_every_file_and_sends_nothing(loopback_hub, tmp_path):
 
 
 def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(
-    loopback_hub, tiny_encoder_folder, tmp_path, sentences
+    release, loopback_hub, tiny_encoder_folder, tmp_path, sentences
 ):
     hub = loopback_hub
     files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
@@ -155,7 +155,8 @@ def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(
     model.save_pretrained(tmp_path / "trained")
     environment = hub.environment(tmp_path / "owner")
     weights = tmp_path / "trained" / "model.safetensors"
-    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--layer-weights")
+    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--ted", release / "ted-6k")
+    command = (*command, "--layer-weights")
     granted(*command, weights, "--output", tmp_path / "release", environment=environment)
     names = {path.name for path in (tmp_path / "release" / "granted").iterdir()}
     assert (tmp_path / "release" / "granted" / "model.safetensors").stat().st_size < 1000, "it holds the encoder"
@@ -182,14 +183,14 @@ save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, 
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_scores_of_another_encoder_are_not_put_into_a_card(tmp_path):
+def test_scores_of_another_encoder_are_not_put_into_a_card(release, tmp_path):
     tiny = miniature()
     scores = Path(shutil.copytree(tiny.scores, tmp_path / "scores"))
     path = sorted((scores / "ted").glob("*.json"))[0]
     result = json.loads(path.read_text())
     result["provenance"]["weights_fingerprint"] = "0" * 64
     path.write_text(json.dumps(result))
-    sources = Sources(checkpoint=tiny.checkpoint, scores=scores, license="apache-2.0")
+    sources = Sources(checkpoint=tiny.checkpoint, scores=scores, ted=release / "ted-6k", license="apache-2.0")
     with pytest.raises(InputError, match=f"{path.name} with the weights_fingerprint 000"):
         build_release(tmp_path / "release", sources)
     assert not (tmp_path / "release").exists()
@@ -238,7 +239,9 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(loopback_hub, tiny_encoder_folder, tmp_path):
+def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(
+    release, loopback_hub, tiny_encoder_folder, tmp_path
+):
     hub = loopback_hub
     files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
     base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
@@ -248,7 +251,8 @@ def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(loopback_
     torch.nn.init.normal_(model.fusion.weights)
     model.config.encoder_name_or_path, model.config.encoder_revision = f"{OWNER}/base", base.head.oid
     model.save_pretrained(tmp_path / "trained")
-    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--layer-weights")
+    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--ted", release / "ted-6k")
+    command = (*command, "--layer-weights")
     environment = hub.environment(tmp_path / "owner")
     granted(*command, tmp_path / "trained", "--output", tmp_path / "release", environment=environment)
     config = GrantedConfig.from_pretrained(tmp_path / "release" / "granted")
@@ -257,13 +261,13 @@ def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(loopback_
     assert weights.keys() == {"fusion.weights"} and torch.equal(weights["fusion.weights"], model.fusion.weights)
 
 
-def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(tmp_path):
+def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(release, tmp_path):
     tiny = miniature()
     shutil.copytree(tiny.checkpoint, tmp_path / "checkpoint")
     record = json.loads((tmp_path / "checkpoint" / "training_record.json").read_text())
     record["settings"]["output_dir"] = "/home/somebody/run"
     (tmp_path / "checkpoint" / "training_record.json").write_text(json.dumps(record))
-    sources = Sources(checkpoint=tmp_path / "checkpoint", license="mit", dtype="float16")
+    sources = Sources(checkpoint=tmp_path / "checkpoint", license="mit", dtype="float16", ted=release / "ted-6k")
     build_release(tmp_path / "release", sources)
     weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
     original = load_file(Path(tiny.checkpoint) / "model.safetensors")
