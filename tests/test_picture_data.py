@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import datasets
 import pytest
 import torch
 from PIL import Image as PILImage
@@ -133,7 +134,9 @@ def test_a_row_without_a_caption_cannot_be_used(write_pictures, tmp_path):
 
 
 @pytest.mark.parametrize("files", [1, 3])
-def test_a_stream_goes_on_where_it_stood(mixed, write_pictures, tmp_path, files):
+def test_a_stream_goes_on_where_it_stood(mixed, write_pictures, tmp_path, monkeypatch, files):
+    # Whenever a stream of several files is closed, datasets waits five seconds for the threads of pyarrow.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     if files > 1:
         parts = [write_pictures(tmp_path / f"{i}.parquet", count=14, sizes=SIZES) for i in range(files)]
         mixed = ",".join(parts)
