@@ -441,7 +441,7 @@ def push(
         typer.Option(help="Results for the cards: ted/*.json, vqa.json, granted-lumina2/ and granted-wan/."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the checkpoint's and pipelines' weights, if another.")] = None,
-    license: Annotated[str, typer.Option(help="Of the weights, such as apache-2.0.")] = "",
+    license: Annotated[str, typer.Option(help="Of the weights, such as apache-2.0; a preset has its own.")] = "",
     datasets: Annotated[str, typer.Option(help="Hub ids of the data they were trained on, comma-separated.")] = "",
     output: Annotated[Path, typer.Option(help="The folder to build.")] = Path("release"),
     to: Annotated[str, typer.Option(help="User or organisation on the Hub.")] = "",

@@ -121,7 +121,9 @@ def data_shapes(
     frames: Annotated[int, typer.Option(help="Of a clip, 8 to 49.")] = 16,
     questions: Annotated[int, typer.Option(help="For vqa: about each picture.")] = 1,
     aspects: Annotated[str, typer.Option(help="For vqa: those asked about, comma-separated; all by default.")] = "",
-    things: Annotated[str, typer.Option(help="For text-to-image, -video: simple scenes, such as 1,3 (figures).")] = "",
+    things: Annotated[
+        str, typer.Option(help="For text-to-image, -video: simple scenes; fewest and most figures, as 1,3.")
+    ] = "",
     bold: Annotated[bool, typer.Option("--bold", help="Of these: all figures large and solid.")] = False,
     motions: Annotated[str, typer.Option(help="Of simple clips: such as moves,grows; all by default.")] = "",
     split: Annotated[str, typer.Option(help="For text-to-image, -video: training, or benchmark.")] = "training",
@@ -168,6 +170,10 @@ def data_shapes(
     }
     if kind not in makers | others:
         raise InputError(f"got {kind!r}, expected one of {', '.join(makers | others)}: name one")
+    if (things or motions or bold) and not kind.startswith("text-to-"):
+        raise InputError(f"got --things, --bold or --motions for {kind}, expected text-to-image or text-to-video")
+    if motions and kind != "text-to-video":
+        raise InputError(f"got --motions for {kind}, expected text-to-video: pictures stand still")
     with console.status(f"making {output}"):
         others[kind]() if kind in others else rows.write_rows(makers[kind](), output)
     console.print(f"wrote {count} {'scenes' if kind == 'sheet' else 'rows'} to {output}")

@@ -190,7 +190,9 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
     if sources.dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"got dtype {sources.dtype!r}, expected bfloat16, float16 or float32: correct it")
     if not sources.license:
-        raise InputError("got no license, expected that of the weights, such as apache-2.0: look at the encoder's")
+        raise InputError(
+            "got no license, expected that of the weights: pass one (--license apache-2.0), or what the encoder has"
+        )
     if sources.scores is not None and not Path(sources.scores).is_dir():
         raise InputError(f"got {sources.scores} for the scores, expected a folder: check the path")
     if sources.aggregator is not None and not (Path(sources.aggregator) / "config.json").is_file():

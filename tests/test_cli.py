@@ -206,6 +206,9 @@ def test_shapes_are_drawn(granted, tmp_path, kind):
         (("pairs", "--scenes", "3", "--scene-words", "50"), "two whole numbers"),
         (("shapes", "vwa"), "vqa, text-to-image"),
         (("shapes", "vqa", "--media", "film"), "image, video"),
+        (("shapes", "vqa", "--things", "1,3"), "expected text-to-image or text-to-video"),
+        (("shapes", "text-to-image", "--things", "1,1", "--motions", "moves"), "pictures stand still"),
+        (("shapes", "text-to-video", "--things", "1,1", "--motions", "runs"), "got kind 'runs'"),
     ],
 )
 def test_wrong_options_of_the_world_are_one_line(granted, tmp_path, command, words):
