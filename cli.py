@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from granted.cli_data import data
-from granted.command_line import ConfigFile, console, numbers_of, parts_of, run_as_command, whole_numbers_of
+from granted.command_line import ConfigFile, console, numbers_of, parts_of, run_as_command, takes, whole_numbers_of
+from granted.encoding.loading import EncoderOptions
 from granted.errors import InputError
 
 
@@ -34,7 +35,10 @@ app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 
 
-EncoderDtype = Annotated[str, typer.Option("--dtype", help="The encoder's: auto, float32, bfloat16 or float16.")]
+takes_encoder_options = takes(EncoderOptions, "encoder_options", "Encoder")
+MaxLength = Annotated[
+    int | None, typer.Option(help="Most tokens read of a text, template included; the encoder's own limit by default.")
+]
 Pairs = Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")]
 Features = Annotated[
     str,
@@ -61,6 +65,7 @@ Ted = Annotated[str, typer.Option(help="TED-6K.json, an exported folder, or the 
 
 
 @app.command()
+@takes_encoder_options
 def evaluate(
     encoders: Annotated[list[str], typer.Argument(help="Hub ids, folders or GGUF files; NAME=PATH names one.")],
     ted: Ted = "sample",
@@ -74,7 +79,7 @@ def evaluate(
     config: ConfigFile = None,
     seeds: Annotated[str, typer.Option(help="An aggregator per feature is trained for each.")] = "0",
     shard: Annotated[str | None, typer.Option(help="Score part i/n only; see `granted merge`.")] = None,
-    dtype: EncoderDtype = "auto",
+    max_length: MaxLength = None,
     features: Features = "norm_avg",
     learning_rates: LearningRates = "1e-5",
     batch_size: BatchSize = 16,
@@ -93,6 +98,8 @@ def evaluate(
     save_steps: SaveSteps = 200,
     log_steps: LogSteps = 10,
     tracker: Tracker = "file",
+    *,
+    encoder_options: EncoderOptions,
 ):
     """Score text encoders on TED: train an aggregator per feature where none is given, score, write the report.
 
@@ -114,7 +121,8 @@ def evaluate(
         settings=settings,
         seeds=whole_numbers_of(seeds),
         aggregator=aggregator,
-        dtype=dtype,
+        options=encoder_options,
+        max_length=max_length,
         shard=shard,
     )
     if shard is None:
@@ -172,6 +180,7 @@ def agree(
 
 
 @app.command()
+@takes_encoder_options
 def encode(
     encoder: Annotated[str, typer.Argument(help="Hub id, folder or GGUF file.")],
     texts: Annotated[Path, typer.Argument(help="UTF-8 file, one text a line.")],
@@ -181,12 +190,13 @@ def encode(
         str, typer.Option(help="learned, norm_avg, avg or single; a saved model keeps its own.")
     ] = "norm_avg",
     layer_index: Annotated[int, typer.Option(help="The layer of fusion single; -1 is the last.")] = -1,
-    max_sequence_length: Annotated[int, typer.Option(help="Most tokens read of a text.")] = 512,
+    max_length: MaxLength = None,
     token_budget: TokenBudget = 8192,
-    dtype: EncoderDtype = "auto",
+    *,
+    encoder_options: EncoderOptions,
 ):
     """Encode texts into fused features (N, D) on disk. Run again to go on after an interruption."""
-    from granted.eval_metric.evaluation import encode_file
+    from granted.encoding.features import encode_file
 
     count, total = encode_file(
         encoder,
@@ -194,21 +204,22 @@ def encode(
         output,
         fusion=fusion,
         layer_index=layer_index,
-        max_sequence_length=max_sequence_length,
+        options=encoder_options,
+        max_length=max_length,
         token_budget=token_budget,
-        dtype=dtype,
     )
     console.print(f"encoded {count} texts; {output} holds {total}")
 
 
 @train.command("aggregator")
+@takes_encoder_options
 def train_aggregator(
     encoder: Annotated[str, typer.Option(help="Hub id, folder or GGUF file; NAME=PATH names it.")],
     pairs: Pairs,
     output: Annotated[Path, typer.Option(help="Folder that gets one aggregator per feature.")],
     config: ConfigFile = None,
     seed: Annotated[int, typer.Option(help="Of initialisation and data order.")] = 0,
-    dtype: EncoderDtype = "auto",
+    max_length: MaxLength = None,
     features: Features = "norm_avg",
     learning_rates: LearningRates = "1e-5",
     batch_size: BatchSize = 16,
@@ -227,15 +238,17 @@ def train_aggregator(
     save_steps: SaveSteps = 200,
     log_steps: LogSteps = 10,
     tracker: Tracker = "file",
+    *,
+    encoder_options: EncoderOptions,
 ):
     """Train context aggregators on caption pairs; run again to go on where it stopped. Defaults are the paper's."""
-    from granted.eval_metric.evaluation import load_encoder
+    from granted.encoding.loading import load_encoder
     from granted.training.context_aggregator import train_context_aggregators
 
     settings = _training_settings(locals())
     rows = _read_pairs(pairs)
     with console.status(f"loading {encoder}"):
-        name, model = load_encoder(encoder, dtype)
+        name, model = load_encoder(encoder, encoder_options, max_length=max_length)
     folders = train_context_aggregators(model, rows, output, settings, encoder_name=name)
     for folder in folders.values():
         console.print(f"wrote {folder}")
@@ -271,7 +284,7 @@ def export(
     output: Annotated[Path, typer.Option(help="The folder to make.")],
     config: ConfigFile = None,
     fusion: Annotated[str, typer.Option(help="learned, norm_avg, avg or single.")] = "norm_avg",
-    dtype: EncoderDtype = "auto",
+    dtype: Annotated[str, typer.Option(help="The encoder's: auto, float32, bfloat16 or float16.")] = "auto",
     base: Annotated[str | None, typer.Option(help="The base of an adapter, if it has moved.")] = None,
     keep_vision: Annotated[bool, typer.Option(help="Keep the vision tower.")] = False,
 ):

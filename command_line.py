@@ -4,11 +4,14 @@ run_as_command(lambda: app())                    # the `granted` command
 run_as_program(run)                              # accelerate launch -m granted.training.vqa_finetuning ...
 """
 
+import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 import yaml
@@ -44,6 +47,40 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="YAML file with any of these options.", callback=_read_config, is_eager=True),
 ]
+
+
+def takes(kind: type, parameter: str, panel: str) -> Callable[[Callable], Callable]:
+    """Decorates a command: it has the fields of a dataclass as options and gets them as one argument.
+
+    Args:
+        kind (`type`): the dataclass; the `help` in the metadata of a field is its sentence in `--help`.
+        parameter (`str`): the argument of the command that gets it.
+        panel (`str`): heading of these options in `--help`.
+    """
+    hints = get_type_hints(kind)
+
+    def decorate(command: Callable) -> Callable:
+        options = []
+        for one in fields(kind):
+            names = [f"--{one.name.replace('_', '-')}"] if hints[one.name] is bool else []
+            option = typer.Option(*names, help=one.metadata["help"], rich_help_panel=panel)
+            annotation = Annotated[hints[one.name], option]
+            options.append(
+                inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
+            )
+
+        @functools.wraps(command)
+        def run(**given):
+            built = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+            return command(**given, **{parameter: built})
+
+        signature = inspect.signature(command)
+        own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+        run.__signature__ = signature.replace(parameters=[one for one in own if one.name != parameter] + options)
+        run.__annotations__ = {name: one.annotation for name, one in run.__signature__.parameters.items()}
+        return run
+
+    return decorate
 
 
 def parts_of(text: str) -> list[str]:

@@ -31,10 +31,21 @@ def encoder_fingerprint(
     digest.update(json.dumps(_without_provenance(encoder_config.to_dict()), sort_keys=True).encode())
     digest.update(f"{last_layer} {dtype}".encode())
     digest.update(_tokenizer_rules(tokenizer).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
+    _add_weights(digest, encoder)
+    return digest.hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, by name."""
+    digest = hashlib.sha256()
+    _add_weights(digest, module)
+    return digest.hexdigest()
+
+
+def _add_weights(digest, module: nn.Module) -> None:
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _without_provenance(described: dict) -> dict:

@@ -425,7 +425,8 @@ class GrantedModel(PreTrainedModel):
             accumulator = FusionAccumulator(fusions, factors)
             run(accumulator.add)
             sums = accumulator.sums
-        return [total.masked_fill(pad.to(total.device), 0) for total in sums]  # (B, N, D) each
+        # Layers may be spread over devices; what is read of them is together where the input is.
+        return [total.to(pad.device).masked_fill(pad, 0) for total in sums]  # (B, N, D) each
 
     def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None]) -> None:
         """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes."""
@@ -554,10 +555,13 @@ class GrantedModel(PreTrainedModel):
         padded = self.tokenizer.pad(
             {"input_ids": token_ids}, padding_side=self.config.padding_side, return_tensors="pt", verbose=False
         )
-        return padded["input_ids"].to(self._device()), padded["attention_mask"].to(self._device())  # (B, N) each
+        device = self.input_device
+        return padded["input_ids"].to(device), padded["attention_mask"].to(device)  # (B, N) each
 
-    def _device(self) -> torch.device:
-        """Where inputs belong; weights that accelerate offloaded lie on the meta device until they are needed."""
+    @property
+    def input_device(self) -> torch.device:
+        """Where inputs belong and features come out."""
+        # Weights that accelerate offloaded lie on the meta device until they are needed.
         hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
         devices = [getattr(hook, "execution_device", None) for hook in hooks]
         return next((torch.device(device) for device in devices if device is not None), self.device)

@@ -27,8 +27,9 @@ import transformers
 
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.records import caption_text
+from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.eval_metric.benchmark import Head, score_encoder
-from granted.eval_metric.evaluation import dataset_description, load_encoder
+from granted.eval_metric.evaluation import dataset_description
 from granted.files import write_json
 from granted.modeling_granted import length_sorted_batches
 from granted.training.aggregator_features import new_aggregator
@@ -43,7 +44,7 @@ def run_arm(arm: str, encoder_spec: str, ted: str) -> dict:
     """Seconds, peak memory and tokens of one arm, once."""
     transformers.utils.logging.disable_progress_bar()
     records, info = read_ted(ted)
-    name, encoder = load_encoder(encoder_spec, "bfloat16")
+    name, encoder = load_encoder(encoder_spec, EncoderOptions(dtype="bfloat16"))
     features = {"four": ["last", "penultimate", "norm_avg", "learned"], "floor": ["last"]}.get(arm, ["norm_avg"])
     fingerprint = encoder.fingerprint()
     heads = [Head(new_aggregator(f, encoder, name, fingerprint, seed=0).eval(), 0) for f in features]

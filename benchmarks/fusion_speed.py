@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from granted.eval_metric.evaluation import load_encoder
+from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.files import write_json
 from granted.modeling_layer_fusion import LayerFusion
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("fusion_speed.json"))
     options = parser.parse_args()
 
-    name, encoder = load_encoder(options.encoder, options.dtype)
+    name, encoder = load_encoder(options.encoder, EncoderOptions(dtype=options.dtype))
     layers = encoder.config.num_hidden_layers
     single = [LayerFusion("single", layers, layer_index=i) for i in (-1, -2, 0)]
     norm_avg, *others = (LayerFusion(kind, layers) for kind in ("norm_avg", "avg", "learned"))

@@ -22,11 +22,13 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.loading import device_name
 from granted.errors import InputError
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
 from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
+from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
 from granted.training.contrastive import AggregatorHeads
 
@@ -172,12 +174,12 @@ def score_encoder(
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
     texts = [caption_text(r) for r in records] + [s for r in records for s in r["statements"]]
     started = time.perf_counter()
-    model = AggregatorHeads({head.name: head.aggregator for head in heads}).to(encoder.device).eval()
+    model = AggregatorHeads({head.name: head.aggregator for head in heads}).to(encoder.input_device).eval()
     tokens = encode_missing(encoder, model, texts, cache, token_budget, show_progress)
     seconds = time.perf_counter() - started
 
     common = provenance(
-        device=torch.cuda.get_device_name() if encoder.device.type == "cuda" else encoder.device.type,
+        device=device_name(encoder.input_device),
         dtype=str(encoder.dtype).removeprefix("torch."),
         seconds=round(seconds, 2),
         tokens=tokens,
@@ -258,12 +260,3 @@ def score_items(cache: EmbeddingCache, column: str, records: Sequence[TedRecord]
         kept = {name: record[name] for name in ("id", "caption_id", "category", "media", "label")}
         items.append(kept | {"scores": (statements @ caption).tolist()})
     return items
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """Hash of a module's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

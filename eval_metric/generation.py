@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from granted.encoding.loading import split_spec
 from granted.errors import InputError
-from granted.eval_metric.evaluation import split_spec
 from granted.eval_metric.manifest import Run, picture_grid, read_manifest, readable
 from granted.eval_metric.results import provenance
 from granted.eval_metric.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report

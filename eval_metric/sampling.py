@@ -30,10 +30,10 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from granted.errors import InputError
-from granted.eval_metric.benchmark import weights_hash
 from granted.eval_metric.manifest import MANIFEST, RECORD, picture_grid
 from granted.eval_metric.results import library_versions
 from granted.files import atomic_path, read_json, write_json
+from granted.modeling_fingerprint import weights_hash
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

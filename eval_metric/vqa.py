@@ -24,8 +24,8 @@ from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import load_vqa
+from granted.encoding.loading import split_spec
 from granted.errors import InputError
-from granted.eval_metric.evaluation import split_spec
 from granted.eval_metric.results import library_versions
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.files import atomic_path, write_json

@@ -29,10 +29,10 @@ from transformers.video_utils import VideoMetadata
 
 from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.errors import InputError
-from granted.eval_metric.benchmark import weights_hash
 from granted.eval_metric.manifest import media_hash, open_media
 from granted.eval_metric.prompts import GROUPS
 from granted.eval_metric.statistics import bootstrap_accuracy
+from granted.modeling_fingerprint import weights_hash
 
 
 QUESTION, ANSWER = 'Does this figure show "{}"? Please answer yes or no.', "Yes"

@@ -10,8 +10,10 @@ from transformers import ViTConfig, ViTModel
 
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.embedding_cache import EmbeddingCache
+from granted.encoding.features import encode_file
+from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
 from granted.errors import InputError
-from granted.eval_metric.evaluation import encode_file, evaluate, load_encoder, split_spec, write_report
+from granted.eval_metric.evaluation import evaluate, write_report
 from granted.eval_metric.results import load_all, merge_shards
 from granted.files import read_json
 from granted.modeling_granted import GrantedModel
@@ -52,7 +54,9 @@ def test_an_encoder_is_called_by_the_last_part_of_its_path_or_as_it_is_told(spec
 
 
 def test_a_plain_encoder_and_a_saved_model_load_in_the_dtype_asked_for(tiny_encoder_folder, tmp_path):
-    name, plain = load_encoder(f"plain={tiny_encoder_folder}", "bfloat16", fusion="single", layer_index=1)
+    name, plain = load_encoder(
+        f"plain={tiny_encoder_folder}", EncoderOptions(dtype="bfloat16"), fusion="single", layer_index=1
+    )
     assert name == "plain" and plain.dtype == torch.bfloat16 and plain.config.layer_index == 1
     GrantedModel.from_encoder(tiny_encoder_folder, fusion="avg").save_pretrained(tmp_path / "saved")
     name, saved = load_encoder(str(tmp_path / "saved"))
@@ -74,7 +78,7 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tiny_encoder_folder, tmp
             load_encoder(str(tmp_path / name))
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="got dtype 'int8'"):
-        load_encoder(tiny_encoder_folder, "int8")
+        EncoderOptions(dtype="int8")
 
 
 # -------------------------------------------------------------------------------------------------------------- encode
@@ -97,7 +101,7 @@ def test_features_of_another_encoder_or_fusion_never_share_a_folder(tiny_encoder
     file.write_text("a red cube\n")
     encode_file(tiny_encoder_folder, file, output)
     before = written(output)
-    with pytest.raises(InputError, match="of another encoder,"):
+    with pytest.raises(InputError, match="of another encoder"):
         encode_file(tiny_bert_folder, file, output)
     with pytest.raises(InputError, match="of another fusion"):
         encode_file(tiny_encoder_folder, file, output, fusion="avg")

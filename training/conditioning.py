@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.features import feature_identity
 from granted.errors import InputError
-from granted.eval_metric.evaluation import feature_identity
 from granted.modeling_granted import GrantedModel
 
 
@@ -70,11 +70,9 @@ class Conditioning:
 
         Without template tokens that the configuration drops; the same whether encoded now or read from the disk.
         """
-        if self.cache is not None:
-            rows = [self.cache.read("features", text).to(self.accelerator.device) for text in texts]  # (N_i, D) each
-        else:
-            rows = self._encode(texts)
-        embeds = pad_sequence(rows, batch_first=True)  # (B, N, D)
+        cached = self.cache is not None
+        rows = [self.cache.read("features", text) for text in texts] if cached else self._encode(texts)  # (N_i, D)
+        embeds = pad_sequence(rows, batch_first=True).to(self.accelerator.device)  # (B, N, D)
         lengths = torch.tensor([len(row) for row in rows], device=embeds.device)  # (B,)
         mask = torch.arange(embeds.shape[1], device=embeds.device) < lengths.unsqueeze(1)  # (B, N)
         return embeds, mask.long()

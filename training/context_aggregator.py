@@ -153,7 +153,7 @@ def train_context_aggregators(
     """Train an aggregator for every feature of a frozen encoder; go on where an interrupted run stopped.
 
     Args:
-        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not.
+        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not. The heads train on its device.
         pairs (`Sequence[dict]`): rows with `caption_a`, `caption_b` and, for hard negatives, `negatives`.
         output_dir (`str`): gets one folder per feature, loadable by `ContextAggregator.from_pretrained`, with
             `training.json` (settings and held-out figures) in it; while it runs also `checkpoint-STEP`.
@@ -178,8 +178,6 @@ def train_context_aggregators(
         log_with="trackio" if config.tracker == "trackio" else None,
         project_dir=str(output_dir),
     )
-    if torch.cuda.is_available():
-        encoder = encoder.to(accelerator.device)
     encoder.requires_grad_(False).eval()
     set_seed(config.seed)
 
@@ -218,11 +216,12 @@ def train_context_aggregators(
             for name, (feature, _) in names.items()
         }
     ).train()
+    heads.to(encoder.input_device)
     optimizer = torch.optim.AdamW(
         [{"params": list(heads.heads[name].parameters()), "lr": rate} for name, (_, rate) in names.items()],
         weight_decay=config.weight_decay,
     )
-    model = accelerator.prepare(heads)
+    model = accelerator.prepare_model(heads, device_placement=False)
     first, log = resume(output_dir, identity, heads, optimizer, step_pairs)
     if config.tracker == "trackio":
         accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
@@ -237,7 +236,7 @@ def train_context_aggregators(
             factor = learning_rate_factor(step, total, config)
             for group, (_, rate) in zip(optimizer.param_groups, names.values()):
                 group["lr"] = rate * factor
-            with autocast(accelerator, config):
+            with autocast(encoder, config):
                 embeddings = model(encoder, texts, config.token_budget, config.recompute_layers)
             losses = {
                 name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
@@ -266,7 +265,7 @@ def train_context_aggregators(
 
     figures = {}
     if accelerator.is_main_process:
-        figures = evaluate_heads(heads.eval(), encoder, pairs, held_out, config, accelerator)
+        figures = evaluate_heads(heads.eval(), encoder, pairs, held_out, config)
         report = {
             "identity": identity,
             "encoder": encoder_name,
@@ -296,9 +295,9 @@ def train_context_aggregators(
     return folders
 
 
-def autocast(accelerator: Accelerator, config: AggregatorTrainingConfig) -> torch.autocast:
+def autocast(encoder: GrantedModel, config: AggregatorTrainingConfig) -> torch.autocast:
     """The precision in which the heads run."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
+    return torch.autocast(encoder.input_device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
 def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int], list[int]]:
@@ -311,7 +310,7 @@ def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int]
 
 
 @torch.no_grad()
-def evaluate_heads(heads, encoder, pairs, held_out: list[int], config, accelerator) -> dict[str, dict[str, float]]:
+def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
     """Loss and retrieval accuracy of every head on held-out pairs, in groups of 64 pairs (chance: 1 in 127)."""
     group = 64
     totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
@@ -320,7 +319,7 @@ def evaluate_heads(heads, encoder, pairs, held_out: list[int], config, accelerat
         if len(indices) < group and start:
             break  # a smaller group would be easier
         texts, ids = pair_texts(pairs, indices)
-        with autocast(accelerator, config):
+        with autocast(encoder, config):
             embeddings = heads(encoder, texts, config.token_budget)
         for name, rows in embeddings.items():
             loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()

@@ -29,8 +29,8 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from granted.encoding.loading import load_encoder, place
 from granted.errors import InputError
-from granted.eval_metric.evaluation import load_encoder
 from granted.eval_metric.results import library_versions
 from granted.files import atomic_path, read_json, write_json
 from granted.modeling_granted import GrantedModel
@@ -264,8 +264,8 @@ class DiffusionTrainer(ABC):
 
     def drawn_captions(self, step: int, data: CaptionedPictures, rows: list[int]) -> Iterator[str]:
         """The captions that a step draws for its batch."""
-        for place, row in enumerate(rows):
-            yield Draw(self.config, step, place).caption(data.captions_of_row(row))
+        for position, row in enumerate(rows):
+            yield Draw(self.config, step, position).caption(data.captions_of_row(row))
 
     def part_of(self, batch_size: int) -> int:
         """How many samples of a step a process takes at a time.
@@ -289,16 +289,15 @@ class DiffusionTrainer(ABC):
         return [slice(start, start + part) for start in starts]
 
     def load_encoder(self) -> tuple[str, GrantedModel]:
-        """The encoder by name, on the device of the run."""
+        """The encoder and its display name."""
         with self.accelerator.local_main_process_first():
-            name, encoder = load_encoder(self.config.encoder, self.config.dtype)
-        return name, encoder.to(self.accelerator.device)
+            return load_encoder(self.config.encoder, self.config.encoder_options())
 
     def load_vae(self, kind: type[ModelMixin]) -> ModelMixin | None:
         """The frozen VAE on the device of the run; none for samples that are pixels."""
         if self.config.vae == "none":
             return None
-        return load_part(kind, self.config.vae, "vae").to(self.accelerator.device).eval().requires_grad_(False)
+        return place(load_part(kind, self.config.vae, "vae"), self.accelerator.device).eval().requires_grad_(False)
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same."""
@@ -375,7 +374,7 @@ class DiffusionTrainer(ABC):
         """The encoder with the layer weights of this run; loaded anew if its trunk was freed."""
         if self.conditioning.cache is None:
             return self.encoder
-        _, encoder = load_encoder(self.config.encoder, self.config.dtype)
+        _, encoder = load_encoder(self.config.encoder, self.config.encoder_options())
         encoder.config = self.encoder.config
         encoder.fusion = self.encoder.fusion
         return encoder

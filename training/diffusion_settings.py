@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from granted.encoding.loading import EncoderOptions
 from granted.errors import InputError
 
 
@@ -23,6 +24,11 @@ Settings = TypeVar("Settings", bound="DiffusionTrainingConfig")
 APART = (
     "output_dir",
     "encoder",
+    "device",
+    "device_map",
+    "attn_implementation",
+    "trust_remote_code",
+    "revision",
     "data",
     "vae",
     "data_workers",
@@ -44,11 +50,12 @@ APART = (
 
 
 @dataclass
-class DiffusionTrainingConfig:
+class DiffusionTrainingConfig(EncoderOptions):
     """Settings of a diffusion model's training with the layer weights of its text encoder.
 
     Args:
-        encoder (`str`): Hub id, folder or GGUF file of the text encoder; dtype (`str`): its dtype.
+        encoder (`str`): Hub id, folder or GGUF file of the text encoder. The fields of [`EncoderOptions`] say how it
+            is loaded and where it computes.
         data (`str`): Parquet or JSON Lines files, comma-separated; a folder; or a Hub id. split (`str`): of it.
         output_dir (`str`): gets the pipeline, the record, the layer weights' trajectory, grids, checkpoints.
         caption_columns (`list[str]`): with several, each step draws one of those a row has.
@@ -83,7 +90,6 @@ class DiffusionTrainingConfig:
     """
 
     encoder: str = ""
-    dtype: str = "auto"
     data: str = ""
     split: str = "train"
     output_dir: str = ""
@@ -128,6 +134,7 @@ class DiffusionTrainingConfig:
     tracker: str = "file"
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("encoder", "data", "output_dir"):
             if not getattr(self, name):
                 raise InputError(f"got no {name}, expected one: give --{name}")
@@ -153,6 +160,10 @@ class DiffusionTrainingConfig:
                 raise InputError(f"got {name}={getattr(self, name)}, expected at least 0 and below 1")
         if not isinstance(self.transformer, dict):
             raise InputError("got a transformer that is no mapping, expected fields of its configuration: correct it")
+
+    def encoder_options(self) -> EncoderOptions:
+        """How the encoder is loaded."""
+        return EncoderOptions(**{one.name: getattr(self, one.name) for one in fields(EncoderOptions)})
 
     def identity(self) -> dict[str, Any]:
         """The settings that the outcome depends on."""

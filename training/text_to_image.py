@@ -20,8 +20,8 @@ from diffusers.utils import make_image_grid
 from granted.command_line import run_as_program
 from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.errors import InputError
-from granted.eval_metric.benchmark import weights_hash
 from granted.files import atomic_path
+from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion_loop import DiffusionTrainer

@@ -20,8 +20,8 @@ from torch import nn
 
 from granted.command_line import run_as_program
 from granted.errors import InputError
-from granted.eval_metric.benchmark import weights_hash
 from granted.files import atomic_path
+from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.training.diffusion_loop import DiffusionTrainer, load_part

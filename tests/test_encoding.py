@@ -1,0 +1,106 @@
+"""Loading and placing encoders: one function does it for every command, and every command has its options."""
+
+import json
+import os
+import sys
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from typer.main import get_command
+
+from granted import cli
+from granted.encoding.loading import EncoderOptions, choose_device, load_encoder, place, split_spec
+from granted.errors import InputError, refusing
+from granted.modeling_granted import GrantedModel
+
+
+ABSENT = "cuda:99"  # no machine of ours has it
+
+
+def test_an_absent_device_is_refused_with_those_that_are_there():
+    with pytest.raises(InputError, match=f"got device '{ABSENT}'.*expected auto or one of cpu"):
+        choose_device(ABSENT)
+    with pytest.raises(InputError, match="computes nothing"):
+        choose_device("meta")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def commands_with_encoder_options():
+    """Every command that takes `--device`, by its words."""
+    found = []
+
+    def walk(command, words):
+        for name, one in getattr(command, "commands", {}).items():
+            walk(one, [*words, name])
+        if any(parameter.name == "device" for parameter in command.params):
+            found.append(words)
+
+    walk(get_command(cli.app), [])
+    return found
+
+
+def test_the_commands_that_read_with_an_encoder_take_the_same_options():
+    assert {" ".join(words) for words in commands_with_encoder_options()} >= {"encode", "evaluate", "train aggregator"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["encode", "ENCODER", "texts.txt", "--output", "out"],
+        ["evaluate", "ENCODER", "--pairs", "pairs.jsonl", "--output", "out"],
+        ["evaluate", "ENCODER", "--aggregator", "aggregator", "--output", "out"],
+        ["evaluate", "ENCODER", "--aggregator", "aggregator", "--shard", "1/2", "--output", "out"],
+        ["train", "aggregator", "--encoder", "ENCODER", "--pairs", "pairs.jsonl", "--output", "out"],
+        ["train", "text-to-image", "--encoder", "ENCODER", "--data", "data.parquet", "--output_dir", "out"],
+        ["train", "text-to-video", "--encoder", "ENCODER", "--data", "data.parquet", "--output_dir", "out"],
+    ],
+)
+def test_no_command_forgets_the_device(arguments, tiny_encoder_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("a red cube\n")
+    pair = {"id": "1", "media": "image", "caption_a": "a", "caption_b": "b", "source": "t"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair))
+    words = [tiny_encoder_folder if word == "ENCODER" else word for word in arguments]
+    monkeypatch.setattr(sys, "argv", ["granted", *words, "--device", ABSENT])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2 and f"got device '{ABSENT}'" in capsys.readouterr().err
+    assert not os.path.exists("out")
+
+
+def test_what_accelerate_has_dispatched_stays_where_it_is(tiny_encoder_folder):
+    _, plain = load_encoder(tiny_encoder_folder, fusion="norm_avg")
+    before = plain.encode(["a red cube"])[0]  # (N, D)
+    trunk = dispatch_model(plain.encoder, {"": "cpu"}, force_hooks=True)
+    encoder = GrantedModel.from_loaded(trunk, plain.tokenizer, fusion="norm_avg")
+    assert encoder.hf_device_map and place(encoder, ABSENT) is encoder
+    torch.testing.assert_close(encoder.encode(["a red cube"])[0], before)
+
+
+def test_template_last_layer_and_length_are_set_for_plain_and_for_saved_encoders(tiny_encoder_folder, tmp_path):
+    GrantedModel.from_encoder(tiny_encoder_folder, fusion="avg").save_pretrained(tmp_path / "saved")
+    options = EncoderOptions(template="the dog {prompt}", last_layer="pre_norm")
+    for path in (tiny_encoder_folder, tmp_path / "saved"):
+        _, encoder = load_encoder(str(path), options, max_length=6)
+        assert encoder.config.last_layer == "pre_norm" and encoder.config.max_sequence_length == 6
+        assert len(encoder.tokenize(["a red"])[0]) == 5  # BOS, two words of the template, two of the text
+    with pytest.raises(InputError, match="last_layer='middle'"):
+        load_encoder(tiny_encoder_folder, EncoderOptions(last_layer="middle"))
+    with pytest.raises(InputError, match="got quantization '2bit', expected one of 4bit, 8bit"):
+        EncoderOptions(quantization="2bit")
+
+
+def test_a_path_that_exists_is_a_path_whatever_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    assert split_spec("lr=0.1") == ("lr=0.1", "lr=0.1")
+    assert split_spec("mine=lr=0.1") == ("mine", "lr=0.1")
+    assert split_spec("mine=~/encoder") == ("mine", os.path.expanduser("~/encoder"))
+
+
+def test_what_a_library_raises_on_a_foreign_file_is_one_line_with_its_cause():
+    with pytest.raises(InputError) as caught, refusing("the file 'x'", "y: do z"):
+        raise RuntimeError("two\nlines")
+    assert str(caught.value) == "got the file 'x', which cannot be loaded (two lines), expected y: do z"
+    assert isinstance(caught.value.__cause__, RuntimeError)
