@@ -104,3 +104,15 @@ def test_what_a_library_raises_on_a_foreign_file_is_one_line_with_its_cause():
         raise RuntimeError("two\nlines")
     assert str(caught.value) == "got the file 'x', which cannot be loaded (two lines), expected y: do z"
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(("quantization", "error"), [("8bit", 0.05), ("4bit", 0.2)])
+def test_a_quantised_encoder_reads_nearly_the_same_and_is_not_taken_for_the_plain_one(
+    quantization, error, tiny_encoder_folder
+):
+    pytest.importorskip("bitsandbytes", reason="pip install 'granted[quantization]'")
+    _, plain = load_encoder(tiny_encoder_folder, fusion="norm_avg")
+    _, encoder = load_encoder(tiny_encoder_folder, EncoderOptions(quantization=quantization), fusion="norm_avg")
+    assert place(encoder, ABSENT) is encoder and encoder.fingerprint() != plain.fingerprint()
+    expected, found = (one.encode(["two dogs sleep under the table"])[0] for one in (plain, encoder))  # (N, D) each
+    assert 0 < (found - expected).norm() / expected.norm() < error

@@ -1,0 +1,283 @@
+"""Every command on a GPU gives the figures of the CPU, and what reading costs at the shape of Qwen3-VL-8B.
+
+    python benchmarks/gpu_check.py --encoder smollm2=SmolLM2.gguf --output check  # a GPU of 40 GB
+    python benchmarks/gpu_check.py --shape tiny --instances 200 --output check     # rehearsal on a CPU
+
+The same commands run side by side without a GPU and with it, each in a process of its own, in fp32. What is written,
+`check/report.json`, says how far apart features, losses, answers, scores and pixels are. Then a Qwen3-VL of random
+weights reads a whole synthetic benchmark through `granted encode` and `granted evaluate`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
+from vqa_step import SHAPES
+
+from granted.encoding.loading import choose_device, device_name
+from granted.eval_metric.results import library_versions, load_all
+from granted.files import read_json, write_json
+
+
+ROOT = Path(__file__).parents[1]
+MINIATURE = ROOT / "results/tiny/granted"
+T2I = ROOT / "training/configs/t2i_miniature_32.yaml"
+# Seconds that a command may take before it is stopped as hanging.
+PATIENCE = 1200
+EXACT = ("--mixed-precision", "no", "--dtype", "float32", "--recompute-layers", "--held-out", "40")
+
+
+def granted(*arguments: object, on_gpu: bool = True, log: Path) -> float:
+    """Run a `granted` command, its output appended to a file; the seconds it took.
+
+    Raises:
+        RuntimeError: it failed; the message ends with its last lines.
+    """
+    environment = dict(os.environ) if on_gpu else os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "6"}
+    words = [sys.executable, "-m", "granted.cli", *map(str, arguments)]
+    started = time.perf_counter()
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ granted {' '.join(words[3:])}\n{done.stdout}{done.stderr}\n")
+    if done.returncode:
+        raise RuntimeError(f"granted {' '.join(words[3:])} gave {done.returncode}: {done.stderr[-800:]}")
+    return round(time.perf_counter() - started, 1)
+
+
+def make_data(folder: Path, instances: int, log: Path) -> None:
+    """The data of all commands, made once."""
+    shapes = ("data", "shapes")
+    simple = ("--size", 32, "--things", "1,3", "--bold", "--captions", "plain")
+    for arguments in (
+        (*shapes, "text-to-image", "--count", 200, *simple, "--output", folder / "images.parquet"),
+        (
+            *shapes,
+            "text-to-image",
+            "--count",
+            8,
+            *simple,
+            "--split",
+            "benchmark",
+            "--output",
+            folder / "prompts.parquet",
+        ),
+        (*shapes, "vqa", "--count", 64, "--size", 96, "--aspects", "counting", "--output", folder / "vqa.parquet"),
+        (
+            "data",
+            "pairs",
+            "--scenes",
+            400,
+            "--categories",
+            1,
+            "--scene-words",
+            "40,120",
+            "--output",
+            folder / "pairs.parquet",
+        ),
+        ("data", "ted", "--instances", instances, "--output", folder / "ted-6k"),
+        ("miniature", "--pictures", 0, "--output", folder / "qwen3-vl"),
+    ):
+        granted(*arguments, on_gpu=False, log=log)
+    captions = [f"a photo of {i} red cubes beside a blue sphere, number {i * 7} of many" for i in range(200)]
+    (folder / "texts.txt").write_text("\n".join(captions), encoding="utf-8")
+
+
+def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: bool) -> dict[str, float]:
+    """Each command once; seconds by its words."""
+    seconds: dict[str, float] = {}
+    log = output / "log.txt"
+    output.mkdir(parents=True)
+
+    def run(name: str, *arguments: object) -> None:
+        seconds[name] = granted(*arguments, on_gpu=on_gpu, log=log)
+
+    for name, path in encoders.items():
+        spec, folder = f"{name}={path}", output / name
+        run(
+            f"encode {name}", "encode", path, data / "texts.txt", "--dtype", "float32", "--output", folder / "features"
+        )
+        training = (
+            "--pairs",
+            data / "pairs.parquet",
+            "--features",
+            "last,norm_avg,learned",
+            *EXACT,
+            "--max-steps",
+            10,
+        )
+        run(
+            f"train aggregator {name}",
+            "train",
+            "aggregator",
+            "--encoder",
+            spec,
+            *training,
+            "--output",
+            folder / "heads",
+        )
+        scoring = ("--aggregator", folder / "heads", "--dtype", "float32", "--output", folder / "ted")
+        run(f"evaluate {name}", "evaluate", spec, *scoring)
+        for shard in (1, 2):
+            run(
+                f"evaluate {name} {shard}/2",
+                "evaluate",
+                spec,
+                *scoring[:-1],
+                folder / "shards",
+                "--shard",
+                f"{shard}/2",
+            )
+        run(f"merge {name}", "merge", folder / "shards", "--output", folder / "merged")
+    stage_2 = ("--config", T2I, "--encoder", MINIATURE, "--dtype", "float32", "--data", data / "images.parquet")
+    short = ("--max_steps", 6, "--batch_size", 8, "--mixed_precision", "no", "--sample_count", 4, "--log_steps", 1)
+    run("train text-to-image", "train", "text-to-image", *stage_2, *short, "--output_dir", output / "t2i")
+    sampling = ("--prompts", data / "prompts.parquet", "--trust-remote-code", "--negative-prompt", "", "--steps", 4)
+    run("generate", "generate", output / "t2i/pipeline", *sampling, "--output", output / "images")
+    run("evaluate-generation", "evaluate-generation", output / "images", "--judge", data / "qwen3-vl")
+    run(
+        *(
+            "train vqa",
+            "train",
+            "vqa",
+            "--model",
+            data / "qwen3-vl",
+            "--data",
+            data / "vqa.parquet",
+            "--adapter",
+            "none",
+        ),
+        *("--max_steps", 4, "--per_device_train_batch_size", 8, "--bf16", "false", "--learning_rate", 1e-3),
+        *("--logging_steps", 1, "--report_to", "none", "--output_dir", output / "vqa"),
+    )
+    questions = ("--data", data / "vqa.parquet", "--training-data", data / "vqa.parquet")
+    run("vqa", "vqa", output / "vqa", *questions, "--output", output / "answers")
+    run("export", "export", output / "vqa", "--output", output / "exported")
+    return seconds
+
+
+def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, float]:
+    """How far apart the outcomes of the two devices are; the largest difference of each kind."""
+    found: dict[str, float] = {}
+    for name in encoders:
+        one, other = read_features(cpu / name / "features"), read_features(gpu / name / "features")
+        errors = [float((one[key] - other[key]).norm() / one[key].norm()) for key in one]
+        found[f"{name}: features, relative"] = max(errors)
+        for folder in ("ted", "merged"):
+            results = {(r.feature, r.pooling): r for r in load_all(cpu / name / folder / "results")}
+            for result in load_all(gpu / name / folder / "results"):
+                reference = results[result.feature, result.pooling]
+                scores = [np.subtract(a["scores"], b["scores"]) for a, b in zip(reference.items, result.items)]
+                label = f"{name}: {folder}, {result.feature}, {result.pooling}"
+                found[f"{label}: cosines"] = float(np.abs(scores).max())
+                found[f"{label}: accuracy"] = abs(reference.accuracy - result.accuracy)
+    found["text-to-image: losses, relative"] = largest_difference(
+        *(losses(f / "t2i/training.jsonl") for f in (cpu, gpu))
+    )
+    pixels = [
+        np.subtract(
+            np.asarray(Image.open(path), np.int64), np.asarray(Image.open(gpu / path.relative_to(cpu)), np.int64)
+        )
+        for path in sorted((cpu / "images").rglob("*.png"))
+        if path.name != "grid.png"
+    ]
+    found["generate: pixels of 255"] = float(np.abs(pixels).max())
+    parts = [read_json(folder / "answers/vqa.json")["scores"]["all"] for folder in (cpu, gpu)]
+    names = [name for name in parts[0] if isinstance(parts[0][name], dict)]
+    found["vqa: accuracy"] = max(abs(parts[0][name]["accuracy"] - parts[1][name]["accuracy"]) for name in names)
+    return found
+
+
+def read_features(folder: Path) -> dict[str, torch.Tensor]:
+    """Every text's features (N, D) in a folder of `granted encode`, by the text's key."""
+    rows = {}
+    for shard in folder.glob("*.safetensors"):
+        with safe_open(shard, framework="pt") as tensors:
+            described, features = tensors.metadata(), tensors.get_tensor("features")  # (sum N_i, D)
+        lengths = json.loads(described["lengths"])["features"]
+        rows |= dict(zip(json.loads(described["keys"]), features.split(lengths)))
+    return rows
+
+
+def losses(path: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) / abs(a) for a, b in zip(one, other, strict=True))
+
+
+def read_at_scale(shape: str, data: Path, output: Path, tokenizer: str) -> dict[str, object]:
+    """`granted encode` and `granted evaluate` of random weights at a shape, over the synthetic benchmark."""
+    folder, log = output / "random", output / "log.txt"
+    with torch.device(choose_device()):
+        config = Qwen3VLConfig(**SHAPES[shape])
+        config.dtype = torch.bfloat16
+        model = Qwen3VLModel(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    count = sum(parameter.numel() for parameter in model.language_model.parameters())
+    del model
+    torch.cuda.empty_cache()
+    budget = ("--token-budget", 32768)
+    figures: dict[str, object] = {"shape": shape, "parameters": count}
+    figures["encode seconds"] = granted(
+        "encode", folder, data / "texts.txt", *budget, "--output", output / "f", log=log
+    )
+    training = ("--pairs", data / "pairs.parquet", "--features", "last,norm_avg", "--max-steps", 10, "--held-out", 0)
+    figures["evaluate seconds"] = granted(
+        "evaluate",
+        f"random={folder}",
+        "--ted",
+        data / "ted-6k",
+        *training,
+        *budget,
+        "--output",
+        output / "ted",
+        log=log,
+    )
+    result = load_all(output / "ted/results")[0]
+    kept = {name: result.provenance[name] for name in ("seconds", "tokens", "device", "dtype")}
+    return figures | kept | {"tokens per second": round(kept["tokens"] / kept["seconds"])}
+
+
+def main(encoder: list[str], shape: str, instances: int, output: Path) -> None:
+    encoders = {"miniature": str(MINIATURE)} | dict(spec.split("=", 1) for spec in encoder)
+    output.mkdir(parents=True)
+    device = choose_device()
+    report: dict[str, object] = {
+        "device": device_name(device),
+        "versions": library_versions("granted", "torch", "transformers", "diffusers", "datasets", "trl"),
+    }
+    data = output / "data"
+    data.mkdir()
+    make_data(data, instances, output / "log.txt")
+    with ThreadPoolExecutor(2) as pool:
+        runs = {
+            name: pool.submit(run_commands, encoders, data, output / name, on_gpu)
+            for name, on_gpu in (("cpu", False), ("device", True))
+        }
+        at_scale = pool.submit(read_at_scale, shape, data, output / "at_scale", str(MINIATURE)) if shape else None
+    report |= {"seconds": {name: run.result() for name, run in runs.items()}}
+    report["largest differences"] = compare(encoders, output / "cpu", output / "device")
+    report["at scale"] = at_scale.result() if at_scale else None
+    write_json(output / "report.json", report)
+    print(json.dumps(report, indent=2))  # noqa: T201
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", nargs="*", default=[], help="further encoders, as NAME=PATH")
+    parser.add_argument("--shape", choices=SHAPES, default="8b", help="of the random Qwen3-VL")
+    parser.add_argument("--instances", type=int, default=6641, help="of the benchmark that it reads")
+    parser.add_argument("--output", type=Path, required=True, help="an empty folder")
+    main(**vars(parser.parse_args()))
