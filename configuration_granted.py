@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
 FUSIONS = ("learned", "norm_avg", "avg", "single")
-LAST_LAYERS = ("as_reported", "pre_norm", "post_norm")
+LAST_LAYERS = ("as_reported", "pre_norm", "post_norm", "output")
 
 
 def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> None:
@@ -41,6 +41,12 @@ def check_layers(fusion: str, layers: list[int] | None, num_layers: int) -> None
         raise ValueError(f"got layers={layers} of {num_layers}, expected at least one layer and none twice")
 
 
+def fused_layers(fusion: str, layer_index: int, layers: list[int] | None, num_layers: int) -> list[int]:
+    """The layers that a fusion uses, counted from 0."""
+    chosen = [layer_index] if fusion == "single" else layers if layers is not None else range(num_layers)
+    return [index % num_layers for index in chosen]
+
+
 class GrantedConfig(PreTrainedConfig):
     """Everything that changes the output of a [`GrantedModel`], so that a checkpoint is complete.
 
@@ -55,7 +61,9 @@ class GrantedConfig(PreTrainedConfig):
             embeddings are never among them.
         last_layer (`str`, defaults to `"as_reported"`): what stands for the last layer. `"as_reported"`: what
             `hidden_states[-1]` is for this encoder (after the final norm for most, before it for CLIP);
-            `"pre_norm"`: the last block's output; `"post_norm"`: that output after the encoder's final norm.
+            `"pre_norm"`: the last block's output; `"post_norm"`: that output after the encoder's final norm;
+            `"output"`: the encoder's own `last_hidden_state`, which AltCLIP projects to another width: it cannot be
+            fused with other layers then.
         layer_norm_eps (`float`, defaults to 1e-5): epsilon of the parameter-free LayerNorm of the fusion.
         projection_dim (`int`, *optional*): width of a linear projection after the fusion.
         projection_trained (`bool`, defaults to `False`): set by whoever trained the projection; without it the
@@ -136,6 +144,7 @@ class GrantedConfig(PreTrainedConfig):
         check_choice("output_dtype", self.output_dtype, (None, "float32", "bfloat16", "float16"))
         check_layer_index(self.layer_index, self.num_hidden_layers)
         check_layers(self.fusion, self.layers, self.num_hidden_layers)
+        self.fused_size()
         lengths = (("template_drop_tokens", 0), ("max_sequence_length", self.template_drop_tokens + 1))
         for name, least in (*lengths, ("projection_dim", 1)):
             value = getattr(self, name)
@@ -159,7 +168,31 @@ class GrantedConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Width D of the output."""
-        return self.projection_dim or self.get_text_config().hidden_size
+        return self.projection_dim or self.fused_size()
+
+    def fused_size(self, layers: list[int] | None = None) -> int:
+        """Width of the fusion of some layers, before the projection.
+
+        Args:
+            layers (`list[int]`, *optional*): counted from 0; those of this configuration's fusion by default.
+
+        Raises:
+            ValueError: they are of several widths, as the encoder's own output may be of another than its layers.
+        """
+        if layers is None:
+            layers = fused_layers(self.fusion, self.layer_index, self.layers, self.num_hidden_layers)
+        text = self.get_text_config()
+        if self.last_layer != "output" or self.num_hidden_layers - 1 not in layers:
+            return text.hidden_size
+        # Encoders that project after their last norm: AltCLIP, OPT.
+        widths = (getattr(text, name, None) for name in ("project_dim", "word_embed_proj_dim"))
+        width = next((width for width in widths if width), text.hidden_size)
+        if width != text.hidden_size and len(layers) > 1:
+            raise ValueError(
+                f"got last_layer='output' of width {width} fused with layers of width {text.hidden_size}, expected "
+                "one width: set fusion='single', or another last_layer"
+            )
+        return width
 
     @property
     def num_hidden_layers(self) -> int:

@@ -22,11 +22,19 @@ from safetensors.torch import save_file
 
 from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
+from granted.modeling_granted import GrantedModel
 
 
 def text_key(text: str) -> str:
-    """The name of a text in a cache."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The name of a text in a cache.
+
+    Raises:
+        InputError: it cannot be text.
+    """
+    try:
+        return hashlib.sha256(text.encode()).hexdigest()
+    except (AttributeError, UnicodeEncodeError):
+        raise InputError(f"got {repr(text)[:60]}, expected a text of whole characters: correct it") from None
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
@@ -86,7 +94,15 @@ class EmbeddingCache:
         return len(self._place)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """The texts that are not in the cache, in order, each once."""
+        """The texts that are not in the cache, in order, each once.
+
+        Raises:
+            InputError: an entry that cannot be text; the message names its position.
+        """
+        try:
+            texts = GrantedModel.as_texts(texts, allow_empty=True)
+        except ValueError as error:
+            raise InputError(str(error)) from None
         return [text for text in dict.fromkeys(texts) if text not in self]
 
     def append(self, texts: Sequence[str], embeddings: dict[str, Sequence[torch.Tensor]]) -> None:

@@ -81,7 +81,8 @@ class ContextAggregator(PreTrainedModel):
 
     A context token is put before the token features, two pre-LayerNorm blocks mix them (rotary positions on all but
     the context token, counted over real tokens from 1), and the context position, normalised and projected, is the
-    embedding. Keep its weights in fp32: at a learning rate of 1e-5 bf16 weights lose most updates; autocast is fine.
+    embedding. Keep its weights in fp32: at a learning rate of 1e-5 bf16 weights lose most updates. Under autocast
+    the products of its blocks are in bf16, positions and embedding in fp32.
 
     Source: Equations 5-9; details that the paper leaves open as in the authors' code.
     """
@@ -162,7 +163,9 @@ class ContextAggregator(PreTrainedModel):
             x = block(x, cos, sin, key_mask)  # (B, 1 + N, D)
         # Only the context position is read out (Equation 8), so the last block computes nothing else.
         x = self.blocks[-1](x, cos, sin, key_mask, context_only=True)  # (B, 1, D)
-        embedding = self.out_proj(self.out_norm(x[:, 0]))  # (B, context_dim)
+        # Rounded to bf16, close cosines would tie or change places, so that autocast ends before the embedding.
+        with torch.autocast(x.device.type, enabled=False):
+            embedding = self.out_proj(self.out_norm(x[:, 0].to(self.out_proj.weight.dtype)))  # (B, context_dim)
         return ContextAggregatorOutput(context_embedding=embedding)
 
     @classmethod

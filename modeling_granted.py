@@ -9,9 +9,10 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -24,7 +25,17 @@ from transformers.utils.logging import tqdm
 from .configuration_granted import GrantedConfig
 from .modeling_fingerprint import encoder_fingerprint
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
-from .modeling_text_trunk import evaluating, find_last_layer, find_text_trunk, input_embeddings, streaming
+from .modeling_text_trunk import (
+    NotFiniteError,
+    evaluating,
+    find_last_layer,
+    find_text_trunk,
+    input_embeddings,
+    not_finite,
+    reporting,
+    streaming,
+    usable_positions,
+)
 
 
 @dataclass
@@ -92,7 +103,7 @@ class GrantedModel(PreTrainedModel):
             config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
         )
         if config.projection_dim is not None:
-            self.projection = nn.Linear(config.get_text_config().hidden_size, config.projection_dim)
+            self.projection = nn.Linear(config.fused_size(), config.projection_dim)
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
         self._last_layer_name: str | None = None
         self._tokenizer = None
@@ -177,9 +188,11 @@ class GrantedModel(PreTrainedModel):
         """
         trunk, _ = find_text_trunk(encoder)
         config = cls.config_class(encoder_config=copy.deepcopy(encoder.config), **config_options)
-        limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+        positions = usable_positions(trunk) or getattr(trunk.config, "max_position_embeddings", None)
+        limits = [positions, tokenizer.model_max_length]
         if "max_sequence_length" not in config_options:
-            config.max_sequence_length = min([config.max_sequence_length, *(limit for limit in limits if limit)])
+            limits = [limit for limit in limits if limit and limit > 0]  # XLNet says -1 where it has no end
+            config.max_sequence_length = min([config.max_sequence_length, *limits])
         config.dtype = encoder.dtype
 
         with torch.device("meta"):  # nothing is initialised that is about to be replaced
@@ -311,6 +324,11 @@ class GrantedModel(PreTrainedModel):
         """The module that turns token ids into hidden states."""
         return find_text_trunk(self.encoder)[0] if self.config.keep_vision else self.encoder
 
+    @cached_property
+    def num_positions(self) -> int | None:
+        """Most tokens that the encoder can read of a text; `None` where its positions are computed and have no end."""
+        return usable_positions(self.text_trunk)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_trunk.get_input_embeddings()
 
@@ -357,7 +375,7 @@ class GrantedModel(PreTrainedModel):
             hidden_states = (fused,) * (self.config.num_hidden_layers + 1)
             if not self.config.fused_hidden_states:
                 inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-                with self._reading(frozen=not self._encoder_is_trainable(inputs)):
+                with reporting(self.encoder), self._reading(frozen=not self._encoder_is_trainable(inputs)):
                     own = self._entry(inputs)(**inputs, output_hidden_states=True, return_dict=True)
                 hidden_states = own.hidden_states
         output = GrantedModelOutput(fused, attention_mask, hidden_states)
@@ -382,6 +400,10 @@ class GrantedModel(PreTrainedModel):
 
         Returns:
             One (B, N, D) fp32 tensor per fusion, zeros at padding, before projection.
+
+        Raises:
+            ValueError: more tokens than the encoder has positions for, a fusion made for another encoder or of layers
+                of several widths, a mask of another shape, images without `keep_vision`.
         """
         fusions = [self.fusion] if fusions is None else fusions
         for fusion in fusions:
@@ -390,7 +412,13 @@ class GrantedModel(PreTrainedModel):
                     f"got a fusion of {fusion.num_layers} layers, expected {self.config.num_hidden_layers}: "
                     "it was made for another encoder"
                 )
+            self.config.fused_size(fusion.layers)  # raises where they are of several widths
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
+        if self.num_positions is not None and mask.shape[1] > self.num_positions:
+            raise ValueError(
+                f"got {mask.shape[1]} tokens, expected at most {self.num_positions}: the encoder has no positions for "
+                "more, cut the texts as tokenize and encode do"
+            )
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         # Nothing is generated, so nothing is cached, whatever a caller asks for.
         inputs = {key: value for key, value in inputs.items() if value is not None and key != "use_cache"}
@@ -433,12 +461,24 @@ class GrantedModel(PreTrainedModel):
         trunk, layers = find_text_trunk(self.encoder)
         if self._last_layer_name is None:
             key = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
-            token = {key: inputs[key][:1, :1]}  # (1, 1)
+            # Not padding, whose embedding may be all zeros, which come out of a norm as they went in.
+            place = int(inputs["attention_mask"].flatten().argmax())
+            token = {key: inputs[key].flatten(0, 1)[place][None, None]}  # (1, 1) or (1, 1, D)
             self._last_layer_name = find_last_layer(trunk, layers, self.config.last_layer, token)
         modules = [*layers[:-1], trunk.get_submodule(self._last_layer_name)]
         cache = {"use_cache": False} if hasattr(trunk.config, "use_cache") else {}
         entry = self._entry(inputs)
-        with streaming(modules, visit):
+
+        def check_and_visit(index: int, hidden: torch.Tensor) -> None:
+            width = self.config.fused_size([index])
+            if hidden.shape[-1] != width:
+                raise ValueError(
+                    f"got layer {index} of width {hidden.shape[-1]} with last_layer={self.config.last_layer!r}, "
+                    f"expected {width}: set last_layer to 'pre_norm', or to 'output' with fusion='single'"
+                )
+            visit(index, hidden)
+
+        with streaming(modules, check_and_visit):
             entry(**inputs, **cache, output_hidden_states=False, return_dict=True)
 
     def _entry(self, inputs: dict) -> nn.Module:
@@ -479,7 +519,7 @@ class GrantedModel(PreTrainedModel):
     @torch.no_grad()
     def encode(
         self,
-        texts: list[str],
+        texts: Iterable[str],
         *,
         max_sequence_length: int | None = None,
         token_budget: int = 8192,
@@ -488,42 +528,91 @@ class GrantedModel(PreTrainedModel):
         """Encode texts of any number and length.
 
         Args:
-            texts (`list[str]`): prompts; the configuration's template is put around each.
-            max_sequence_length (`int`, *optional*): most tokens read of a text; the configuration's by default.
+            texts (`Iterable[str]`): prompts, as a list or a column of any kind (datasets, numpy, pandas); the
+                configuration's template is put around each.
+            max_sequence_length (`int`, *optional*): most tokens read of a text; the configuration's by default, and
+                never more than the encoder has positions for.
             token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
             show_progress (`bool`, *optional*): a progress bar; by default for more than one batch.
 
         Returns:
             One (N_i, D) CPU tensor per text, in the order given, without padding and without the template tokens
             that the configuration drops.
+
+        Raises:
+            ValueError: what cannot be text, and features that are NaN or infinite; the message names the text.
         """
+        texts = self.as_texts(texts)
         token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
         features: list[torch.Tensor | None] = [None] * len(texts)
         with evaluating(self):
             for batch in tqdm(batches, disable=len(batches) < 2 if show_progress is None else not show_progress):
+                batch = sorted(batch)  # the first text that is not finite is the one named
                 input_ids, attention_mask = self.pad([token_ids[i] for i in batch])
-                output = self(input_ids, attention_mask).last_hidden_state  # (B, N, D)
+                try:
+                    output = self(input_ids, attention_mask).last_hidden_state  # (B, N, D)
+                except NotFiniteError:  # the first token of the first text
+                    raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
+                self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
                 for i, row, mask in zip(batch, output, attention_mask.bool()):
                     features[i] = row[mask][self.config.template_drop_tokens :].cpu()  # (N_i, D)
         return features
 
+    @staticmethod
+    def check_finite(features: torch.Tensor, mask: torch.Tensor, text_of: Callable[[int], str]) -> None:
+        """Raise a ValueError that names the first text whose features are NaN or infinite, `text_of(row)`.
+
+        Args:
+            features (`torch.Tensor`): (B, N, D). mask (`torch.Tensor`): (B, N), nonzero at real tokens.
+        """
+        largest = torch.linalg.vector_norm(features, torch.inf, dim=-1)  # (B, N); no copy of the features
+        bad = (~largest.isfinite() & mask.to(largest.device).bool()).any(-1)  # (B,)
+        if bad.any():
+            raise not_finite(f"the text {text_of(int(bad.nonzero()[0]))[:60]!r}")
+
+    @staticmethod
+    def as_texts(texts: Iterable[str], allow_empty: bool = False) -> list[str]:
+        """The texts of a list or column of any kind, as a list.
+
+        Args:
+            texts (`Iterable[str]`): a list, a tuple, a column of datasets, numpy or pandas, ...
+            allow_empty (`bool`, defaults to `False`): whether a text may be empty.
+
+        Raises:
+            ValueError: no such list, or an entry that cannot be text; the message names its position.
+        """
+        if isinstance(texts, str):
+            raise ValueError("got one string, expected a list of texts: put it in a list")
+        # A table or a mapping would give its names instead of its texts, and a set any order.
+        flat = getattr(texts, "ndim", 1) == 1 and isinstance(texts, Iterable)
+        if not flat or isinstance(texts, Mapping | Set):
+            raise ValueError(f"got {type(texts).__name__}, expected a list of texts: choose a column, or make a list")
+        texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow's entries are no strings
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not (text.strip() or allow_empty):
+                kind = "text" if allow_empty else "text that is not empty"
+                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected a {kind}")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"got half a surrogate pair at position {i}, expected whole characters") from None
+        return texts
+
     def tokenize(
-        self, texts: list[str], max_sequence_length: int | None = None, allow_empty: bool = False
+        self, texts: Iterable[str], max_sequence_length: int | None = None, allow_empty: bool = False
     ) -> list[list[int]]:
         """Token ids of each text with the prompt template around it; warns once with the number of texts cut.
 
         With `allow_empty` a text may be empty, as dropped captions and negative prompts are; where it has no token of
         its own after the template's dropped ones, it gets one of padding to stand for it.
         """
-        if isinstance(texts, str):
-            raise ValueError("got one string, expected a list of texts: put it in a list")
-        for i, text in enumerate(texts):
-            if not isinstance(text, str) or not (text.strip() or allow_empty):
-                raise ValueError(f"got {text!r} at position {i}, expected a text that is not empty")
+        texts = self.as_texts(texts, allow_empty)
         if not texts:
             return []
         limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
+        positions = self.num_positions
+        limit = limit if positions is None else min(limit, positions)
         if limit <= self.config.template_drop_tokens:
             raise ValueError(
                 f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
@@ -538,10 +627,15 @@ class GrantedModel(PreTrainedModel):
             token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
         cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
         if cut:
+            longest = max(len(token_ids[i]) for i in cut)
+            cure = "raise max_sequence_length to read them whole"
+            if limit == positions:
+                cure = "the encoder has positions for no more"
+            elif positions is not None and longest > positions:
+                cure = f"raise max_sequence_length, up to the {positions} tokens that the encoder has positions for"
             warnings.warn(
-                f"{len(cut)} of {len(texts)} texts are longer than {limit} tokens (the longest has "
-                f"{max(len(token_ids[i]) for i in cut)}): {sum(len(token_ids[i]) - limit for i in cut)} tokens were "
-                "cut; raise max_sequence_length to read them whole",
+                f"{len(cut)} of {len(texts)} texts are longer than {limit} tokens (the longest has {longest}): "
+                f"{sum(len(token_ids[i]) - limit for i in cut)} tokens were cut; {cure}",
                 stacklevel=2,
             )
             # The tokenizer cuts, so that closing special tokens stay.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .configuration_granted import FUSIONS, check_choice, check_layer_index, check_layers
+from .configuration_granted import FUSIONS, check_choice, check_layer_index, check_layers, fused_layers
 
 
 # Tokens normalised at a time: bounds the fp32 copies of a layer to a few MB, so that the accumulator is the only
@@ -48,8 +48,7 @@ class LayerFusion(nn.Module):
         self.fusion = fusion
         self.num_layers = num_layers
         self.eps = eps
-        chosen = [layer_index] if fusion == "single" else layers if layers is not None else range(num_layers)
-        self.layers = [index % num_layers for index in chosen]
+        self.layers = fused_layers(fusion, layer_index, layers, num_layers)
         self.normalize = fusion in ("learned", "norm_avg")
         if fusion == "learned":
             self.weights = nn.Parameter(torch.zeros(len(self.layers), dtype=torch.float32))  # (len(layers),)

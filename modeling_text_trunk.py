@@ -5,6 +5,7 @@
 Ships to the Hub; imports nothing but torch and transformers.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.utils import ModelOutput
+
+
+class NotFiniteError(ValueError):
+    """Features are NaN or infinite."""
+
+
+def not_finite(where: str) -> NotFiniteError:
+    return NotFiniteError(
+        f"got NaN or infinite features for {where}, expected finite ones: load the encoder in float32, or check its "
+        "weights"
+    )
 
 
 def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
@@ -59,6 +71,23 @@ def input_embeddings(trunk: nn.Module) -> nn.Module | None:
         return None
 
 
+def usable_positions(trunk: nn.Module) -> int | None:
+    """Most tokens that a trunk can read of a text; `None` where it has no end.
+
+    A trunk that looks its positions up in a table ends with the table. Some tables keep rows back: those of RoBERTa
+    and its relatives begin after the row of the padding token. Positions that are computed (rotary, relative) have no
+    end, though a model may not be trained for more than its `max_position_embeddings`.
+    """
+    most = getattr(trunk.config, "max_position_embeddings", None)
+    usable = []
+    for name, table in [*trunk.named_parameters(), *trunk.named_buffers()]:
+        # `wpe` is GPT-2's. A table may have two rows more than the configuration says (OPT, BART, Nystromformer).
+        if re.search("position|pos_|wpe", name) and table.ndim == 2 and most and most <= len(table) <= most + 2:
+            padding = getattr(trunk.get_submodule(name.rpartition(".")[0]), "padding_idx", None)
+            usable.append(min(most, len(table) - (0 if padding is None else padding + 1)))
+    return min(usable, default=None)
+
+
 def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, token: dict) -> str:
     """Name within the trunk of the module whose output stands for the last layer; "" is the trunk itself.
 
@@ -67,15 +96,18 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
 
     Args:
         trunk (`nn.Module`), layers (`nn.ModuleList`): from [`find_text_trunk`].
-        last_layer (`str`): `"as_reported"`, `"pre_norm"` or `"post_norm"`, see [`GrantedConfig`].
+        last_layer (`str`): `"as_reported"`, `"pre_norm"`, `"post_norm"` or `"output"`, see [`GrantedConfig`].
         token (`dict`): one token as the trunk takes it, such as `{"input_ids": (1, 1)}`.
 
     Raises:
-        ValueError: no final norm, or `hidden_states[-1]` is neither the last block's output nor the trunk's.
+        ValueError: no final norm, `hidden_states[-1]` is neither the last block's output nor the trunk's, or the
+            token's features are not finite.
     """
     names = {id(module): name for name, module in trunk.named_modules()}
     if last_layer == "pre_norm":
         return names[id(layers[-1])]
+    if last_layer == "output":
+        return ""
     inside = {id(module) for module in layers.modules()}
     block: list[torch.Tensor] = []  # the last block's output (1, 1, D)
     final_norms: list[str] = []
@@ -92,28 +124,49 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
     given = type(trunk)
     trunk.__class__ = next(cls for cls in given.__mro__ if not cls.__name__.startswith("FSDP"))
     try:
-        with torch.no_grad(), evaluating(trunk):
+        with torch.no_grad(), evaluating(trunk), reporting(trunk):
             probe = trunk(**token, output_hidden_states=True, return_dict=True)
     finally:
         trunk.__class__ = given
         for handle in handles:
             handle.remove()
 
+    reported = probe.hidden_states[-1]  # (1, 1, D)
+    if not (block[0].isfinite().all() and reported.isfinite().all()):  # NaN is not equal to itself
+        raise not_finite("the first token that was read")
     if last_layer == "post_norm":
         if not final_norms:
             raise ValueError(
                 f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
             )
         return final_norms[0]
-    reported = probe.hidden_states[-1]  # (1, 1, D)
     if torch.equal(reported, block[0]):
         return names[id(layers[-1])]
     if torch.equal(reported, probe.last_hidden_state):
         return ""
     raise ValueError(
         f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: set "
-        "last_layer to 'pre_norm' or 'post_norm'"
+        "last_layer to 'pre_norm', 'post_norm' or 'output'"
     )
+
+
+@contextmanager
+def reporting(model: nn.Module) -> Iterator[None]:
+    """Inside the block a model may be asked for its hidden states; nothing of that stays behind.
+
+    transformers leaves the hooks that capture them on the modules. They are closures, with which the model could not
+    be sent to another process, and they come back when hidden states are next asked for.
+    """
+    mark = "_output_capturing_hooks_installed"
+    before = [(module, set(module._forward_hooks), mark in vars(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, marked in before:
+            for key in module._forward_hooks.keys() - hooks:
+                del module._forward_hooks[key]
+            if not marked:
+                vars(module).pop(mark, None)
 
 
 @contextmanager

@@ -102,8 +102,8 @@ class GrantedPipelineMixin:
         """Embeddings of prompts with their masks; all four go back into `__call__`. Gradients pass.
 
         Args:
-            prompt (`str` or `list[str]`, *optional*): the encoder's template is put around each. An empty prompt, as
-                of a caption dropped in training, is legal.
+            prompt (`str`, or a list or column of them, *optional*): the encoder's template is put around each. An
+                empty prompt, as of a caption dropped in training, is legal.
             do_classifier_free_guidance (`bool`, defaults to `True`): encode negative prompts as well.
             negative_prompt (`str` or `list[str]`, *optional*): GenAI-Bench's by default, as in the paper; `""` is
                 what a transformer trained with dropped captions knows.
@@ -119,7 +119,8 @@ class GrantedPipelineMixin:
             the negative prompts, with an N of their own, or `None` twice. Padding is on the right, with zeros.
 
         Raises:
-            ValueError: a prompt that is no text, embeddings without a mask, a mask of another shape, another width.
+            ValueError: a prompt that is no text, or whose features are NaN or infinite; embeddings without a mask, a
+                mask of another shape, another width.
         """
         prompts = self._check_text("prompt", prompt, prompt_embeds, prompt_attention_mask)
         negatives = []
@@ -155,16 +156,12 @@ class GrantedPipelineMixin:
 
     def _encode(self, texts: list[str], max_sequence_length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (T, N, D) of texts without the template tokens the configuration drops, and their mask (T, N)."""
-        if self.text_encoder is None:
-            raise ValueError(
-                "got a prompt (or guidance, which has a negative prompt by default) and no text encoder, expected "
-                "embeddings and masks of prompts and negative prompts: pass all four, or guidance_scale=1 and two"
-            )
         token_ids = self.text_encoder.tokenize(texts, self._token_limit(max_sequence_length), allow_empty=True)
         device = get_module_execution_device(self.text_encoder)  # not where the weights wait when they are offloaded
         input_ids, attention_mask = (tensor.to(device) for tensor in self.text_encoder.pad(token_ids))  # (T, M) each
         features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
+        self.text_encoder.check_finite(features, masks, texts.__getitem__)
         drop = self.text_encoder.config.template_drop_tokens
         rows = [row[mask][drop:] for row, mask in zip(features, masks)]  # (N_i, D) each, whichever side was padded
         ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]  # (N_i,) each
@@ -184,8 +181,18 @@ class GrantedPipelineMixin:
             got = f"{name}_embeds without {mask_name}" if mask is None else f"no {name}_embeds for the {mask_name}"
             raise ValueError(f"got {got}, expected both: pass the two that encode_prompt gave together")
         if embeds is None:
+            if self.text_encoder is None:
+                raise ValueError(
+                    "got a prompt (or guidance, which has a negative prompt by default) and no text encoder, expected "
+                    "embeddings and masks of prompts and negative prompts: pass all four, or guidance_scale=1 and two"
+                )
             texts = [text] if isinstance(text, str) else text
-            if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            try:
+                texts = self.text_encoder.as_texts(texts, allow_empty=True)
+            except ValueError as error:
+                got = " ".join(repr(text).split())[:60]
+                raise ValueError(f"got {name}={got}, expected a text or a list of texts: {error}") from None
+            if not texts:
                 raise ValueError(f"got {name}={text!r}, expected a text or a list of texts")
             return texts
         if embeds.ndim != 3 or mask.shape != embeds.shape[:2]:

@@ -8,8 +8,8 @@ Ships to the Hub; imports nothing but torch, sentence_transformers and its sibli
 `granted.publishing.sentence_transformers_files`.
 """
 
+import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -108,7 +108,11 @@ class GrantedSentenceEncoder(InputModule):
             prompt (`str`, *optional*): put before each text.
             task (`str`, *optional*): not used; every kind of text is embedded alike.
         """
-        texts = [prompt + text for text in inputs] if prompt else list(inputs)
+        try:
+            texts = self.encoder.as_texts(inputs, allow_empty=True)
+        except ValueError as error:
+            raise ValueError(f"{error} (counted in a batch, which sentence-transformers sorts by length)") from None
+        texts = [(prompt or "") + text for text in texts]
         token_ids = self.encoder.tokenize(texts, allow_empty=True)
         # Not `encoder.pad`, which puts the batch on the encoder's device: data loader workers must not touch it.
         padded = self.encoder.tokenizer.pad(
@@ -123,14 +127,21 @@ class GrantedSentenceEncoder(InputModule):
         """Add `token_embeddings` (B, N, D) and `sentence_embedding` (B, context_dim), fp32, not normalised.
 
         `attention_mask` (B, N) becomes that of the tokens aggregated: without the template's dropped ones.
+
+        Raises:
+            ValueError: outside training, features that are NaN or infinite; the message names the text.
         """
         fused = self.encoder.fuse(features["input_ids"], features["attention_mask"])[0]  # (B, N, D)
         mask = features["attention_mask"].to(fused.device)  # (B, N)
         mask = mask * (mask.cumsum(-1) > self.encoder.config.template_drop_tokens)  # (B, N)
+        if not torch.is_grad_enabled():
+            self.encoder.check_finite(
+                fused, mask, lambda row: self.tokenizer.decode(features["input_ids"][row], skip_special_tokens=True)
+            )
         device = self.aggregator.device
-        # As aggregators are scored: bf16 products beside a bf16 encoder, weights and similarities in fp32.
+        # As aggregators are scored: beside a bf16 encoder bf16 products of its blocks, all the rest in fp32.
         half = self.encoder.dtype == torch.bfloat16
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             embedding = self.aggregator(fused.to(device), attention_mask=mask.to(device)).context_embedding
         return features | {
             "attention_mask": mask,
@@ -144,8 +155,11 @@ class GrantedSentenceEncoder(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Most tokens read of a text, template included; setting it sets the encoder's configuration."""
-        return self.encoder.config.max_sequence_length
+        """Most tokens read of a text, template included; setting it sets the encoder's configuration.
+
+        Never more than the encoder has positions for.
+        """
+        return min(self.encoder.config.max_sequence_length, self.encoder.num_positions or math.inf)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:

@@ -75,7 +75,7 @@ def _load(folder: Path) -> GrantedModel:
 
 def _check_fit(model: GrantedModel, aggregator: ContextAggregator, folder: Path) -> None:
     """Refuse an aggregator that would get other features than it was trained on."""
-    config, width = aggregator.config, model.config.get_text_config().hidden_size
+    config, width = aggregator.config, model.config.fused_size()
     if config.encoder_hidden_size != width:
         raise InputError(
             f"got an aggregator for features of width {config.encoder_hidden_size}, expected {width} as in {folder}: "

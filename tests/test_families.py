@@ -26,6 +26,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen3Config,
     Qwen3VLConfig,
+    SiglipConfig,
     T5Config,
     T5EncoderModel,
     T5GemmaConfig,
@@ -62,6 +63,15 @@ VISION = {
     "patch_size": 14,
 }
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 99}
+OPT = {
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 99,
+    "word_embed_proj_dim": 32,
+    "max_position_embeddings": 40,
+}
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
 
 
@@ -143,15 +153,7 @@ FAMILIES = {
     "llama": Family(LlamaConfig(**DECODER), "LlamaModel", True, "norm"),
     # OPT registers its final norm before its layers.
     "opt": Family(
-        OPTConfig(
-            hidden_size=32,
-            ffn_dim=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            vocab_size=99,
-            word_embed_proj_dim=32,
-            max_position_embeddings=40,
-        ),
+        OPTConfig(**OPT),
         "OPTModel",
         True,
         "decoder.final_layer_norm",
@@ -170,6 +172,10 @@ FAMILIES = {
         "pre_LN",
         True,
     ),
+    "siglip": Family(
+        SiglipConfig(text_config=TEXT, vision_config=VISION), "SiglipTextModel", False, "final_layer_norm", True
+    ),
+    "t5gemma": Family(T5GemmaConfig(encoder=DECODER, decoder=DECODER), "T5GemmaEncoder", True, "norm", True),
     "bert": Family(BertConfig(**TEXT), "BertModel", False, None),
     "xlm_roberta": Family(XLMRobertaConfig(**TEXT, max_position_embeddings=40), "XLMRobertaModel", False, None),
     # A norm that is registered after the layers, but reads position embeddings and not their output.
@@ -311,6 +317,74 @@ def test_post_norm_is_that_output_after_the_trunks_own_final_norm(family):
         expected = model.text_trunk.get_submodule(family.final_norm)(raw)
     expected = expected.masked_fill(~attention_mask.bool().unsqueeze(-1), 0)
     torch.testing.assert_close(read(model, input_ids, attention_mask), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_output_is_the_trunks_own_after_the_final_norm_and_altclips_projection(name, family):
+    model = build(family, fusion="single", last_layer="output")
+    input_ids, attention_mask = batch()
+    expected = last_block_output(model.text_trunk, input_ids, attention_mask)
+    for module in (family.final_norm, "transformation" if name == "altclip" else None):
+        if module is not None:
+            with torch.no_grad():
+                expected = model.text_trunk.get_submodule(module)(expected)
+    expected = expected.masked_fill(~attention_mask.bool().unsqueeze(-1), 0)
+    torch.testing.assert_close(read(model, input_ids, attention_mask), expected, atol=1e-6, rtol=1e-6)
+    assert model.config.hidden_size == expected.shape[-1] == (48 if name == "altclip" else 32)
+
+
+@torch.no_grad()
+def test_an_output_of_another_width_is_fused_with_no_other_layer():
+    altclip = FAMILIES["altclip"]
+    with pytest.raises(ValueError, match="width 48 fused with layers of width 32, expected one width: set fusion="):
+        build(altclip, fusion="norm_avg", last_layer="output")
+    model, inputs = build(altclip, fusion="norm_avg", layers=[0, 1], last_layer="output"), batch()
+    assert read(model, *inputs).shape == (2, 7, 32)
+    last, first = model.fuse(*inputs, [LayerFusion("single", 3), LayerFusion("single", 3, 0)])
+    assert last.shape == (2, 7, 48) and first.shape == (2, 7, 32)
+    with pytest.raises(ValueError, match="width 48 fused with layers of width 32"):
+        model.fuse(*inputs, [LayerFusion("avg", 3)])
+    projected = build(altclip, fusion="single", last_layer="output", projection_dim=12, projection_trained=True)
+    assert read(projected, *inputs).shape == (2, 7, 12)
+
+
+def test_a_width_that_the_configuration_does_not_tell_is_refused():
+    # OPT-350m: hidden_states[-1] is projected, and there is no final norm.
+    config = OPTConfig(**OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False})
+    family, inputs = Family(config, "OPTModel", True, None), batch()
+    with pytest.raises(ValueError, match="got layer 2 of width 16 with last_layer='as_reported', expected 32"):
+        build(family)(*inputs)
+    assert read(build(family, last_layer="pre_norm"), *inputs).shape == (2, 7, 32)
+    output = build(family, last_layer="output", fusion="single")
+    assert read(output, *inputs).shape == (2, 7, 16) and output.config.hidden_size == 16
+
+
+# The tokens that tables of positions have rows for; None where positions are computed.
+POSITIONS = {
+    "clip": 77,
+    "siglip": 64,
+    "altclip": 40 - 2,  # RoBERTa's table begins after the row of the padding token, 1
+    "xlm_roberta": 40 - 1,  # that token is 0 here
+    "opt": 40,  # whose table has two rows more
+    "bert": 512,
+    "modernbert": None,
+    "t5": None,
+    "llama": None,
+    "qwen3_vl": None,
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_texts_are_read_up_to_the_last_position_and_no_further(name):
+    model, most = plain_model(name), POSITIONS[name]
+    assert model.num_positions == most
+    most = most or model.text_trunk.config.to_dict().get("max_position_embeddings", 100)
+    if most <= 512:
+        assert read(model, torch.randint(3, 99, (1, most))).isfinite().all()
+    if model.num_positions is not None:
+        with pytest.raises(ValueError, match=f"got {most + 1} tokens, expected at most {most}: the encoder has no"):
+            model(torch.randint(3, 99, (1, most + 1)))
+    elif most <= 512:
+        assert read(model, torch.randint(3, 99, (1, most + 1))).isfinite().all()
 
 
 def test_features_are_exact_zeros_at_padding(name):

@@ -1,18 +1,35 @@
 """The fused encoder: batches and padding, encode, saving and loading, what is refused."""
 
+import copy
 import os
+import pickle
 import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
+import numpy
+import pandas
+import pyarrow
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaModel
+from datasets import Dataset
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
 from granted.modeling_granted import length_sorted_batches
+
+
+SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
 @pytest.fixture
@@ -91,6 +108,16 @@ def test_embeddings_enter_in_place_of_ids(model):
 
 
 @torch.no_grad()
+def test_the_last_layer_is_found_by_a_token_that_is_not_padding(make_tokenizer):
+    # The embedding of padding is zeros here, which look the same before and after a norm.
+    llama = LlamaModel(LlamaConfig(**SIZE, vocab_size=63, pad_token_id=0)).eval()
+    model = GrantedModel.from_loaded(llama, make_tokenizer("[BOS]", None), fusion="single")
+    input_ids, mask = torch.tensor([[0, 0, 7, 8], [9, 7, 8, 5]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    expected = llama(input_ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(model(input_ids, mask).last_hidden_state[1], expected[1])
+
+
+@torch.no_grad()
 def test_any_hidden_state_is_the_fused_feature_unless_the_configuration_says_otherwise(model):
     input_ids = torch.randint(5, 40, (2, 6))
     output = model(input_ids, output_hidden_states=True)
@@ -99,8 +126,9 @@ def test_any_hidden_state_is_the_fused_feature_unless_the_configuration_says_oth
     assert model(input_ids).hidden_states is None
     model.config.fused_hidden_states = False
     own = model.encoder(input_ids, output_hidden_states=True).hidden_states
-    answered = model(input_ids, output_hidden_states=True).hidden_states
-    assert len(answered) == len(own) and all(map(torch.equal, answered, own))
+    for _ in range(2):  # also when it was asked before
+        answered = model(input_ids, output_hidden_states=True).hidden_states
+        assert len(answered) == len(own) and all(map(torch.equal, answered, own))
 
 
 @torch.no_grad()
@@ -161,6 +189,22 @@ def test_batches_hold_every_text_once_within_the_token_budget():
     assert length_sorted_batches([5000, 10], 1000) == [[0], [1]]
 
 
+def test_no_text_is_read_past_the_last_position_whatever_is_asked(tiny_bert_folder, make_tokenizer):
+    config = RobertaConfig(**SIZE, vocab_size=63, max_position_embeddings=40, pad_token_id=1)
+    roberta = GrantedModel.from_loaded(RobertaModel(config), make_tokenizer("[CLS]", "[SEP]"))
+    assert roberta.config.max_sequence_length == 40 - 2  # its table begins after the row of the padding token
+    bert = GrantedModel.from_encoder(tiny_bert_folder, max_sequence_length=1000)
+    for model, most in ((roberta, 38), (bert, 64)):
+        for asked in (None, most + 1, 1000):
+            with pytest.warns(UserWarning, match=f"longer than {most} tokens .* the encoder has positions for no"):
+                (features,) = model.encode(["a red cube " * 30], max_sequence_length=asked)
+            assert features.shape == (most, 32) and features.isfinite().all()
+    with pytest.warns(UserWarning, match="cut; raise max_sequence_length, up to the 64 tokens that the encoder has"):
+        assert len(bert.encode(["a red cube " * 30], max_sequence_length=9)[0]) == 9
+    with pytest.raises(ValueError, match="got 39 tokens, expected at most 38: the encoder has no positions for more"):
+        roberta(torch.full((1, 39), 7))
+
+
 def test_truncation_warns_once_with_the_number_cut_and_the_option(bert, sentences):
     long = sum(len(bert.tokenizer(text)["input_ids"]) > 9 for text in sentences)
     assert 0 < long < 7
@@ -201,12 +245,58 @@ def test_a_text_that_is_empty_or_no_list_of_texts_raises(model):
         model.encode("a cube")
 
 
+def test_a_column_of_any_kind_is_a_list_of_texts(model, sentences):
+    expected = model.encode(sentences)
+    columns = {
+        "datasets": Dataset.from_dict({"text": sentences})["text"],
+        "numpy": numpy.array(sentences),
+        "numpy objects": numpy.array(sentences, dtype=object),
+        "pandas": pandas.Series(sentences, index=range(7, 0, -1)),
+        "pyarrow": pyarrow.chunked_array([sentences[:3], sentences[3:]]),
+        "tuple": tuple(sentences),
+        "generator": (text for text in sentences),
+    }
+    for name, column in columns.items():
+        found = model.encode(column)
+        assert len(found) == 7 and all(map(torch.equal, found, expected)), name
+    assert model.encode(numpy.array([])) == model.encode(()) == []
+
+
+def test_what_cannot_be_text_is_refused_by_its_place(model):
+    half = "\ud83d"  # of a surrogate pair: no character
+    for texts in (["a cube", half], numpy.array(["a cube", half], dtype=object), ("a cube", f"{half} cube")):
+        with pytest.raises(ValueError, match="got half a surrogate pair at position 1, expected whole characters"):
+            model.encode(texts)
+    for entry in (3, b"cube", ["a", "cube"], float("nan")):
+        with pytest.raises(ValueError, match="at position 1, expected a text"):
+            model.tokenize(pandas.Series(["a cube", entry]), allow_empty=True)
+    # Iterating over these gives names of columns, or an order that is not the user's.
+    for table in ({"text": ["a"]}, pandas.DataFrame({"text": ["a"]}), {"a", "cube"}, numpy.array([["a"]]), None, 3):
+        with pytest.raises(ValueError, match="expected a list of texts: choose a column, or make a list"):
+            model.encode(table)
+
+
+@pytest.mark.parametrize("fusion", ["single", "norm_avg"])
+def test_features_that_are_not_finite_are_refused_by_their_text(tiny_encoder_folder, fusion):
+    message = "got NaN or infinite features for the text '{}', expected finite ones: load the encoder in float32, or"
+    texts = ["two black cats sleep under the old wooden table", "a red cube", "a bird", "a red red cube"]
+    word = GrantedModel.from_encoder(tiny_encoder_folder, fusion=fusion)
+    cube = word.tokenizer.convert_tokens_to_ids("cube")
+    word.get_input_embeddings().weight.data[cube] = torch.nan
+    with pytest.raises(ValueError, match=message.format("a red cube")):
+        word.encode(texts)
+    assert len(word.encode(texts[::2])) == 2
+    whole = GrantedModel.from_encoder(tiny_encoder_folder, fusion=fusion)
+    whole.encoder.layers[1].mlp.down_proj.weight.data.fill_(torch.inf)
+    with pytest.raises(ValueError, match=message.format(texts[0])):
+        whole.encode(texts)
+    with pytest.raises(ValueError, match="got NaN or infinite features for the first token that was read, expected"):
+        whole(torch.tensor([[5, 6]]))
+
+
 def test_a_model_without_tokenizer_says_so():
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=99
-    )
     with pytest.raises(ValueError, match="without a tokenizer"):
-        GrantedModel(GrantedConfig(encoder_config=config)).encode(["a cube"])
+        GrantedModel(GrantedConfig(encoder_config=LlamaConfig(**SIZE, vocab_size=99))).encode(["a cube"])
 
 
 # ---------------------------------------------------------------------------------------------------- saving, loading
@@ -271,6 +361,20 @@ def test_frozen_layer_weights_get_no_gradient_and_keep_their_value(model):
     model.encoder.requires_grad_(False)
     assert not model(torch.randint(5, 40, (2, 6))).last_hidden_state.requires_grad
     assert torch.equal(model.layer_weights, before)
+
+
+def test_a_used_model_is_copied_and_sent_to_another_process(tiny_encoder_folder, sentences):
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fused_hidden_states=False)
+    model(torch.randint(5, 40, (2, 6)), output_hidden_states=True)
+    expected = model.encode(sentences)
+    assert not any(module._forward_hooks for module in model.modules())
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert all(map(torch.equal, copied.encode(sentences), expected))
+        assert len(copied(torch.randint(5, 40, (2, 6)), output_hidden_states=True).hidden_states) == 5
+    with torch.multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.map(model.encode, [[text] for text in sentences])
+    for (features,), other in zip(found, expected, strict=True):
+        torch.testing.assert_close(features, other, atol=1e-5, rtol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- fingerprint
