@@ -149,8 +149,14 @@ def test_a_whole_model_gives_the_features_and_ids_of_the_fine_tuned_model(make_r
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_dora": True}, {"modules_to_save": ["embed_tokens"]}, {"use_rslora": True, "bias": "lora_only"}],
-    ids=["lora", "dora", "modules_to_save", "rslora_bias"],
+    [
+        {},
+        {"use_dora": True},
+        {"modules_to_save": ["embed_tokens"]},
+        {"use_rslora": True, "bias": "lora_only"},
+        {"trainable_token_indices": [7, 9]},
+    ],
+    ids=["lora", "dora", "modules_to_save", "rslora_bias", "tokens"],
 )
 def test_an_adapter_gives_the_features_and_ids_of_base_and_adapter(
     make_run, base, tokenizer, tmp_path, sentences, options
@@ -166,6 +172,30 @@ def test_an_adapter_gives_the_features_and_ids_of_base_and_adapter(
     merged = unmerged.merge_and_unload()
     assert largest_difference(features, norm_avg(merged, tokenizer, sentences)) < 1e-5
     assert encoder.tokenize(sentences) == tokenizer(sentences)["input_ids"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto", "bfloat16"])
+def test_base_and_adapter_are_added_in_fp32_and_rounded_once(make_base, tokenizer, tmp_path, dtype):
+    """In bf16 a third of an adapter as small as this one would be lost to rounding."""
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    llama = make_base(0, LlamaForCausalLM, vocab_size=len(tokenizer), **size)
+    LlamaForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).save_pretrained(llama)
+    model = LlamaForCausalLM.from_pretrained(llama, dtype="auto")
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=1e-3)
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    a, b = (next(w for name, w in weights.items() if part in name) for part in ("lora_A", "lora_B"))  # (4, D), (D, 4)
+    whole = load_file(f"{llama}/model.safetensors")["model.layers.0.self_attn.q_proj.weight"].float() + 2 * (b @ a)
+    export_encoder(tmp_path / "run", tmp_path / "out", dtype=dtype)
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    (name,) = (name for name in exported if name.endswith("layers.0.self_attn.q_proj.weight"))
+    assert exported[name].dtype == (torch.float32 if dtype == "float32" else torch.bfloat16)
+    assert torch.equal(exported[name], whole.to(exported[name].dtype))
 
 
 def test_a_text_only_base_is_merged_too(make_base, make_run, tokenizer, tmp_path, sentences):
@@ -353,6 +383,10 @@ def test_an_adapter_that_cannot_be_merged_is_refused(make_base, make_run, tokeni
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     run = make_run(prompt, on=llama, auto=AutoModelForCausalLM)
     assert_refused(run, tmp_path, "type PROMPT_TUNING .*expected one that can be merged")
+    shutil.rmtree(run)  # merging layers that share their weights would add to the shared ones
+    replicated = LoraConfig(target_modules=["q_proj"], layer_replication=[(0, 2), (1, 2)])
+    run = make_run(replicated, on=llama, auto=AutoModelForCausalLM)
+    assert_refused(run, tmp_path, "replicated layers .*expected one that can be merged")
 
 
 @pytest.mark.parametrize("adapter", [False, True])

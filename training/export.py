@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -48,8 +49,9 @@ def export_encoder(
 ) -> Path:
     """Turn the outcome of fine-tuning into a [`GrantedModel`] folder: safetensors, tokenizer, code, training record.
 
-    An adapter is merged into its base in the base's own dtype. One trained over a quantised base (QLoRA) is merged
-    into the base as published, which differs from the quantised one by the error of quantisation.
+    An adapter is added to its base in fp32 and the sum is rounded once, to the dtype of the result. One trained over a
+    quantised base (QLoRA) is merged into the base as published, which differs from the quantised one by the error of
+    quantisation.
 
     `encoder_name_or_path` of the result is the Hub id of the base, or nothing where the base is not known to be from
     the Hub; `encoder_revision` stays empty, since no revision on the Hub has these weights.
@@ -85,9 +87,7 @@ def export_encoder(
     options = {"fusion": fusion, "keep_vision": keep_vision}
     with atomic_path(output) as temporary:
         if adapter:
-            merged, tokenizer, hub_id = _merge(run, base, record)
-            if dtype != "auto":
-                merged = merged.to(getattr(torch, dtype))
+            merged, tokenizer, hub_id = _merge(run, base, record, dtype)
             model = GrantedModel.from_loaded(merged.base_model, tokenizer, **options)
         else:
             hub_id = record.get("base_model") if record.get("base_revision") else None
@@ -161,7 +161,9 @@ def _holds_adapter(run: Path) -> bool:
     raise InputError(f"got {run} without config.json or adapter_config.json, expected a model: check the path")
 
 
-def _merge(run: Path, base: str | None, record: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
+def _merge(
+    run: Path, base: str | None, record: dict, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Base with adapter, the run's tokenizer, and the base's Hub id if it has one."""
     with _as_input_error(f"got an unusable adapter_config.json in {run}, expected one that peft can read"):
         config = PeftConfig.from_pretrained(run)
@@ -170,7 +172,7 @@ def _merge(run: Path, base: str | None, record: dict) -> tuple[PreTrainedModel, 
         base, revision = config.base_model_name_or_path, record.get("base_revision") or config.revision
     if not base:
         raise InputError(f"got an adapter in {run} that names no base, expected one: pass the base")
-    model = _load_base(base, revision)
+    model = _load_base(base, revision, dtype)
     fingerprint = record.get("base_fingerprint")
     if fingerprint and fingerprint != model_fingerprint(model):
         raise InputError(
@@ -186,8 +188,8 @@ def _merge(run: Path, base: str | None, record: dict) -> tuple[PreTrainedModel, 
     return merged, tokenizer, hub_id
 
 
-def _load_base(base: str, revision: str | None) -> PreTrainedModel:
-    """The base as the training loads it, unquantised."""
+def _load_base(base: str, revision: str | None, dtype: str) -> PreTrainedModel:
+    """The base as the training loads it, unquantised, in the dtype of the result."""
     with _as_input_error(f"got the base {base}, expected a model that can be loaded: pass its Hub id or folder"):
         config = AutoConfig.from_pretrained(base, revision=revision)
     if getattr(config, "quantization_config", None) is not None:
@@ -196,7 +198,7 @@ def _load_base(base: str, revision: str | None) -> PreTrainedModel:
     auto = next((auto for auto in with_head if type(config) in auto._model_mapping), AutoModel)
     with _as_input_error(f"got the base {base}, expected a model in safetensors: pass its Hub id or folder"):
         model, loaded = auto.from_pretrained(
-            base, revision=revision, config=config, dtype="auto", use_safetensors=True, output_loading_info=True
+            base, revision=revision, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     if loaded["missing_keys"]:
         raise InputError(f"got the base {base} without {min(loaded['missing_keys'])}, expected all of its weights")
@@ -204,10 +206,11 @@ def _load_base(base: str, revision: str | None) -> PreTrainedModel:
 
 
 def _merge_adapter(model: PreTrainedModel, config: PeftConfig, run: Path, base: str) -> PreTrainedModel:
-    """The adapter's weights added to the base's."""
+    """The adapter's weights added to the base's, in fp32: a sum in bf16 would lose most of a small adapter."""
     what = f"got an adapter in {run} that cannot be loaded into {base}, expected the base it was trained on"
-    if config.is_prompt_learning:
-        raise InputError(f"got an adapter of type {config.peft_type.value} in {run}, expected one that can be merged")
+    if config.is_prompt_learning or getattr(config, "layer_replication", None):
+        kind = f"type {config.peft_type.value}" if config.is_prompt_learning else "replicated layers"
+        raise InputError(f"got an adapter of {kind} in {run}, expected one that can be merged: train LoRA or DoRA")
     with _as_input_error(what):
         wrapped = PeftModel(model, config)
         keys = wrapped.load_adapter(run, "default", torch_device="cpu")
@@ -215,7 +218,14 @@ def _merge_adapter(model: PreTrainedModel, config: PeftConfig, run: Path, base: 
     if strange:
         raise InputError(f"{what} ({len(strange)} weights of one without a place in the other, such as {strange[0]})")
     with _as_input_error(f"got an adapter in {run} that cannot be merged into {base}, expected finite weights"):
-        return wrapped.merge_and_unload(safe_merge=True)
+        for module in wrapped.modules():
+            if isinstance(module, BaseTunerLayer):
+                layer = module.get_base_layer()
+                kept = next(layer.parameters()).dtype
+                layer.float()  # one layer after the other: a whole model in fp32 would need twice the memory
+                module.merge(safe_merge=True)
+                layer.to(kept)
+        return wrapped.unload()
 
 
 @contextmanager
