@@ -1,6 +1,6 @@
 """VQAScore (Lin et al., arXiv 2404.01291): how likely a vision-language model finds that a picture shows its prompt.
 
-    judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16")
+    judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", LoadingOptions(dtype="bfloat16"))
     judge.score([[image]], ["a red star"])                # [0.87], the probability of "Yes"
     items = score_prompts(judge, rows, "pictures", "cache")
     vqa_score_report(items)["advanced"]                   # {"score": 0.71, "ci95": [...], "n": 871}
@@ -20,6 +20,7 @@ transformers; nearest to it are InstructBLIP and BLIP-2 with Flan-T5, which t2v_
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +30,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from accelerate import PartialState
-from safetensors import SafetensorError
 from scipy.stats import kendalltau, pearsonr, spearmanr
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.loading import LoadingOptions, load_vision_language_model
 from granted.errors import InputError, refusing
 from granted.eval_metric.manifest import media_hash, open_media
 from granted.eval_metric.prompts import GROUPS
@@ -44,7 +44,7 @@ from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
 
 
-QUESTION, ANSWER = 'Does this figure show "{}"? Please answer yes or no.', "Yes"
+QUESTION, ANSWER, MEASURE = 'Does this figure show "{}"? Please answer yes or no.', "Yes", "answer_probability"
 # What a score is, in words that stand in results and over tables.
 MEASURES = {
     "answer_probability": 'probability of "{}"',
@@ -75,7 +75,7 @@ class Judge:
     processor: ProcessorMixin
     question: str = QUESTION
     answer: str = ANSWER
-    measure: str = "answer_probability"
+    measure: str = MEASURE
     max_frames: int = MAX_FRAMES
 
     def __post_init__(self):
@@ -84,31 +84,20 @@ class Judge:
             self.encode([[PIL.Image.new("RGB", (64, 64))]], ["a star"], [None])  # raises where images have no place
 
     @classmethod
-    def load(cls, name_or_path: str, dtype: str = "auto", **options: Any) -> "Judge":
-        """Load a judge onto this process's device.
+    def load(cls, spec: str, options: LoadingOptions | None = None, **asked: Any) -> "Judge":
+        """Load a judge onto its device.
 
         Args:
-            name_or_path (`str`): a folder or Hub id.
-            dtype (`str`, defaults to `"auto"`): the checkpoint's, or `"float32"`, `"bfloat16"`, `"float16"`.
-            options: `question`, `answer` and `max_frames`.
+            spec (`str`): a folder or Hub id, or `NAME=PATH`.
+            options ([`LoadingOptions`], *optional*): how it is loaded and where it computes.
+            asked: `question`, `answer`, `measure` and `max_frames`.
 
         Raises:
-            InputError: it is no vision-language model, or its weights are not complete.
+            InputError: it is no vision-language model, its weights are not complete, or it cannot be asked so.
         """
-        try:
-            processor = AutoProcessor.from_pretrained(name_or_path)
-            model, loaded = AutoModelForImageTextToText.from_pretrained(
-                name_or_path, dtype=dtype, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"got judge {name_or_path} ({reason}), expected a vision-language model: check it"
-            ) from error
-        if loaded["missing_keys"]:
-            missing = ", ".join(sorted(loaded["missing_keys"])[:3])
-            raise InputError(f"got judge {name_or_path} without weights for {missing}: fetch a whole model")
-        return cls(model.to(PartialState().device).eval(), processor, **options)
+        check_question(**asked)
+        _, model, processor = load_vision_language_model(spec, options)
+        return cls(model, processor, **asked)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -237,9 +226,9 @@ class Judge:
         # An encoder counts from the image on; without one the answer has to follow the question without a gap.
         encodes = self.model.config.get_text_config().is_encoder_decoder
         self.processor.tokenizer.padding_side = "right" if encodes else "left"
-        questions = [self.question_about(prompt) for prompt in prompts]
+        images, questions = [frames[0] for frames in media], [self.question_about(prompt) for prompt in prompts]
         with refusing(f"{kind} without a chat template", "a model tuned to follow a chat, or BLIP-2 or InstructBLIP"):
-            batch = self.processor(images=[frames[0] for frames in media], text=questions, padding=True, return_tensors="pt")
+            batch = self.processor(images=images, text=questions, padding=True, return_tensors="pt")
         image_token = getattr(self.model.config, "image_token_id", None)
         if image_token is None or not (batch["input_ids"] == image_token).any(1).all():
             raise InputError(
@@ -249,7 +238,9 @@ class Judge:
         return batch
 
 
-def check_question(question: str, answer: str, measure: str, max_frames: int) -> None:
+def check_question(
+    question: str = QUESTION, answer: str = ANSWER, measure: str = MEASURE, max_frames: int = MAX_FRAMES
+) -> None:
     """Refuse what no judge can be asked, before one is loaded.
 
     Raises:
@@ -287,8 +278,8 @@ def score_prompts(
         batch_size (`int`, defaults to 8): questions asked at a time.
 
     Returns:
-        `list[dict]`: of each row `id`, `prompt_id`, `file`, `media`, `score`, and `skills`, `group`, `rating` and
-        `model` as the row has them, or `None`.
+        `list[dict]`: of each row `id`, `prompt_id`, `file`, `media`, `score`, `seconds` (that judging took, in
+        whatever run it was done), and `skills`, `group`, `rating` and `model` as the row has them, or `None`.
     """
     identity = {
         "judge": judge.fingerprint,
@@ -305,6 +296,7 @@ def score_prompts(
     for start in tqdm(range(0, len(missing), batch_size), desc="judging", unit="batch", disable=not missing):
         part = missing[start : start + batch_size]
         asked = [rows[place[key]] for key in part]
+        started = time.perf_counter()
         scores = judge.score(
             [open_media(row, folder) for row in asked],
             [row["prompt"] for row in asked],
@@ -314,13 +306,16 @@ def score_prompts(
             raise InputError(
                 f"got NaN from the judge for {asked[0]['id']}, expected probabilities: try --dtype float32"
             )
-        cache.append(part, {COLUMN: torch.tensor(scores, dtype=torch.float64)[:, None].unbind()})
-    found = cache.read_vectors(COLUMN, keys)[:, 0].tolist()
-    kept = ("id", "prompt_id", "file", "media")
-    more = ("skills", "group", "rating", "model")
+        took = (time.perf_counter() - started) / len(part)
+        kept = torch.tensor([[score, took] for score in scores], dtype=torch.float64)  # (b, 2)
+        cache.append(part, {COLUMN: kept[:, :1].unbind(), SECONDS: kept[:, 1:].unbind()})
+    found, seconds = (cache.read_vectors(name, keys)[:, 0].tolist() for name in (COLUMN, SECONDS))
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # what is asked once took its time once
+    seconds = [took if first[key] == i else 0.0 for i, (key, took) in enumerate(zip(keys, seconds))]
+    copied = ("id", "prompt_id", "file", "media", "skills", "group", "rating", "model")
     return [
-        {name: row[name] for name in kept} | {"score": score} | {name: row.get(name) for name in more}
-        for row, score in zip(rows, found)
+        {name: row.get(name) for name in copied} | {"score": score, "seconds": took}
+        for row, score, took in zip(rows, found, seconds)
     ]
 
 

@@ -297,7 +297,7 @@ def test_an_adapters_base_may_have_moved(make_run, base, tokenizer, tmp_path, se
     shutil.copytree(base, tmp_path / "moved")
     named = json.loads((run / "adapter_config.json").read_text())
     (run / "adapter_config.json").write_text(json.dumps(named | {"base_model_name_or_path": str(tmp_path / "gone")}))
-    assert_refused(run, tmp_path, "got the base .*gone, expected a model that can be loaded")
+    assert_refused(run, tmp_path, "got the base .*gone, which cannot be loaded .*expected a model in safetensors")
     (run / "adapter_config.json").write_text(json.dumps(named | {"base_model_name_or_path": None}))
     assert_refused(run, tmp_path, "names no base, expected one: pass the base")
     export_encoder(run, tmp_path / "out", base=str(tmp_path / "moved"))
@@ -309,21 +309,22 @@ def test_an_adapters_base_may_have_moved(make_run, base, tokenizer, tmp_path, se
 
 def test_an_adapter_for_a_base_of_another_width_is_refused(make_run, make_base, tmp_path):
     other = make_base(hidden_size=48)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into .*size mismatch", base=other)
+    message = "the adapter in .*which cannot be loaded .*size mismatch.*trained on"
+    assert_refused(make_run(lora()), tmp_path, message, base=other)
 
 
 @pytest.mark.parametrize("layers", [2, 4])
 def test_an_adapter_for_a_base_of_other_depth_is_refused(make_run, make_base, tmp_path, layers):
     other = make_base(num_hidden_layers=layers)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into.*weights of one without a place in", base=other)
+    assert_refused(make_run(lora()), tmp_path, "weights have no place in the other", base=other)
 
 
 def test_an_adapter_for_a_base_with_other_module_names_is_refused(make_run, make_base, tokenizer, tmp_path):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     other = make_base(0, LlamaForCausalLM, num_key_value_heads=2, vocab_size=len(tokenizer), **size)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into.*not found in the base model", base=other)
+    assert_refused(make_run(lora()), tmp_path, "which cannot be loaded .*not found in the base model", base=other)
     plain_names = LoraConfig(r=4, target_modules=["q_proj"])  # found in both, under other prefixes
-    assert_refused(make_run(plain_names), tmp_path, "cannot be loaded into", base=other)
+    assert_refused(make_run(plain_names), tmp_path, "have no place in the other", base=other)
 
 
 def test_an_adapter_for_a_base_of_the_same_shapes_and_other_weights_is_refused(make_run, base, make_base, tmp_path):
@@ -348,7 +349,7 @@ def test_an_adapter_that_lost_a_weight_is_refused(make_run, tmp_path):
     weights = load_file(run / "adapter_model.safetensors")
     del weights[sorted(weights)[3]]
     save_file(weights, run / "adapter_model.safetensors")
-    assert_refused(run, tmp_path, r"cannot be loaded into.*\(1 weights of one without a place in the other")
+    assert_refused(run, tmp_path, "of .* 1 weights have no place in the other")
 
 
 def test_an_adapter_with_nan_and_a_model_with_nan_are_refused(make_run, tmp_path):
@@ -356,7 +357,7 @@ def test_an_adapter_with_nan_and_a_model_with_nan_are_refused(make_run, tmp_path
     weights = load_file(run / "adapter_model.safetensors")
     weights[next(name for name in weights if "lora_B" in name)][0, 0] = torch.nan
     save_file(weights, run / "adapter_model.safetensors")
-    assert_refused(run, tmp_path, "cannot be merged into .*expected finite weights")
+    assert_refused(run, tmp_path, "which cannot be loaded .*NaN.*expected one with finite weights")
     shutil.rmtree(run)
     run = make_run()
     weights = load_file(run / "model.safetensors")
@@ -398,6 +399,16 @@ def test_pickled_weights_are_refused(make_run, tmp_path, adapter):
     assert_refused(run, tmp_path, "got no weights in .*expected safetensors")
     torch.save(weights, run / ("adapter_model.bin" if adapter else "pytorch_model.bin"))
     assert_refused(run, tmp_path, r"got pickled weights \(.bin\) alone in .*, expected safetensors")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}}', "{"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "adapter_config.json", "trainer_state.json"])
+def test_damaged_files_are_refused_in_one_line(make_run, tmp_path, file, text):
+    run = make_run(lora() if file == "adapter_config.json" else None)
+    if file == "trainer_state.json":  # what makes a folder a checkpoint
+        (tmp_path / "run.json").write_text("{}")
+    (run / file).write_text(text)
+    assert_refused(run, tmp_path, "expected")
 
 
 @pytest.mark.parametrize("adapter", [False, True])

@@ -26,10 +26,14 @@ from transformers import (
     T5Config,
 )
 
+from granted.encoding.loading import LoadingOptions
 from granted.errors import InputError
 from granted.eval_metric import vqa_score
 from granted.eval_metric.vqa_score import Judge, rating_agreement, score_prompts, vqa_score_report
 from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+
+
+FP32 = LoadingOptions(dtype="float32")
 
 
 def qwen3_vl(folder):
@@ -107,7 +111,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(folder):
-    return Judge.load(folder, "float32")
+    return Judge.load(folder, FP32)
 
 
 def noise(size, seed=0):
@@ -152,8 +156,9 @@ def test_answer_and_end_is_the_mean_log_likelihood_of_the_answer_and_the_end_of_
     asked = Judge(judge.model, judge.processor, measure="answer_and_end")
     expected, count = by_hand(folder, noise(64), PROMPTS[1], "Yes", "<|im_end|>")
     assert count == 3
-    assert asked.score([[noise(64)]], [PROMPTS[1]]) == pytest.approx([expected], rel=1e-4)
-    assert asked.score([[noise(64)]], [PROMPTS[1]]) != pytest.approx(judge.score([[noise(64)]], [PROMPTS[1]]), rel=0.01)
+    asking = [[noise(64)]], [PROMPTS[1]]
+    assert asked.score(*asking) == pytest.approx([expected], rel=1e-4)
+    assert asked.score(*asking) != pytest.approx(judge.score(*asking), rel=0.01)
 
 
 @pytest.mark.parametrize("model", [InstructBlipForConditionalGeneration, Blip2ForConditionalGeneration])
@@ -161,7 +166,7 @@ def test_answer_and_end_is_the_mean_log_likelihood_of_the_answer_and_the_end_of_
 def test_judges_that_are_asked_in_plain_text_give_the_authors_score(make_tokenizer, tmp_path, model, text):
     """The published VQAScore is exp(-cross-entropy), averaged over the tokens of "Yes" and the end."""
     blip(tmp_path / "judge", make_tokenizer, model, text)
-    asked = Judge.load(str(tmp_path / "judge"), "float32", measure="answer_and_end")
+    asked = Judge.load(str(tmp_path / "judge"), FP32, measure="answer_and_end")
     processor = AutoProcessor.from_pretrained(tmp_path / "judge")
     question = f'Does this figure show "{PROMPTS[1]}"? Please answer yes or no.'
     batch = processor(images=[noise(64)], text=[question], return_tensors="pt")
