@@ -12,7 +12,7 @@ from rich.table import Table
 
 from granted.cli_data import data
 from granted.command_line import ConfigFile, console, numbers_of, parts_of, run_as_command, takes, whole_numbers_of
-from granted.encoding.loading import EncoderOptions
+from granted.encoding.loading import EncoderOptions, LoadingOptions
 from granted.errors import InputError
 
 
@@ -36,6 +36,7 @@ app.add_typer(train, name="train")
 
 
 takes_encoder_options = takes(EncoderOptions, "encoder_options", "Encoder")
+takes_loading_options = takes(LoadingOptions, "loading", "Model")
 MaxLength = Annotated[
     int | None, typer.Option(help="Most tokens read of a text, template included; the encoder's own limit by default.")
 ]
@@ -286,12 +287,25 @@ def export(
     fusion: Annotated[str, typer.Option(help="learned, norm_avg, avg or single.")] = "norm_avg",
     dtype: Annotated[str, typer.Option(help="The encoder's: auto, float32, bfloat16 or float16.")] = "auto",
     base: Annotated[str | None, typer.Option(help="The base of an adapter, if it has moved.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of that base on the Hub; without, the training's.")] = None,
     keep_vision: Annotated[bool, typer.Option(help="Keep the vision tower.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model; read it first.")
+    ] = False,
 ):
     """Make a text encoder of a fine-tuned model: merge the adapter, drop the head, fuse the layers."""
     from granted.training.export import export_encoder
 
-    folder = export_encoder(run, output, fusion=fusion, dtype=dtype, base=base, keep_vision=keep_vision)
+    folder = export_encoder(
+        run,
+        output,
+        fusion=fusion,
+        dtype=dtype,
+        base=base,
+        revision=revision,
+        keep_vision=keep_vision,
+        trust_remote_code=trust_remote_code,
+    )
     console.print(f"wrote {folder}; load it with AutoModel.from_pretrained or score it with granted evaluate {folder}")
 
 
@@ -311,6 +325,7 @@ def miniature(
 
 
 @app.command()
+@takes_loading_options
 def vqa(
     models: Annotated[list[str], typer.Argument(help="Folders or Hub ids; NAME=PATH names one, such as before=...")],
     data: Annotated[str, typer.Option(help="Held-out rows of granted data shapes vqa.")],
@@ -318,11 +333,16 @@ def vqa(
     output: Annotated[Path, typer.Option(help="Folder for vqa.json and questions.png.")],
     config: ConfigFile = None,
     batch_size: Annotated[int, typer.Option(help="Rows answered at a time.")] = 32,
+    *,
+    loading: LoadingOptions,
 ):
-    """How well vision-language models answer questions about shapes, with the right picture and with another."""
+    """How well vision-language models answer questions about shapes, with the right picture and with another.
+
+    Run the same command again to go on after an interruption.
+    """
     from granted.eval_metric.vqa import evaluate_vqa
 
-    report = evaluate_vqa(models, data, training_data, output, batch_size=batch_size)
+    report = evaluate_vqa(models, data, training_data, output, options=loading, batch_size=batch_size)
     names = [name for name in report["all"] if name != "n"]
     table = Table("aspect", "n", *names, title="answered right, % [95% interval]")
     for aspect, figures in report.items():
@@ -352,7 +372,14 @@ def generate(
     frames: Annotated[int | None, typer.Option(help="Of a clip.")] = None,
     fps: Annotated[float, typer.Option(help="Frames a second at which clips are meant to be seen.")] = 16.0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    offload: Annotated[bool, typer.Option(help="Keep only the part that works on the accelerator.")] = False,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(help="Spread the parts over several devices, such as balanced; replaces --device.")
+    ] = None,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep only the part that works on the accelerator.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the pipeline on the Hub.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that ships with the pipeline; read it first.")
     ] = False,
@@ -365,12 +392,21 @@ def generate(
     settings = SamplingSettings(**{field.name: options[field.name] for field in fields(SamplingSettings)})
     rows = read_prompts(prompts)
     with console.status(f"loading {pipeline}"):
-        loaded = load_pipeline(pipeline, dtype=dtype, trust_remote_code=trust_remote_code, offload=offload)
+        loaded = load_pipeline(
+            pipeline,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            offload=offload,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
     made = sample_prompts(loaded, rows, output, settings, name=pipeline)
     console.print(f"wrote {len(made)} {made[0]['media']}s to {output}; score them with granted evaluate-generation")
 
 
 @app.command("evaluate-generation")
+@takes_loading_options
 def evaluate_generation(
     pictures: Annotated[
         Path, typer.Argument(help="Folder of granted generate, a manifest, or GenAI-Bench with its rated pictures.")
@@ -380,26 +416,41 @@ def evaluate_generation(
     judge: Annotated[
         str | None, typer.Option(help="A vision-language model for VQAScore: folder or Hub id; NAME=PATH names it.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="The judge's: auto, float32, bfloat16 or float16.")] = "auto",
     question: Annotated[
         str, typer.Option(help="Asked of the judge; {} is the prompt.")
     ] = 'Does this figure show "{}"? Please answer yes or no.',
+    answer: Annotated[str, typer.Option(help="The answer whose probability counts.")] = "Yes",
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="What VQAScore is: answer_probability, or answer_and_end as in its authors' CLIP-FlanT5 scores, the "
+            "geometric mean over the answer's tokens and the end token. The two cannot be compared."
+        ),
+    ] = "answer_probability",
     max_frames: Annotated[int, typer.Option(help="Frames of a clip that the judge sees.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Questions asked at a time.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the control, which swaps the prompts of shapes.")] = 0,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read.")
     ] = False,
+    *,
+    loading: LoadingOptions,
 ):
-    """How well pictures follow their prompts: shapes read exactly, anything judged by a vision-language model."""
+    """How well pictures follow their prompts: shapes read exactly, anything judged by a vision-language model.
+
+    Run the same command again to go on after an interruption.
+    """
     from granted.eval_metric import generation
+    from granted.eval_metric.vqa_score import MEASURES
 
     reports = generation.evaluate_generation(
         pictures,
         output,
         judge=judge,
-        dtype=dtype,
+        options=loading,
         question=question,
+        answer=answer,
+        measure=measure,
         max_frames=max_frames,
         batch_size=batch_size,
         seed=seed,
@@ -422,7 +473,7 @@ def evaluate_generation(
             )
         console.print(table)
     if "vqa_score" in reports:
-        table = Table("", "n", "VQAScore, % [95% interval]")
+        table = Table("", "n", "% [95% interval]", title=f"VQAScore, {MEASURES[measure].format(answer)}")
         for name, figures in reports["vqa_score"].items():
             table.add_row(name, str(figures["n"]), share(figures))
         console.print(table)

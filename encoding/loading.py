@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from granted.configuration_granted import LAST_LAYERS
 from granted.errors import InputError, refusing
@@ -30,34 +37,30 @@ def option(default: Any, help: str) -> Any:
 
 
 @dataclass
-class EncoderOptions:
-    """How an encoder is loaded and where it computes; every command that loads one takes these options.
+class LoadingOptions:
+    """How a model is loaded and where it computes; every command that loads one takes these options.
 
     Args:
         dtype (`str`, defaults to `"auto"`): dtype of the weights; `"auto"` is the checkpoint's.
         device (`str`, defaults to `"auto"`): such as `"cpu"` or `"cuda:1"`; `"auto"` is this process's accelerator
             where there is one.
-        device_map (`str`, *optional*): spreads an encoder over several devices, such as `"auto"`; instead of `device`.
+        device_map (`str`, *optional*): spreads a model over several devices, such as `"auto"`; instead of `device`.
         quantization (`str`, *optional*): `"4bit"` (NF4) or `"8bit"`, by bitsandbytes.
         attn_implementation (`str`, *optional*): such as `"sdpa"` or `"flash_attention_2"`.
-        trust_remote_code (`bool`): run the code that comes with an encoder.
-        revision (`str`, *optional*): branch, tag or commit of an encoder on the Hub; its commit is recorded.
-        template (`str`, *optional*): text with `{prompt}` in it that is put around every text.
-        last_layer (`str`, *optional*): which state stands for the last layer, as of [`GrantedConfig`].
+        trust_remote_code (`bool`): run the code that comes with a model.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub; its commit is recorded.
 
     Raises:
         InputError: a value that is not legal, or a device that this machine does not have.
     """
 
     dtype: str = option("auto", "Dtype of the weights: auto (the checkpoint's), float32, bfloat16 or float16.")
-    device: str = option("auto", "Device of the encoder, such as cpu or cuda:1; auto takes a GPU if there is one.")
-    device_map: str | None = option(None, "Spread the encoder over several devices, such as auto; replaces --device.")
+    device: str = option("auto", "Device of the model, such as cpu or cuda:1; auto takes a GPU if there is one.")
+    device_map: str | None = option(None, "Spread the model over several devices, such as auto; replaces --device.")
     quantization: str | None = option(None, "Load the weights in 4bit or 8bit (bitsandbytes).")
     attn_implementation: str | None = option(None, "Attention kernel, such as sdpa or flash_attention_2.")
-    trust_remote_code: bool = option(False, "Run the code that comes with the encoder; read it first.")
-    revision: str | None = option(None, "Branch, tag or commit of the encoder on the Hub.")
-    template: str | None = option(None, "Text with {prompt} in it that is put around every text.")
-    last_layer: str | None = option(None, f"State that stands for the last layer: {', '.join(LAST_LAYERS)}.")
+    trust_remote_code: bool = option(False, "Run the code that comes with the model; read it first.")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
 
     def __post_init__(self):
         for name, legal in (("dtype", DTYPES), ("quantization", (None, *QUANTIZATIONS))):
@@ -70,11 +73,6 @@ class EncoderOptions:
             )
         if self.device != "auto":
             choose_device(self.device)
-
-    def configured(self) -> dict[str, Any]:
-        """What of the options belongs into a [`GrantedConfig`], by its names there."""
-        values = {"prompt_template": self.template, "last_layer": self.last_layer}
-        return {name: value for name, value in values.items() if value is not None}
 
     def loading(self) -> dict[str, Any]:
         """Arguments of `from_pretrained` that say how weights are loaded and, unless `place` does it, where."""
@@ -93,6 +91,24 @@ class EncoderOptions:
             "revision": self.revision,
         }
         return loading | {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass
+class EncoderOptions(LoadingOptions):
+    """[`LoadingOptions`] of a text encoder, and how it reads texts.
+
+    Args:
+        template (`str`, *optional*): text with `{prompt}` in it that is put around every text.
+        last_layer (`str`, *optional*): which state stands for the last layer, as of [`GrantedConfig`].
+    """
+
+    template: str | None = option(None, "Text with {prompt} in it that is put around every text.")
+    last_layer: str | None = option(None, f"State that stands for the last layer: {', '.join(LAST_LAYERS)}.")
+
+    def configured(self) -> dict[str, Any]:
+        """What of the options belongs into a [`GrantedConfig`], by its names there."""
+        values = {"prompt_template": self.template, "last_layer": self.last_layer}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -161,6 +177,38 @@ def load_encoder(
         else:
             model = GrantedModel.from_encoder(path, **options.loading(), **(config_options | configured))
     return name, place(model.eval(), options.device)
+
+
+def load_vision_language_model(
+    spec: str, options: LoadingOptions | None = None
+) -> tuple[str, PreTrainedModel, ProcessorMixin]:
+    """Load a model that answers questions about images, given as Hub id or folder, or as `NAME=PATH`.
+
+    Args:
+        spec (`str`): what to load: a whole model, or an adapter whose base is found.
+        options ([`LoadingOptions`], *optional*): how and where.
+
+    Returns:
+        Display name, model in evaluation mode and on its device, and its processor.
+
+    Raises:
+        InputError: there is no such model, or a part of its weights is missing.
+    """
+    options = options or LoadingOptions()
+    name, path = split_spec(spec)
+    loading = options.loading()
+    with refusing(f"model {path!r}", "a vision-language model with its processor, in safetensors: check it"):
+        source = {key: loading[key] for key in ("trust_remote_code", "revision") if key in loading}
+        processor = AutoProcessor.from_pretrained(path, **source)
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True, **loading
+        )
+    if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
+        raise InputError(f"got model {path!r} with a {type(processor).__name__} alone, expected its processor: add it")
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise InputError(f"got model {path!r} without weights for {missing}, expected all: fetch the whole model")
+    return name, place(model.eval(), options.device), processor
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -16,22 +16,25 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from granted.encoding.loading import split_spec
-from granted.errors import InputError
+from granted.encoding.loading import LoadingOptions, device_name, split_spec
+from granted.errors import InputError, refusing
 from granted.eval_metric.manifest import Run, picture_grid, read_manifest, readable
 from granted.eval_metric.results import provenance
 from granted.eval_metric.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report
 from granted.eval_metric.vqa_score import (
+    ANSWER,
     MAX_FRAMES,
+    MEASURE,
     QUESTION,
     Judge,
+    check_question,
     rating_agreement,
     score_prompts,
     vqa_score_report,
@@ -47,8 +50,10 @@ def evaluate_generation(
     output: str | os.PathLike | None = None,
     *,
     judge: str | None = None,
-    dtype: str = "auto",
+    options: LoadingOptions | None = None,
     question: str = QUESTION,
+    answer: str = ANSWER,
+    measure: str = MEASURE,
     max_frames: int = MAX_FRAMES,
     batch_size: int = 8,
     seed: int = 0,
@@ -60,8 +65,11 @@ def evaluate_generation(
         source (`str`): a folder of `granted generate`, a manifest, or the folder of GenAI-Bench.
         output (`str`, *optional*): gets the scores and the grid; by default `scores` beside the manifest.
         judge (`str`, *optional*): folder or Hub id of a vision-language model; `NAME=PATH` names it.
-        dtype (`str`, defaults to `"auto"`): of the judge.
+        options ([`LoadingOptions`], *optional*): how and where the judge is loaded.
         question (`str`): asked of the judge, with `{}` for the prompt.
+        answer (`str`, defaults to `"Yes"`): whose probability counts.
+        measure (`str`, defaults to `"answer_probability"`): what the judge's score is; `"answer_and_end"` is that of
+            the published scores, see `eval_metric/vqa_score.py`.
         max_frames (`int`, defaults to 16): frames of a clip that the judge sees.
         batch_size (`int`, defaults to 8): questions asked at a time.
         seed (`int`, defaults to 0): of the control, which gives each picture another prompt's drawing.
@@ -74,6 +82,8 @@ def evaluate_generation(
     Raises:
         InputError: there is nothing to score by, or pictures, manifest or judge cannot be used.
     """
+    asking = {"question": question, "answer": answer, "measure": measure, "max_frames": max_frames}
+    check_question(**asking)
     rows, run = read_manifest(source)
     drawn = [row for row in rows if row.get("drawing") is not None]
     if not drawn and judge is None:
@@ -84,8 +94,7 @@ def evaluate_generation(
     if drawn and len(drawn) < len(rows):
         raise InputError(f"got {len(drawn)} of {len(rows)} rows of {source} with a drawing, expected all or none")
     rows, unreadable = readable(rows, run.folder, skip_unreadable)
-    name, path = split_spec(judge) if judge else ("", "")
-    asked = Judge.load(path, dtype, question=question, max_frames=max_frames) if judge else None
+    asked = Judge.load(judge, options, **asking) if judge else None
     output = Path(run.folder / "scores" if output is None else output)
     reports: dict[str, dict[str, Any]] = {}
     notes: dict[str, list[tuple[str, bool]]] = {row["id"]: [] for row in rows}
@@ -99,19 +108,20 @@ def evaluate_generation(
         for item in items:
             notes[item["id"]].append(_note(item["score"]))
     if asked is not None:
-        started = time.perf_counter()
         items = score_prompts(asked, rows, run.folder, output / "cache", batch_size=batch_size)
         reports["vqa_score"], agreement = vqa_score_report(items), rating_agreement(items)
         reports |= {"agreement": agreement} if agreement else {}
+        name, _ = split_spec(judge)
         origin = {
-            "device": asked.model.device.type,
+            "device": device_name(asked.model.device),
             "dtype": str(asked.model.dtype).removeprefix("torch."),
             "weights_fingerprint": asked.fingerprint,
-            "settings": {"judge": name, "question": question, "answer": asked.answer, "max_frames": max_frames},
+            "settings": {"judge": name} | asking,
         }
-        file = output / f"vqa_score__{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.json"
+        parts = ("vqa_score", measure if measure != MEASURE else "", re.sub(r"[^A-Za-z0-9._-]+", "-", name))
+        file = output / f"{'__'.join(filter(None, parts))}.json"
         scores = Scores("vqa_score", reports["vqa_score"], items, agreement)
-        scores.save(file, run, unreadable, origin, time.perf_counter() - started)
+        scores.save(file, run, unreadable, origin, sum(item["seconds"] for item in items))
         for item in items:
             notes[item["id"]].append((f"VQAScore {item['score']:.2f}", item["score"] >= 0.5))
     picture_grid(rows, run.folder, output / "grid.png", notes)
@@ -139,7 +149,10 @@ class Scores:
     def save(
         self, path: Path, run: Run, unreadable: Mapping[str, str], origin: Mapping[str, Any], seconds: float
     ) -> None:
-        """Write `path` and a Parquet file of the items beside it."""
+        """Write `path` and a Parquet file of the items beside it; the same scores that are there stay as they are."""
+        pictures = {"scored": len(self.items), "unreadable": dict(unreadable), "generation": run.record}
+        if self._is_stored(path, pictures, origin):
+            return
         table = path.with_suffix(".parquet")
         with atomic_path(table) as temporary:
             pq.write_table(pa.Table.from_pylist(self.items), temporary)
@@ -149,11 +162,21 @@ class Scores:
             "score": self.score,
             "report": self.report,
             "agreement": self.agreement,
-            "pictures": {"scored": len(self.items), "unreadable": dict(unreadable), "generation": run.record},
+            "pictures": pictures,
             "provenance": provenance(seconds=round(seconds, 2), tokens=0, **origin),
             "items": {"file": table.name, "sha256": digest},
         }
         write_json(path, value)
+
+    def _is_stored(self, path: Path, pictures: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
+        """Whether `path` holds these very scores: then its provenance, which says when they were made, is true."""
+        try:
+            found = Scores.load(path)
+        except InputError:  # nothing, or half of it: a kill came between the two files
+            return False
+        same = (found.report, found.items, found.agreement) == (self.report, self.items, self.agreement)
+        made = {name: found.stored.get("provenance", {}).get(name) for name in origin} | {"device": origin["device"]}
+        return same and found.stored.get("pictures") == pictures and made == origin
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Scores":
@@ -165,10 +188,12 @@ class Scores:
         path, value = Path(path), read_json(path)
         if not isinstance(value, dict) or value.get("kind") != KIND:
             raise InputError(f"got {path}, expected scores of granted evaluate-generation: check the path")
-        table = path.parent / value["items"]["file"]
-        if not table.is_file() or hashlib.sha256(table.read_bytes()).hexdigest() != value["items"]["sha256"]:
+        with refusing(str(path), "scores that are whole: score the pictures again"):
+            table, digest = path.parent / value["items"]["file"], value["items"]["sha256"]
+            found = cls(value["score"], value["report"], [], value["agreement"], value)
+        if not table.is_file() or hashlib.sha256(table.read_bytes()).hexdigest() != digest:
             raise InputError(f"got {path} without its own {table.name} beside it: score the pictures again")
-        return cls(value["score"], value["report"], pq.read_table(table).to_pylist(), value["agreement"], value)
+        return replace(found, items=pq.read_table(table).to_pylist())
 
 
 def _flat(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,22 @@ relative to the manifest; further fields are those of the prompts: `prompt_id`, 
 """
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import PIL.Image
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.scenes.shapes.contact_sheet import contact_sheet
 from granted.dataset_builders.ted_6k.records import MEDIA
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.eval_metric.prompts import rated_pictures
 from granted.files import read_json, read_jsonl
 
@@ -64,15 +65,37 @@ def read_manifest(source: str | os.PathLike) -> tuple[list[dict[str, Any]], Run]
             raise InputError(f"got {source} without {MANIFEST}, expected a finished folder of pictures: {advice}")
         rows = rated
     elif path.suffix == ".parquet":
-        try:
+        with refusing(str(path), "a Parquet file: check it"):
             rows = pq.read_table(path).to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"got {path}, expected a Parquet file ({str(error).splitlines()[0]})") from error
     else:
         rows = [row for _, row in read_jsonl(path)]
     record = read_json(path.parent / RECORD) if (path.parent / RECORD).is_file() else None
+    if not isinstance(record, dict | NoneType):
+        raise InputError(f"got {path.parent / RECORD} without an object in it, expected a run's record: remove it")
     _check(rows, path, record)
-    return [{"prompt_id": row["id"]} | row for row in rows], Run(path.parent, record)
+    return [row | {"prompt_id": row.get("prompt_id") or row["id"]} for row in rows], Run(path.parent, record)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+# What else a row may say: what is expected, and whether a value is.
+_OPTIONAL = {
+    "fps": ("frames a second above 0", lambda value: _is_number(value) and value > 0),
+    "rating": ("a finite number", _is_number),
+    "skills": ("a list of texts", _are_texts),
+    "told": ("a list of texts", _are_texts),
+    **dict.fromkeys(("prompt_id", "drawing", "group", "model"), ("text", _is_text)),
+}
 
 
 def _check(rows: Sequence[Any], path: Path, record: Mapping[str, Any] | None) -> None:
@@ -84,6 +107,10 @@ def _check(rows: Sequence[Any], path: Path, record: Mapping[str, Any] | None) ->
             raise InputError(f"got row {number} of {path} without {wrong[0]}, expected text: complete the manifest")
         if row.get("media") not in MEDIA:
             raise InputError(f"got media {row.get('media')!r} in row {number} of {path}, expected image or video")
+        for name, (expected, fits) in _OPTIONAL.items():
+            value = row.get(name)
+            if value is not None and not fits(value):
+                raise InputError(f"got {name} {value!r:.80} in row {number} of {path}, expected {expected}: mend it")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise InputError(f"got the id {twice[0]!r} more than once in {path}, expected each picture once: rename")

@@ -11,12 +11,13 @@ import json
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.files import read_json, read_jsonl
 
 
@@ -78,9 +79,10 @@ def read_genai_bench(path: str | os.PathLike) -> list[dict[str, Any]]:
     if not isinstance(tags, dict) or not all(isinstance(ids, list) for ids in tags.values()):
         raise InputError(f"got {SKILLS_FILE} of another layout, expected a list of numbers for each skill: check it")
     skills: dict[str, list[str]] = defaultdict(list)
-    for skill, ids in tags.items():
-        for number in ids:
-            skills[f"{int(number):05d}"].append(skill)
+    with refusing(SKILLS_FILE, "a list of numbers for each skill: check it"):
+        for skill, ids in tags.items():
+            for number in ids:
+                skills[f"{int(number):05d}"].append(skill)
     if not skills.keys() & prompts.keys():
         raise InputError(f"got {SKILLS_FILE} without a prompt of {path}, expected the two of one release: fetch both")
     return [
@@ -112,10 +114,9 @@ def rated_pictures(folder: str | os.PathLike) -> list[dict[str, Any]] | None:
     ratings = read_json(path)
     rows = []
     for row in read_genai_bench(path):
-        for model, given in (ratings[row["id"]].get("models") or {}).items():
-            if not isinstance(given, list) or not given or not all(isinstance(one, int | float) for one in given):
-                raise InputError(f"got ratings {given!r:.80} of {model} for prompt {row['id']}, expected numbers")
-            rating = sum(given) / len(given)
+        with refusing(f"the ratings of prompt {row['id']} in {path}", "numbers for each model: check the file"):
+            given = {model: mean(ones) for model, ones in (ratings[row["id"]].get("models") or {}).items()}
+        for model, rating in given.items():
             own = {"id": f"{model}/{row['id']}", "prompt_id": row["id"], "media": media, "model": model}
             rows.append(row | own | {"file": f"{model}/{row['id']}{ENDINGS[media]}", "rating": rating})
     return rows
@@ -130,17 +131,16 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
     if row.get("id") is None or not str(row["id"]).strip():
         raise InputError(f"got no id in {where}, expected one for each prompt: number them")
     try:
-        json.dumps(row, allow_nan=False)
+        json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"got {where}, which is no JSON ({error}), expected plain values: leave them out") from error
     return {name: value for name, value in row.items() if name != "caption"} | {"id": str(row["id"]), "prompt": prompt}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"got {path}, expected a file of UTF-8 text ({error}): check it") from error
+    with refusing(str(path), "a file of UTF-8 text: save it as UTF-8"):
+        # Without the mark that some editors begin a file with; other separators than line ends belong to a prompt.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     return [{"id": str(number), "prompt": line.strip()} for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -149,12 +149,10 @@ def _json_lines(path: Path) -> list[Any]:
 
 
 def _table(path: Path) -> list[dict[str, Any]]:
-    try:
+    with refusing(str(path), "a Parquet file: check it"):
         schema = pq.read_schema(path)
         plain = [field.name for field in schema if not _holds_bytes(field.type)]
         return pq.read_table(path, columns=plain).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"got {path}, expected a Parquet file ({str(error).splitlines()[0]}): check it") from error
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

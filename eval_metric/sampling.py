@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+import transformers
 from accelerate import PartialState
 from diffusers import DiffusionPipeline
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
-from granted.errors import InputError
+from granted.encoding.loading import choose_device, device_name
+from granted.errors import InputError, refusing
 from granted.eval_metric.manifest import MANIFEST, RECORD, picture_grid
 from granted.eval_metric.results import library_versions
 from granted.files import atomic_path, read_json, write_json
@@ -88,37 +90,70 @@ class SamplingSettings:
 
 
 def load_pipeline(
-    name_or_path: str, *, dtype: str = "float32", trust_remote_code: bool = False, offload: bool = False
+    name_or_path: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    device_map: str | None = None,
+    offload: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> DiffusionPipeline:
-    """Load a pipeline onto this process's device.
+    """Load a pipeline onto its device.
 
     Args:
         name_or_path (`str`): a folder or Hub id, as `DiffusionPipeline.from_pretrained` takes it.
         dtype (`str`, defaults to `"float32"`): `"float32"`, `"bfloat16"` or `"float16"`.
+        device (`str`, defaults to `"auto"`): such as `"cuda:1"`; this process's accelerator by default.
+        device_map (`str`, *optional*): such as `"balanced"`: spreads the parts over several devices.
+        offload (`bool`, defaults to `False`): keep only the part that works on the accelerator.
+        revision (`str`, *optional*): branch, tag or commit of a pipeline on the Hub.
         trust_remote_code (`bool`, defaults to `False`): let code run that ships with the pipeline. That code can do
             whatever you can: read it first.
-        offload (`bool`, defaults to `False`): keep only the part that works on the accelerator.
 
     Raises:
-        InputError: it is no pipeline, or needs its own code and may not run it.
+        InputError: it is no pipeline in safetensors, or needs its own code and may not run it, or no such device.
     """
     if dtype not in DTYPES:
         raise InputError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}: correct it")
-    try:
+    if device_map is not None and (device != "auto" or offload):
+        raise InputError(f"got device_map {device_map} with a device or offload, expected one of them: leave one out")
+    place = choose_device(device)
+    hint = "check the path" + ("" if trust_remote_code else ", or allow its own code by --trust-remote-code")
+    loading = {"dtype": DTYPES[dtype], "revision": revision, "use_safetensors": True}
+    with refusing(name_or_path, f"a pipeline of diffusers in safetensors: {hint}"):
+        parts = {} if device_map else _parts_of_transformers(name_or_path, **loading)
         pipeline = DiffusionPipeline.from_pretrained(
-            name_or_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code
+            name_or_path, device_map=device_map, trust_remote_code=trust_remote_code, **loading, **parts
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        hint = "check the path" + ("" if trust_remote_code else ", or allow its own code by --trust-remote-code")
-        raise InputError(f"got {name_or_path} ({reason}), expected a pipeline of diffusers: {hint}") from error
-    device = PartialState().device
-    if offload and device.type != "cpu":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.to(device)
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module) and not device_map:
+            _check_whole(name_or_path, name, [key for key, weight in part.named_parameters() if weight.is_meta])
+    if offload and place.type != "cpu":
+        pipeline.enable_model_cpu_offload(device=place)
+    elif device_map is None:
+        pipeline.to(place)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _parts_of_transformers(name_or_path: str, **loading: Any) -> dict[str, PreTrainedModel]:
+    """The parts that transformers loads: it would fill weights that a folder lacks with random numbers and go on."""
+    parts = {}
+    for name, value in DiffusionPipeline.load_config(name_or_path, revision=loading["revision"]).items():
+        library, kind = value if isinstance(value, list | tuple) and len(value) == 2 else (None, None)
+        kind = getattr(transformers, kind) if library == "transformers" else None
+        if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+            parts[name], found = kind.from_pretrained(
+                name_or_path, subfolder=name, output_loading_info=True, **loading
+            )
+            _check_whole(name_or_path, name, found["missing_keys"])
+    return parts
+
+
+def _check_whole(pipeline: str, part: str, missing: Collection[str]) -> None:
+    if missing:
+        raise InputError(f"got {pipeline}, whose {part} lacks {min(missing)}, expected all weights: fetch it again")
 
 
 def sample_prompts(
@@ -217,7 +252,7 @@ def _record(
     origin = {
         "name": name,
         "class": type(pipeline).__name__,
-        "device": PartialState().device.type,
+        "device": device_name(pipeline._execution_device),
         "versions": library_versions("granted", "torch", "diffusers", "transformers"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -3,46 +3,61 @@
     report = evaluate_vqa(["before=FOLDER", "after=FOLDER"], "held_out.parquet", "training.parquet", "vqa")
     report["counting"]["after"]                    # {"accuracy": ..., "ci95": [...]}
 
-Truth is the key of each question, judged in any wording. Beside the accuracy stand the majority answer of the training
+Truth is the key of each question, judged in any wording; of a question for yes or no the decision is judged and not
+the reason that may follow, even one that contradicts it. Beside the accuracy stand the majority answer of the training
 rows to each kind of question, and the accuracy with another question's picture: without looking the two are the same.
 """
 
+import hashlib
 import os
 import textwrap
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.encoding.loading import split_spec
+from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.loading import LoadingOptions, device_name, load_vision_language_model, split_spec
 from granted.errors import InputError
 from granted.eval_metric.results import library_versions
 from granted.eval_metric.statistics import bootstrap_accuracy
-from granted.files import atomic_path, write_json
+from granted.files import atomic_path, read_json, write_json
+from granted.modeling_fingerprint import weights_hash
 
 
+REPORT = "vqa.json"
 SHOWN = 12  # questions on the sheet
+MAX_NEW_TOKENS = 32
 
 
 def evaluate_vqa(
-    models: Sequence[str], data: str, training_data: str, output: str | os.PathLike, *, batch_size: int = 32
+    models: Sequence[str],
+    data: str,
+    training_data: str,
+    output: str | os.PathLike,
+    *,
+    options: LoadingOptions | None = None,
+    batch_size: int = 32,
 ) -> dict[str, dict[str, Any]]:
     """Answer held-out questions with each model, and with the last once more about other pictures; write the report.
 
     Args:
         models (`list[str]`): folders or Hub ids, `NAME=PATH` to name one.
         data, training_data (`str`): rows of `vqa_rows`; of the second only the majority answers are taken.
-        output (`str`): gets `vqa.json`, the report with the answers, and `questions.png`, twelve of them.
+        output (`str`): gets `vqa.json`, the report with the answers, `questions.png`, twelve of them, and `cache`, the
+            answers as they come: a run that was killed goes on.
+        options ([`LoadingOptions`], *optional*): how and where the models are loaded.
         batch_size (`int`, defaults to 32): rows answered at a time.
 
     Returns:
@@ -51,43 +66,99 @@ def evaluate_vqa(
     Raises:
         InputError: a model or the rows cannot be used.
     """
+    names = dict(split_spec(spec) for spec in models)
+    if not names or len(names) < len(models):
+        raise InputError(
+            f"got the models {', '.join(models) or 'none'}, expected some of different names: give them as NAME=PATH"
+        )
     held_out, trained = load_vqa(data), load_vqa(training_data)
     for rows in (held_out, trained):
         missing = {"aspect", "pattern", "key"} - set(rows.column_names)
         if missing:
             raise InputError(f"got rows without {', '.join(sorted(missing))}, expected those of granted data shapes")
     rows = [row for row in held_out if row["key"]]
-    answers: dict[str, list[str]] = {}
+    others = swapped(rows)
+    output, answers, seconds, device = Path(output), {}, 0.0, None
     for spec in models:
-        name, path = split_spec(spec)
-        if name in answers:
-            raise InputError(f"got two models called {name}, expected different names: give them as NAME=PATH")
-        try:
-            processor = AutoProcessor.from_pretrained(path)
-            model = AutoModelForImageTextToText.from_pretrained(path).to(PartialState().device)
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"got model {path} ({reason}), expected a vision-language model: check it") from error
-        answers[name] = answer(model, processor, rows, batch_size=batch_size)
-    answers[f"{name}, picture swapped"] = answer(model, processor, swapped(rows), batch_size=batch_size)
-    sources = {
-        "models": dict(split_spec(spec) for spec in models),
-        "data": data,
-        "training_data": training_data,
-        "device": str(PartialState().device),
-        "versions": library_versions("granted", "torch", "transformers"),
-    }
+        name, model, processor = load_vision_language_model(spec, options)
+        device = device_name(model.device)
+        asked = {name: rows} | ({f"{name}, picture swapped": others} if spec == models[-1] else {})
+        for called, questions in asked.items():
+            cache = output / "cache"
+            answers[called], took = kept_answers(model, processor, questions, cache, batch_size=batch_size)
+            seconds += took
     report = vqa_report(rows, answers, majority_answers(trained.select_columns(["pattern", "key"])))
     said = [{"id": row["id"], "key": row["key"]} | {n: a[i] for n, a in answers.items()} for i, row in enumerate(rows)]
-    write_json(Path(output) / "vqa.json", {"accuracy": report, "provenance": sources, "answers": said})
+    if not _is_stored(output / REPORT, names, report, said):
+        sources = {
+            "models": names,
+            "data": data,
+            "training_data": training_data,
+            "device": device,
+            "seconds": round(seconds, 2),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": library_versions("granted", "torch", "transformers"),
+        }
+        write_json(output / REPORT, {"accuracy": report, "provenance": sources, "answers": said})
     shown = [round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)]
-    question_sheet([rows[i] for i in shown], [answers[name][i] for i in shown], Path(output) / "questions.png")
+    question_sheet([rows[i] for i in shown], [answers[name][i] for i in shown], output / "questions.png")
     return report
+
+
+def _is_stored(path: Path, models: Mapping[str, str], report: Mapping[str, Any], answers: list[dict]) -> bool:
+    """Whether this very outcome is there already: then its provenance, which says when it was made, is true."""
+    try:
+        found = read_json(path)
+        return (found["provenance"]["models"], found["accuracy"], found["answers"]) == (models, report, answers)
+    except (InputError, KeyError, TypeError):  # nothing, or something else
+        return False
+
+
+def kept_answers(
+    model, processor, rows: Sequence[Mapping[str, Any]], cache_dir: str | os.PathLike, *, batch_size: int = 32
+) -> tuple[list[str], float]:
+    """As [`answer`], with answers that are kept by model, question and picture, and the seconds that all of them took.
+
+    Args:
+        model, processor, rows, batch_size: of [`answer`].
+        cache_dir (`str`): where answers are kept; what is there is not asked again.
+    """
+    collate = VqaCollator(processor)
+    identity = {
+        "model": weights_hash(model),
+        "dtype": str(model.dtype),
+        "template": collate.chat_template,
+        "max_new_tokens": MAX_NEW_TOKENS,
+    }
+    cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
+    keys = [_row_key(collate, row) for row in rows]
+    by_key = dict(zip(keys, rows))
+    missing = cache.missing(keys)
+    for start in tqdm(range(0, len(missing), batch_size), desc="answering", unit="batch", disable=not missing):
+        part = missing[start : start + batch_size]
+        started = time.perf_counter()
+        said = answer(model, processor, [by_key[key] for key in part], batch_size=batch_size)
+        took = torch.full((len(part), 1), (time.perf_counter() - started) / len(part), dtype=torch.float64)  # (b, 1)
+        texts = [torch.tensor(list(text.encode()), dtype=torch.uint8)[:, None] for text in said]  # (bytes, 1) each
+        cache.append(part, {"text": texts, "seconds": took.unbind()})
+    said = {key: bytes(cache.read("text", key)[:, 0].tolist()).decode() for key in by_key}
+    return [said[key] for key in keys], cache.read_vectors("seconds", list(by_key)).sum().item()
+
+
+def _row_key(collate: VqaCollator, row: Mapping[str, Any]) -> str:
+    """A hash of all that a model is shown of a row: the messages up to its first question, pixels and frame rate."""
+    messages, clips = collate.with_media(row, question_only=True)
+    digest = hashlib.sha256(repr([(clip.total_num_frames, clip.fps) for clip in clips]).encode())
+    for role, part in ((message["role"], part) for message in messages for part in message["content"]):
+        value = part[part["type"]]
+        digest.update(f"{role} {part['type']} {np.shape(value)} ".encode())
+        digest.update(value.encode() if isinstance(value, str) else np.asarray(value).tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
 def answer(
-    model, processor, rows: Sequence[Mapping[str, Any]], *, batch_size: int = 32, max_new_tokens: int = 32
+    model, processor, rows: Sequence[Mapping[str, Any]], *, batch_size: int = 32, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[str]:
     """The model's answers to the first question of each row, decoded greedily.
 
@@ -101,7 +172,7 @@ def answer(
     answers: list[str] = []
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(rows), batch_size), desc="answering", unit="batch"):
+    for start in range(0, len(rows), batch_size):
         batch = collate.prompts(rows[start : start + batch_size]).to(model.device)
         ids = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)  # (B, N + new)
         said = ids[:, batch["input_ids"].shape[1] :]  # (B, new)

@@ -1,16 +1,26 @@
 """VQAScore (Lin et al., arXiv 2404.01291): how likely a vision-language model finds that a picture shows its prompt.
 
-    judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16")
+    judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", LoadingOptions(dtype="bfloat16"))
     judge.score([[image]], ["a red star"])                # [0.87], the probability of "Yes"
     items = score_prompts(judge, rows, "pictures", "cache")
     vqa_score_report(items)["advanced"]                   # {"score": 0.71, "ci95": [...], "n": 871}
 
-The model is asked 'Does this figure show "..."? Please answer yes or no.' in its own chat template. The score is the
-probability of "Yes" over the whole vocabulary, not against "No" alone, as in the original; where "Yes" is several
-tokens it is their geometric mean. Any model will do that AutoModelForImageTextToText loads and that generates.
+The model is asked 'Does this figure show "..."? Please answer yes or no.' in its own chat template. There are two
+measures, and their numbers cannot be compared:
+
+- `answer_probability`, the default: the probability of "Yes" over the whole vocabulary, not against "No" alone. The
+  authors' package, t2v_metrics, takes it for Qwen-VL. Where "Yes" is several tokens it is their geometric mean.
+- `answer_and_end`: the exponential of the mean log-likelihood of "Yes" and of the token that ends the answer. The
+  published scores are this: t2v_metrics takes it for CLIP-FlanT5, InstructBLIP and LLaVA-1.5. A judge that is sure to
+  stop after "Yes" gives about the square root of the probability: 0.25 becomes 0.5.
+
+Any model will do that AutoModelForImageTextToText loads and that generates: causal ones and encoder-decoders. What has
+no chat template, such as InstructBLIP and BLIP-2, is asked in plain text. CLIP-FlanT5 itself is no model of
+transformers; nearest to it are InstructBLIP and BLIP-2 with Flan-T5, which t2v_metrics asks for "yes".
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,24 +30,28 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from accelerate import PartialState
-from safetensors import SafetensorError
 from scipy.stats import kendalltau, pearsonr, spearmanr
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from granted.embedding_cache import EmbeddingCache, identity_hash
-from granted.errors import InputError
+from granted.encoding.loading import LoadingOptions, load_vision_language_model
+from granted.errors import InputError, refusing
 from granted.eval_metric.manifest import media_hash, open_media
 from granted.eval_metric.prompts import GROUPS
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
 
 
-QUESTION, ANSWER = 'Does this figure show "{}"? Please answer yes or no.', "Yes"
+QUESTION, ANSWER, MEASURE = 'Does this figure show "{}"? Please answer yes or no.', "Yes", "answer_probability"
+# What a score is, in words that stand in results and over tables.
+MEASURES = {
+    "answer_probability": 'probability of "{}"',
+    "answer_and_end": 'geometric mean probability of "{}" and the end token',
+}
 MAX_FRAMES = 16  # of a clip that are shown
-COLUMN = "score"
+COLUMN, SECONDS = "score", "seconds"
 
 
 @dataclass(frozen=True)
@@ -46,58 +60,44 @@ class Judge:
 
     Args:
         model (`PreTrainedModel`): in evaluation mode.
-        processor (`ProcessorMixin`): the model's, with a chat template.
+        processor (`ProcessorMixin`): the model's, with a chat template, or one that needs none to place an image.
         question (`str`): with `{}` where the prompt goes.
         answer (`str`, defaults to `"Yes"`): whose probability is the score.
+        measure (`str`, defaults to `"answer_probability"`): or `"answer_and_end"`, see above.
         max_frames (`int`, defaults to 16): frames of a clip that are shown, at equal distances; as a video if the
             processor takes videos, else as pictures one after the other.
 
     Raises:
-        InputError: there is no place for the prompt in the question, or no chat template.
+        InputError: there is no place for the prompt in the question, none for an image, or no such measure.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     question: str = QUESTION
     answer: str = ANSWER
+    measure: str = MEASURE
     max_frames: int = MAX_FRAMES
 
     def __post_init__(self):
-        if self.question.count("{}") != 1 or not self.answer.strip() or self.max_frames < 1:
-            raise InputError(
-                f"got question {self.question!r}, answer {self.answer!r} and {self.max_frames} frames, expected one "
-                "{} for the prompt, an answer and at least 1 frame: correct them"
-            )
-        if not getattr(self.processor, "chat_template", None):
-            name = type(self.processor).__name__
-            raise InputError(f"got {name} without a chat template, expected one: use a model tuned to follow a chat")
+        check_question(self.question, self.answer, self.measure, self.max_frames)
+        if not self.chat_template:
+            self.encode([[PIL.Image.new("RGB", (64, 64))]], ["a star"], [None])  # raises where images have no place
 
     @classmethod
-    def load(cls, name_or_path: str, dtype: str = "auto", **options: Any) -> "Judge":
-        """Load a judge onto this process's device.
+    def load(cls, spec: str, options: LoadingOptions | None = None, **asked: Any) -> "Judge":
+        """Load a judge onto its device.
 
         Args:
-            name_or_path (`str`): a folder or Hub id.
-            dtype (`str`, defaults to `"auto"`): the checkpoint's, or `"float32"`, `"bfloat16"`, `"float16"`.
-            options: `question`, `answer` and `max_frames`.
+            spec (`str`): a folder or Hub id, or `NAME=PATH`.
+            options ([`LoadingOptions`], *optional*): how it is loaded and where it computes.
+            asked: `question`, `answer`, `measure` and `max_frames`.
 
         Raises:
-            InputError: it is no vision-language model, or its weights are not complete.
+            InputError: it is no vision-language model, its weights are not complete, or it cannot be asked so.
         """
-        try:
-            processor = AutoProcessor.from_pretrained(name_or_path)
-            model, loaded = AutoModelForImageTextToText.from_pretrained(
-                name_or_path, dtype=dtype, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"got judge {name_or_path} ({reason}), expected a vision-language model: check it"
-            ) from error
-        if loaded["missing_keys"]:
-            missing = ", ".join(sorted(loaded["missing_keys"])[:3])
-            raise InputError(f"got judge {name_or_path} without weights for {missing}: fetch a whole model")
-        return cls(model.to(PartialState().device).eval(), processor, **options)
+        check_question(**asked)
+        _, model, processor = load_vision_language_model(spec, options)
+        return cls(model, processor, **asked)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,9 +105,35 @@ class Judge:
         return weights_hash(self.model)
 
     @property
-    def answer_ids(self) -> list[int]:
-        """The tokens of the answer."""
-        return self.processor.tokenizer.encode(self.answer, add_special_tokens=False)
+    def measure_name(self) -> str:
+        """What a score is, in words."""
+        return MEASURES[self.measure].format(self.answer)
+
+    @property
+    def chat_template(self) -> str | None:
+        """How the processor writes conversations, if it does."""
+        return getattr(self.processor, "chat_template", None)
+
+    @cached_property
+    def scored_ids(self) -> list[int]:
+        """The tokens that are scored: those of the answer and, for `answer_and_end`, its end."""
+        ids = self.processor.tokenizer.encode(self.answer, add_special_tokens=False)
+        return [*ids, self._end_id()] if self.measure == "answer_and_end" else ids
+
+    def _end_id(self) -> int:
+        """The end of an answer: where the model stops in what its chat template writes, else the tokenizer's end."""
+        tokenizer = self.processor.tokenizer
+        stops = self.model.generation_config.eos_token_id
+        written: list[int] = []
+        if self.chat_template:
+            said = {"user": self.question, "assistant": self.answer}
+            turns = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said.items()]
+            text = self.processor.apply_chat_template(turns, tokenize=False)
+            written = tokenizer.encode(text, add_special_tokens=False)
+        ends = [token for token in written if token in (stops if isinstance(stops, list) else [stops])]
+        if not ends and tokenizer.eos_token_id is None:
+            raise InputError(f"got {type(tokenizer).__name__} without an end token, expected one for answer_and_end")
+        return ends[-1] if ends else tokenizer.eos_token_id
 
     @torch.no_grad()
     def score(
@@ -116,7 +142,7 @@ class Judge:
         prompts: Sequence[str],
         fps: Sequence[float | None] | None = None,
     ) -> list[float]:
-        """The probability that the answer to each question is the judge's.
+        """How likely the answer to each question is the judge's, by its measure.
 
         Args:
             media (`list[list[PIL.Image.Image]]`): for each prompt one picture, or the frames of a clip.
@@ -126,25 +152,29 @@ class Judge:
         Returns:
             `list[float]`: from 0 to 1.
         """
-        batch = self.encode(media, prompts, fps or [None] * len(prompts)).to(self.model.device)
-        start, wanted = batch["input_ids"].shape[1], self.answer_ids
+        batch = self.encode(media, prompts, fps or [None] * len(prompts))
+        batch = batch.to(self.model.device, self.model.dtype)
+        wanted = self.scored_ids
+        starts: list[int] = []
 
         def forced(_: int, ids: torch.Tensor) -> list[int]:
-            # An encoder-decoder counts from its own beginning.
-            step = len(ids) - (1 if self.model.config.is_encoder_decoder else start)
-            return [wanted[min(step, len(wanted) - 1)]]
+            # The first call says where the answer begins: after the question, or with the decoder's own first token.
+            starts.append(len(ids))
+            return [wanted[len(ids) - starts[0]]]
 
         # The library's own first steps of generation: positions, caches and padding are each model's own business.
         generated = self.model.generate(
             **batch,
             max_new_tokens=len(wanted),
-            min_new_tokens=len(wanted),
             do_sample=False,
             num_beams=1,
             prefix_allowed_tokens_fn=forced,
-            output_logits=True,
+            output_logits=True,  # as the model gives them: forcing an answer does not change them
             return_dict_in_generate=True,
         )
+        if (generated.sequences[:, -len(wanted) :] != torch.tensor(wanted, device=generated.sequences.device)).any():
+            kind = type(self.model).__name__
+            raise InputError(f"got {kind}, which begins every answer in its own way, expected one that can be asked")
         steps = [logits.float().log_softmax(-1) for logits in generated.logits]  # len(wanted) x (B, V)
         chosen = torch.stack([step[:, token] for step, token in zip(steps, wanted)])  # (len(wanted), B)
         return chosen.mean(0).exp().tolist()
@@ -154,9 +184,11 @@ class Judge:
     ) -> BatchFeature:
         """The questions up to where the answer begins, padded on the left; `input_ids` (B, N) and the pictures."""
         as_video = getattr(self.processor, "video_processor", None) is not None
+        if not self.chat_template:
+            return self._encode_plainly(media, prompts)
         conversations, clips = [], []
         for frames, prompt, rate in zip(media, prompts, fps, strict=True):
-            text = {"type": "text", "text": self.question.replace("{}", prompt)}
+            text = {"type": "text", "text": self.question_about(prompt)}
             shown = [frames[i] for i in _spread(len(frames), self.max_frames)]
             if len(frames) > 1 and as_video:
                 rate = (rate or 1.0) * len(shown) / len(frames)
@@ -178,6 +210,49 @@ class Judge:
             return_tensors="pt",
             processor_kwargs=options,
         )
+
+    def question_about(self, prompt: str) -> str:
+        """The question whether a picture shows the prompt."""
+        return self.question.replace("{}", prompt)
+
+    def _encode_plainly(self, media: Sequence[Sequence[PIL.Image.Image]], prompts: Sequence[str]) -> BatchFeature:
+        """The questions for a processor without a chat template, which has to place the one image itself."""
+        kind = type(self.processor).__name__
+        if self.max_frames > 1 and any(len(frames) > 1 for frames in media):
+            raise InputError(
+                f"got a clip for {kind}, which takes one image a question, expected images: use a judge that takes "
+                "videos, or show it the first frame alone (max_frames 1)"
+            )
+        # An encoder counts from the image on; without one the answer has to follow the question without a gap.
+        encodes = self.model.config.get_text_config().is_encoder_decoder
+        self.processor.tokenizer.padding_side = "right" if encodes else "left"
+        images, questions = [frames[0] for frames in media], [self.question_about(prompt) for prompt in prompts]
+        with refusing(f"{kind} without a chat template", "a model tuned to follow a chat, or BLIP-2 or InstructBLIP"):
+            batch = self.processor(images=images, text=questions, padding=True, return_tensors="pt")
+        image_token = getattr(self.model.config, "image_token_id", None)
+        if image_token is None or not (batch["input_ids"] == image_token).any(1).all():
+            raise InputError(
+                f"got {kind} without a chat template, which leaves no place for an image in a question, expected a "
+                "model tuned to follow a chat, or BLIP-2 or InstructBLIP: use another judge"
+            )
+        return batch
+
+
+def check_question(
+    question: str = QUESTION, answer: str = ANSWER, measure: str = MEASURE, max_frames: int = MAX_FRAMES
+) -> None:
+    """Refuse what no judge can be asked, before one is loaded.
+
+    Raises:
+        InputError: see [`Judge`].
+    """
+    if question.count("{}") != 1 or not answer.strip() or max_frames < 1:
+        raise InputError(
+            f"got question {question!r}, answer {answer!r} and {max_frames} frames, expected one {{}} for the prompt, "
+            "an answer and at least 1 frame: correct them"
+        )
+    if measure not in MEASURES:
+        raise InputError(f"got measure {measure!r}, expected one of {', '.join(MEASURES)}: choose one")
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -203,13 +278,14 @@ def score_prompts(
         batch_size (`int`, defaults to 8): questions asked at a time.
 
     Returns:
-        `list[dict]`: of each row `id`, `prompt_id`, `file`, `media`, `score`, and `skills`, `group`, `rating` and
-        `model` as the row has them, or `None`.
+        `list[dict]`: of each row `id`, `prompt_id`, `file`, `media`, `score`, `seconds` (that judging took, in
+        whatever run it was done), and `skills`, `group`, `rating` and `model` as the row has them, or `None`.
     """
     identity = {
         "judge": judge.fingerprint,
         "dtype": str(judge.model.dtype),
-        "question": [judge.question, judge.answer, judge.processor.chat_template],
+        "question": [judge.question, judge.answer, judge.chat_template],
+        "measure": judge.measure,
         "frames": judge.max_frames,
     }
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
@@ -220,6 +296,7 @@ def score_prompts(
     for start in tqdm(range(0, len(missing), batch_size), desc="judging", unit="batch", disable=not missing):
         part = missing[start : start + batch_size]
         asked = [rows[place[key]] for key in part]
+        started = time.perf_counter()
         scores = judge.score(
             [open_media(row, folder) for row in asked],
             [row["prompt"] for row in asked],
@@ -229,13 +306,16 @@ def score_prompts(
             raise InputError(
                 f"got NaN from the judge for {asked[0]['id']}, expected probabilities: try --dtype float32"
             )
-        cache.append(part, {COLUMN: torch.tensor(scores, dtype=torch.float64)[:, None].unbind()})
-    found = cache.read_vectors(COLUMN, keys)[:, 0].tolist()
-    kept = ("id", "prompt_id", "file", "media")
-    more = ("skills", "group", "rating", "model")
+        took = (time.perf_counter() - started) / len(part)
+        kept = torch.tensor([[score, took] for score in scores], dtype=torch.float64)  # (b, 2)
+        cache.append(part, {COLUMN: kept[:, :1].unbind(), SECONDS: kept[:, 1:].unbind()})
+    found, seconds = (cache.read_vectors(name, keys)[:, 0].tolist() for name in (COLUMN, SECONDS))
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # what is asked once took its time once
+    seconds = [took if first[key] == i else 0.0 for i, (key, took) in enumerate(zip(keys, seconds))]
+    copied = ("id", "prompt_id", "file", "media", "skills", "group", "rating", "model")
     return [
-        {name: row[name] for name in kept} | {"score": score} | {name: row.get(name) for name in more}
-        for row, score in zip(rows, found)
+        {name: row.get(name) for name in copied} | {"score": score, "seconds": took}
+        for row, score, took in zip(rows, found, seconds)
     ]
 
 

@@ -149,8 +149,14 @@ def test_a_whole_model_gives_the_features_and_ids_of_the_fine_tuned_model(make_r
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_dora": True}, {"modules_to_save": ["embed_tokens"]}, {"use_rslora": True, "bias": "lora_only"}],
-    ids=["lora", "dora", "modules_to_save", "rslora_bias"],
+    [
+        {},
+        {"use_dora": True},
+        {"modules_to_save": ["embed_tokens"]},
+        {"use_rslora": True, "bias": "lora_only"},
+        {"trainable_token_indices": [7, 9]},
+    ],
+    ids=["lora", "dora", "modules_to_save", "rslora_bias", "tokens"],
 )
 def test_an_adapter_gives_the_features_and_ids_of_base_and_adapter(
     make_run, base, tokenizer, tmp_path, sentences, options
@@ -166,6 +172,30 @@ def test_an_adapter_gives_the_features_and_ids_of_base_and_adapter(
     merged = unmerged.merge_and_unload()
     assert largest_difference(features, norm_avg(merged, tokenizer, sentences)) < 1e-5
     assert encoder.tokenize(sentences) == tokenizer(sentences)["input_ids"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto", "bfloat16"])
+def test_base_and_adapter_are_added_in_fp32_and_rounded_once(make_base, tokenizer, tmp_path, dtype):
+    """In bf16 a third of an adapter as small as this one would be lost to rounding."""
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    llama = make_base(0, LlamaForCausalLM, vocab_size=len(tokenizer), **size)
+    LlamaForCausalLM.from_pretrained(llama, dtype=torch.bfloat16).save_pretrained(llama)
+    model = LlamaForCausalLM.from_pretrained(llama, dtype="auto")
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=1e-3)
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    a, b = (next(w for name, w in weights.items() if part in name) for part in ("lora_A", "lora_B"))  # (4, D), (D, 4)
+    whole = load_file(f"{llama}/model.safetensors")["model.layers.0.self_attn.q_proj.weight"].float() + 2 * (b @ a)
+    export_encoder(tmp_path / "run", tmp_path / "out", dtype=dtype)
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    (name,) = (name for name in exported if name.endswith("layers.0.self_attn.q_proj.weight"))
+    assert exported[name].dtype == (torch.float32 if dtype == "float32" else torch.bfloat16)
+    assert torch.equal(exported[name], whole.to(exported[name].dtype))
 
 
 def test_a_text_only_base_is_merged_too(make_base, make_run, tokenizer, tmp_path, sentences):
@@ -267,7 +297,7 @@ def test_an_adapters_base_may_have_moved(make_run, base, tokenizer, tmp_path, se
     shutil.copytree(base, tmp_path / "moved")
     named = json.loads((run / "adapter_config.json").read_text())
     (run / "adapter_config.json").write_text(json.dumps(named | {"base_model_name_or_path": str(tmp_path / "gone")}))
-    assert_refused(run, tmp_path, "got the base .*gone, expected a model that can be loaded")
+    assert_refused(run, tmp_path, "got the base .*gone, which cannot be loaded .*expected a model in safetensors")
     (run / "adapter_config.json").write_text(json.dumps(named | {"base_model_name_or_path": None}))
     assert_refused(run, tmp_path, "names no base, expected one: pass the base")
     export_encoder(run, tmp_path / "out", base=str(tmp_path / "moved"))
@@ -279,21 +309,22 @@ def test_an_adapters_base_may_have_moved(make_run, base, tokenizer, tmp_path, se
 
 def test_an_adapter_for_a_base_of_another_width_is_refused(make_run, make_base, tmp_path):
     other = make_base(hidden_size=48)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into .*size mismatch", base=other)
+    message = "the adapter in .*which cannot be loaded .*size mismatch.*trained on"
+    assert_refused(make_run(lora()), tmp_path, message, base=other)
 
 
 @pytest.mark.parametrize("layers", [2, 4])
 def test_an_adapter_for_a_base_of_other_depth_is_refused(make_run, make_base, tmp_path, layers):
     other = make_base(num_hidden_layers=layers)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into.*weights of one without a place in", base=other)
+    assert_refused(make_run(lora()), tmp_path, "weights have no place in the other", base=other)
 
 
 def test_an_adapter_for_a_base_with_other_module_names_is_refused(make_run, make_base, tokenizer, tmp_path):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     other = make_base(0, LlamaForCausalLM, num_key_value_heads=2, vocab_size=len(tokenizer), **size)
-    assert_refused(make_run(lora()), tmp_path, "cannot be loaded into.*not found in the base model", base=other)
+    assert_refused(make_run(lora()), tmp_path, "which cannot be loaded .*not found in the base model", base=other)
     plain_names = LoraConfig(r=4, target_modules=["q_proj"])  # found in both, under other prefixes
-    assert_refused(make_run(plain_names), tmp_path, "cannot be loaded into", base=other)
+    assert_refused(make_run(plain_names), tmp_path, "have no place in the other", base=other)
 
 
 def test_an_adapter_for_a_base_of_the_same_shapes_and_other_weights_is_refused(make_run, base, make_base, tmp_path):
@@ -318,7 +349,7 @@ def test_an_adapter_that_lost_a_weight_is_refused(make_run, tmp_path):
     weights = load_file(run / "adapter_model.safetensors")
     del weights[sorted(weights)[3]]
     save_file(weights, run / "adapter_model.safetensors")
-    assert_refused(run, tmp_path, r"cannot be loaded into.*\(1 weights of one without a place in the other")
+    assert_refused(run, tmp_path, "of .* 1 weights have no place in the other")
 
 
 def test_an_adapter_with_nan_and_a_model_with_nan_are_refused(make_run, tmp_path):
@@ -326,7 +357,7 @@ def test_an_adapter_with_nan_and_a_model_with_nan_are_refused(make_run, tmp_path
     weights = load_file(run / "adapter_model.safetensors")
     weights[next(name for name in weights if "lora_B" in name)][0, 0] = torch.nan
     save_file(weights, run / "adapter_model.safetensors")
-    assert_refused(run, tmp_path, "cannot be merged into .*expected finite weights")
+    assert_refused(run, tmp_path, "which cannot be loaded .*NaN.*expected one with finite weights")
     shutil.rmtree(run)
     run = make_run()
     weights = load_file(run / "model.safetensors")
@@ -353,6 +384,10 @@ def test_an_adapter_that_cannot_be_merged_is_refused(make_base, make_run, tokeni
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     run = make_run(prompt, on=llama, auto=AutoModelForCausalLM)
     assert_refused(run, tmp_path, "type PROMPT_TUNING .*expected one that can be merged")
+    shutil.rmtree(run)  # merging layers that share their weights would add to the shared ones
+    replicated = LoraConfig(target_modules=["q_proj"], layer_replication=[(0, 2), (1, 2)])
+    run = make_run(replicated, on=llama, auto=AutoModelForCausalLM)
+    assert_refused(run, tmp_path, "replicated layers .*expected one that can be merged")
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -364,6 +399,16 @@ def test_pickled_weights_are_refused(make_run, tmp_path, adapter):
     assert_refused(run, tmp_path, "got no weights in .*expected safetensors")
     torch.save(weights, run / ("adapter_model.bin" if adapter else "pytorch_model.bin"))
     assert_refused(run, tmp_path, r"got pickled weights \(.bin\) alone in .*, expected safetensors")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}}', "{"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "adapter_config.json", "trainer_state.json"])
+def test_damaged_files_are_refused_in_one_line(make_run, tmp_path, file, text):
+    run = make_run(lora() if file == "adapter_config.json" else None)
+    if file == "trainer_state.json":  # what makes a folder a checkpoint
+        (tmp_path / "run.json").write_text("{}")
+    (run / file).write_text(text)
+    assert_refused(run, tmp_path, "expected")
 
 
 @pytest.mark.parametrize("adapter", [False, True])

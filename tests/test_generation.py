@@ -99,8 +99,29 @@ def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys
     assert judged.stored["provenance"]["settings"]["judge"] == "mini"
     assert len(judged.stored["provenance"]["weights_fingerprint"]) == 64
     assert Image.open(folder / "scores" / "grid.png").size[0] == 4 * 480
+    assert judged.stored["provenance"]["seconds"] == pytest.approx(sum(i["seconds"] for i in judged.items), abs=0.01)
+    files = {path: path.read_bytes() for path in (folder / "scores").glob("*.json")}
     again = evaluate_generation(folder, judge=f"mini={judge}")
     assert again["vqa_score"] == judged.report and again["shapes"] == stored.report
+    # What is finished is not written again: its provenance says when it was made, and how long that took.
+    assert {path: path.read_bytes() for path in (folder / "scores").glob("*.json")} == files
+
+
+def test_the_published_measure_is_a_file_of_its_own_and_is_called_by_its_name(folder, judge, monkeypatch, capsys):
+    arguments = ("evaluate-generation", folder, "--judge", f"mini={judge}")
+    for more, said in (
+        ((), 'VQAScore, probability of "Yes"'),
+        (("--measure", "answer_and_end"), 'VQAScore, geometric mean probability of "Yes" and the end token'),
+    ):
+        code, shown, _ = run(monkeypatch, capsys, *arguments, *more)
+        assert code == 0 and said in " ".join(shown.split()), shown
+    one, other = (
+        Scores.load(folder / "scores" / f"{name}.json")
+        for name in ("vqa_score__mini", "vqa_score__answer_and_end__mini")
+    )
+    assert one.stored["provenance"]["settings"]["measure"] == "answer_probability"
+    assert other.stored["provenance"]["settings"]["measure"] == "answer_and_end"
+    assert one.report != other.report
 
 
 def test_clips_are_scored_and_judged(judge, tmp_path):
@@ -154,6 +175,10 @@ def broken(folder, change):
         write(folder, [{**rows[0], "prompt": None}])
     elif change == "media":
         write(folder, [{**rows[0], "media": "sound"}])
+    elif change == "record":
+        (folder / RECORD).write_text("[]")
+    elif change.startswith("{"):
+        write(folder, [rows[0] | json.loads(change)])
     elif change == "some drawings":
         write(folder, [{**rows[0], "drawing": None}, *rows[1:]])
     elif change == "no drawings":
@@ -170,6 +195,14 @@ def broken(folder, change):
         ("twice", "'0' more than once"),
         ("no prompt", "without prompt"),
         ("media", "'sound'"),
+        ("record", "expected a run's record"),
+        ('{"fps": "8"}', "got fps '8' in row 1"),
+        ('{"fps": -1}', "above 0"),
+        ('{"rating": NaN}', "finite number"),
+        ('{"skills": "scene"}', "a list of texts"),
+        ('{"told": [1]}', "a list of texts"),
+        ('{"prompt_id": 1}', "expected text"),
+        ('{"drawing": {}}', "expected text"),
         ("some drawings", "5 of 6 rows"),
         ("no drawings", "--judge"),
     ],

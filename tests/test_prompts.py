@@ -78,9 +78,30 @@ def test_the_pictures_of_genai_bench_come_with_what_people_gave_them(genai_bench
     }
 
 
+def test_a_prompt_is_a_line_whatever_characters_are_in_it(tmp_path):
+    """Some editors put a mark before a text, and Unicode knows more separators of lines than a file has."""
+    (tmp_path / "p.txt").write_bytes("\ufeffa red star\r\na\u2028blue\x85 ring\n".encode())
+    assert read_prompts(tmp_path / "p.txt") == [
+        {"id": "1", "prompt": "a red star"},
+        {"id": "2", "prompt": "a\u2028blue\x85 ring"},
+    ]
+
+
+@pytest.mark.parametrize("models", [["SDXL"], {"SDXL": []}, {"SDXL": ["good"]}, {"SDXL": 3}])
+def test_ratings_that_are_none_are_refused(genai_bench, models):
+    prompts = json.loads((genai_bench / "genai_image.json").read_text())
+    prompts["00001"]["models"] = models
+    (genai_bench / "genai_image.json").write_text(json.dumps(prompts))
+    with pytest.raises(InputError, match="the ratings of prompt 00001"):
+        read_manifest(genai_bench)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("p.jsonl", '{"id": 1, "prompt": "\\ud800"}', "row 1 of"),
+        ("p.jsonl.gz", b"no gzip", "p.jsonl.gz"),
+        ("p.parquet", b"PAR1" + bytes(40) + b"PAR1", "expected a Parquet file"),
         ("p.txt", "\n \n", "no prompt"),
         ("p.txt", b"\xff\xfe", "UTF-8"),
         ("p.csv", "a", "expected .txt"),
@@ -111,6 +132,14 @@ def test_files_that_are_not_there_or_do_not_belong_together(tmp_path, genai_benc
     (genai_bench / "genai_skills.json").write_text('{"basic": [99]}')
     with pytest.raises(InputError, match="of one release"):
         read_prompts(genai_bench / "genai_image.json")
+    (genai_bench / "genai_skills.json").write_text('{"basic": ["first"]}')
+    with pytest.raises(InputError, match="list of numbers for each skill"):
+        read_prompts(genai_bench / "genai_image.json")
+    damaged = pa.array(["ab"]).cast(pa.binary()).buffers()  # no UTF-8, in a column of text
+    text = pa.StringArray.from_buffers(1, damaged[1], pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"id": ["a"], "prompt": text}), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match="expected a Parquet file"):
+        read_prompts(tmp_path / "p.parquet")
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "p.parquet")
     with pytest.raises(InputError, match="expected text"):
         read_prompts(tmp_path / "p.parquet")

@@ -23,6 +23,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from granted import GrantedModel, cli
 from granted.errors import InputError
@@ -242,6 +243,45 @@ def test_code_that_ships_with_a_pipeline_runs_only_if_it_may(pipelines, tiny_enc
         load_pipeline(tiny_encoder_folder)
     with pytest.raises(InputError, match="expected one of float32"):
         load_pipeline(str(pipelines / "wan"), dtype="int8")
+
+
+def without(path, pickled=""):
+    """Take a weight out of a file, or pickle them all."""
+    weights = load_file(path)
+    path.unlink()
+    if pickled:
+        torch.save(weights, path.with_name(pickled))
+    else:
+        save_file(dict(sorted(weights.items())[1:]), path, {"format": "pt"})
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / "model_index.json").write_text("[1]"), "expected a pipeline of diffusers"),
+        (lambda path: (path / "text_encoder/config.json").write_text('{"hidden_size": "wide"}'), "of diffusers"),
+        (lambda path: (path / "transformer/config.json").write_text('{"num_layers": "one"}'), "expected a pipeline"),
+        (lambda path: (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:-10]), "expected a pipeline"),
+        (lambda path: without(path / WEIGHTS, pickled="diffusion_pytorch_model.bin"), "in safetensors"),
+        (lambda path: without(path / "text_encoder/model.safetensors", pickled="pytorch_model.bin"), "in safetensors"),
+        (lambda path: without(path / WEIGHTS), "whose transformer lacks"),
+        (lambda path: without(path / "text_encoder/model.safetensors"), "whose text_encoder lacks"),
+    ],
+)
+def test_a_damaged_or_pickled_pipeline_is_one_line(pipelines, tiny_encoder_folder, tmp_path, damage, said):
+    path = shutil.copytree(pipelines / "wan", tmp_path / "pipeline")
+    shutil.rmtree(path / "text_encoder")
+    shutil.copytree(tiny_encoder_folder, path / "text_encoder")
+    index = json.loads((path / "model_index.json").read_text())
+    (path / "model_index.json").write_text(json.dumps(index | {"text_encoder": ["transformers", "LlamaModel"]}))
+    load_pipeline(str(path))
+    damage(path)
+    with pytest.raises(InputError, match=said) as error:
+        load_pipeline(str(path))
+    assert "\n" not in str(error.value)
 
 
 def command(pipelines, prompts, output, *more):

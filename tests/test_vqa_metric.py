@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
 from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
@@ -96,7 +96,7 @@ def test_answers_do_not_depend_on_the_batch(small, rows):
     assert together == [answer(model, processor, [row], max_new_tokens=6)[0] for row in some]
 
 
-def test_an_evaluation_writes_report_answers_and_sheet(small, tmp_path):
+def test_an_evaluation_writes_report_answers_and_sheet_once(small, tmp_path, monkeypatch):
     write_rows(vqa_rows(14, size=32), tmp_path / "rows.parquet")
     data = str(tmp_path / "rows.parquet")
     report = evaluate_vqa([f"before={small}"], data, data, tmp_path / "out")
@@ -104,6 +104,13 @@ def test_an_evaluation_writes_report_answers_and_sheet(small, tmp_path):
     stored = json.loads((tmp_path / "out" / "vqa.json").read_text())
     assert stored["accuracy"] == report and len(stored["answers"]) == report["all"]["n"]
     assert (tmp_path / "out" / "questions.png").stat().st_size > 10_000
+    # Once more, with models that answer nothing: all is known, and what was written first stays as it is.
+    written = (tmp_path / "out" / "vqa.json").read_bytes()
+    assert stored["provenance"]["seconds"] > 0 and stored["provenance"]["date"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Qwen3VLForConditionalGeneration, "generate", None)
+        assert evaluate_vqa([f"before={small}"], data, data, tmp_path / "out") == report
+    assert (tmp_path / "out" / "vqa.json").read_bytes() == written
     for models, words in ((["./nowhere"], "vision-language model"), ([small, small], "different names")):
         with pytest.raises(InputError, match=words):
             evaluate_vqa(models, data, data, tmp_path / "none")

@@ -1,25 +1,39 @@
-"""VQAScore by a real Qwen3-VL and a real LLaVA in miniature, against probabilities computed by hand."""
+"""VQAScore by real Qwen3-VL, LLaVA, InstructBLIP and BLIP-2 in miniature, against probabilities computed by hand."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessor,
     CLIPImageProcessor,
     CLIPVisionConfig,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
     Qwen3VLForConditionalGeneration,
+    T5Config,
 )
 
+from granted.encoding.loading import LoadingOptions
 from granted.errors import InputError
 from granted.eval_metric import vqa_score
 from granted.eval_metric.vqa_score import Judge, rating_agreement, score_prompts, vqa_score_report
 from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+
+
+FP32 = LoadingOptions(dtype="float32")
 
 
 def qwen3_vl(folder):
@@ -53,6 +67,40 @@ def llava(folder):
     ).save_pretrained(folder)
 
 
+def blip(folder, make_tokenizer, model, text):
+    """InstructBLIP or BLIP-2 with the configuration of a language model."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=miniature_tokenizer(500, 20).backend_tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+    )
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    looked_up = make_tokenizer("[CLS]", "[SEP]")
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if text is T5Config:
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+    else:
+        sizes = small | {"bos_token_id": tokenizer.eos_token_id}
+    kind = InstructBlipConfig if model is InstructBlipForConditionalGeneration else Blip2Config
+    config = kind(
+        # So large that the score depends on the image.
+        vision_config=small | {"image_size": 32, "patch_size": 8, "initializer_range": 0.5},
+        qformer_config=small | {"vocab_size": len(looked_up)},
+        text_config=text(vocab_size=len(tokenizer), **sizes, **ends),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    built = model(config)
+    torch.nn.init.normal_(built.query_tokens)
+    built.save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 32, "width": 32})
+    if model is InstructBlipForConditionalGeneration:
+        InstructBlipProcessor(images, tokenizer, looked_up, num_query_tokens=4).save_pretrained(folder)
+    else:
+        Blip2Processor(images, tokenizer, num_query_tokens=4).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module", params=[qwen3_vl, llava])
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
@@ -63,7 +111,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(folder):
-    return Judge.load(folder, "float32")
+    return Judge.load(folder, FP32)
 
 
 def noise(size, seed=0):
@@ -74,14 +122,14 @@ def noise(size, seed=0):
 PROMPTS = ["a red star", "three small blue circles to the left of a large green square", "a ring"]
 
 
-def by_hand(folder, image, prompt, answer):
+def by_hand(folder, image, prompt, answer, end=""):
     """Write the answer after the question, one forward pass, and read off what the model gave its tokens."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     question = f'Does this figure show "{prompt}"? Please answer yes or no.'
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    wanted = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    wanted = processor.tokenizer(answer + end, add_special_tokens=False)["input_ids"]
     batch = processor(text=[text], images=[image], return_tensors="pt", add_special_tokens=False)
     length = batch["input_ids"].shape[1]
     for name, values in list(batch.items()):
@@ -101,6 +149,42 @@ def test_the_score_is_the_probability_of_the_answer(folder, judge, answer, token
     expected, count = by_hand(folder, image, PROMPTS[1], answer)
     assert count >= min(tokens, 2)
     assert asked.score([[image]], [PROMPTS[1]]) == pytest.approx([expected], rel=1e-4)
+
+
+def test_answer_and_end_is_the_mean_log_likelihood_of_the_answer_and_the_end_of_its_turn(folder, judge):
+    judge.model.generation_config.eos_token_id = [0, 2]  # Gemma 3 stops at two tokens, too, and ends its turns by one
+    asked = Judge(judge.model, judge.processor, measure="answer_and_end")
+    expected, count = by_hand(folder, noise(64), PROMPTS[1], "Yes", "<|im_end|>")
+    assert count == 3
+    asking = [[noise(64)]], [PROMPTS[1]]
+    assert asked.score(*asking) == pytest.approx([expected], rel=1e-4)
+    assert asked.score(*asking) != pytest.approx(judge.score(*asking), rel=0.01)
+
+
+@pytest.mark.parametrize("model", [InstructBlipForConditionalGeneration, Blip2ForConditionalGeneration])
+@pytest.mark.parametrize("text", [T5Config, LlamaConfig])
+def test_judges_that_are_asked_in_plain_text_give_the_authors_score(make_tokenizer, tmp_path, model, text):
+    """The published VQAScore is exp(-cross-entropy), averaged over the tokens of "Yes" and the end."""
+    blip(tmp_path / "judge", make_tokenizer, model, text)
+    asked = Judge.load(str(tmp_path / "judge"), FP32, measure="answer_and_end")
+    processor = AutoProcessor.from_pretrained(tmp_path / "judge")
+    question = f'Does this figure show "{PROMPTS[1]}"? Please answer yes or no.'
+    batch = processor(images=[noise(64)], text=[question], return_tensors="pt")
+    labels = torch.tensor([processor.tokenizer("Yes<|im_end|>", add_special_tokens=False)["input_ids"]])  # (1, n)
+    if text is LlamaConfig:  # the answer follows the question
+        for name, more in (("input_ids", labels), ("attention_mask", torch.ones_like(labels))):
+            batch[name] = torch.cat([batch[name], more], 1)  # (1, N + n)
+    with torch.no_grad():
+        logits = asked.model(**batch, **({"labels": labels} if text is T5Config else {})).logits
+    logits = logits if text is T5Config else logits[:, -labels.shape[1] - 1 : -1]  # (1, n, V)
+    expected = F.cross_entropy(logits[0], labels[0]).neg().exp().item()
+    assert asked.score([[noise(64)]], [PROMPTS[1]]) == pytest.approx([expected], rel=1e-4)
+    media = [[noise(32, 1)], [noise(64)]]
+    together = asked.score(media, PROMPTS[:2])
+    assert together == pytest.approx([asked.score(media[:1], PROMPTS[:1])[0], expected], rel=1e-4)
+    assert asked.score(media[::-1], PROMPTS[:2]) != pytest.approx(together, rel=1e-6)
+    with pytest.raises(InputError, match="takes one image"):
+        asked.score([[noise(32), noise(32)]], PROMPTS[:1])
 
 
 def test_a_batch_has_the_scores_of_its_pictures_and_clips_one_by_one(judge):
@@ -153,8 +237,9 @@ def test_scores_are_kept_by_picture_prompt_and_judge(judge, tmp_path, monkeypatc
     noise(32, 9).save(tmp_path / "0.png")
     assert score_prompts(judge, rows, tmp_path, tmp_path / "cache")[0]["score"] != first[0]["score"]
     assert asked == [PROMPTS[2], PROMPTS[0]]
-    other = Judge(judge.model, judge.processor, question='Is this "{}"?')
-    assert score_prompts(other, rows, tmp_path, tmp_path / "cache")[1]["score"] != first[1]["score"]
+    for changed in ({"question": 'Is this "{}"?'}, {"measure": "answer_and_end"}):
+        other = Judge(judge.model, judge.processor, **changed)
+        assert score_prompts(other, rows, tmp_path, tmp_path / "cache")[1]["score"] != first[1]["score"]
 
 
 def test_the_report_is_the_mean_of_each_group_and_skill():
@@ -195,8 +280,9 @@ def test_what_is_no_judge_is_refused_in_one_line(folder, judge, tmp_path, tiny_e
     for path in (tiny_encoder_folder, str(tmp_path / "nothing")):
         with pytest.raises(InputError, match="expected a vision-language model"):
             Judge.load(path)
-    with pytest.raises(InputError, match="for the prompt"):
-        Judge(judge.model, judge.processor, question="Is this right?")
+    for wrong, said in (({"question": "Is this right?"}, "for the prompt"), ({"measure": "yes"}, "answer_and_end")):
+        with pytest.raises(InputError, match=said):
+            Judge(judge.model, judge.processor, **wrong)
     processor = AutoProcessor.from_pretrained(folder)
     processor.chat_template = None
     with pytest.raises(InputError, match="without a chat template"):
