@@ -25,6 +25,7 @@ from transformers import (
 from granted.configuration_granted import LAST_LAYERS
 from granted.errors import InputError, refusing
 from granted.modeling_granted import GrantedModel
+from granted.utils.settings import check_settings
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -63,6 +64,7 @@ class LoadingOptions:
     revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
 
     def __post_init__(self):
+        check_settings(self)
         for name, legal in (("dtype", DTYPES), ("quantization", (None, *QUANTIZATIONS))):
             if getattr(self, name) not in legal:
                 expected = ", ".join(value for value in legal if value)

@@ -36,6 +36,7 @@ from granted.eval_metric.manifest import MANIFEST, RECORD, picture_grid
 from granted.eval_metric.results import library_versions
 from granted.files import atomic_path, read_json, write_json
 from granted.modeling_fingerprint import weights_hash
+from granted.utils.settings import Count, NonNegative, Positive, check_settings
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,27 +67,22 @@ class SamplingSettings:
         fps (`float`, defaults to 16): frames a second at which a clip is meant to be seen.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: a value is of another type or out of range.
     """
 
     seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
+    steps: Count | None = None
+    guidance: NonNegative | None = None
     negative_prompt: str | None = None
-    images_per_prompt: int = 1
-    batch_size: int = 8
-    height: int | None = None
-    width: int | None = None
-    frames: int | None = None
-    fps: float = 16.0
+    images_per_prompt: Count = 1
+    batch_size: Count = 8
+    height: Count | None = None
+    width: Count | None = None
+    frames: Count | None = None
+    fps: Positive = 16.0
 
     def __post_init__(self):
-        for name in ("steps", "images_per_prompt", "batch_size", "height", "width", "frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"got {name} {value}, expected at least 1: give a larger number")
-        if not self.fps > 0:
-            raise InputError(f"got fps {self.fps}, expected more than 0: give frames a second")
+        check_settings(self)
 
 
 def load_pipeline(
@@ -263,6 +259,8 @@ def _record(
 def _fingerprint(pipeline: DiffusionPipeline) -> str:
     """Hash of the class, the weights and the configurations of a pipeline, wherever it was loaded from."""
     digest = hashlib.sha256(type(pipeline).__name__.encode())
+    own = {name: value for name, value in pipeline.config.items() if name not in pipeline.components}
+    digest.update(json.dumps(_lasting(own), sort_keys=True, default=str).encode())
     for name, part in sorted(pipeline.components.items()):
         digest.update(f"{name} {type(part).__name__} ".encode())
         if isinstance(part, torch.nn.Module):

@@ -205,6 +205,10 @@ def test_a_folder_of_other_settings_prompts_or_weights_is_refused(pipeline, pipe
     moved = shutil.copytree(pipelines / "pixels", tmp_path / "moved")
     other = load_pipeline(str(moved), trust_remote_code=True)
     sample_prompts(other, PROMPTS, out, QUICK)  # the same pipeline in another place
+    other.register_to_config(max_sequence_length=16)
+    with pytest.raises(InputError, match=r"made otherwise \(pipeline\)"):
+        sample_prompts(other, PROMPTS, out, QUICK)
+    other.register_to_config(max_sequence_length=None)
     with torch.no_grad():
         next(other.transformer.parameters()).add_(1)
     with pytest.raises(InputError, match=r"made otherwise \(pipeline\)"):
