@@ -85,6 +85,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(workplace, ignore_errors=True)
 
 
+def remove_temporaries(folder: str | os.PathLike) -> None:
+    """Remove what `atomic_path` leaves in a folder, and in those inside it, when its process is killed.
+
+    Only for a folder that no other process is writing into: their temporaries look the same.
+    """
+    for path in list(Path(folder).rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _error_number(error: Exception) -> int | None:
     """The operating system's number of an error, which safetensors gives in its message only."""
     if isinstance(error, OSError):

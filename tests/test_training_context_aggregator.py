@@ -1,5 +1,6 @@
 """Contrastive training: the loss in closed form, which parameters move, and that an interruption changes nothing."""
 
+import fcntl
 import json
 import math
 import os
@@ -148,11 +149,9 @@ def test_texts_come_as_captions_a_then_b_then_negatives_with_gaps_numbered_minus
 
 
 def test_the_learning_rate_rises_linearly_and_then_stays_or_falls_as_a_cosine():
-    constant = AggregatorTrainingConfig(warmup_steps=3)
-    assert [learning_rate_factor(step, 10, constant) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    cosine = AggregatorTrainingConfig(warmup_steps=2, schedule="cosine")
+    assert [learning_rate_factor(step, 10, "constant", 3) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
     expected = [1 / 3, 2 / 3] + [0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8)]
-    assert [learning_rate_factor(step, 10, cosine) for step in range(10)] == pytest.approx(expected)
+    assert [learning_rate_factor(step, 10, "cosine", 2) for step in range(10)] == pytest.approx(expected)
 
 
 def test_every_pair_comes_once_an_epoch_in_an_order_that_an_interruption_does_not_change():
@@ -364,6 +363,14 @@ def test_a_run_interrupted_again_and_again_gives_the_weights_of_an_uninterrupted
     assert same(whole, parts)
     curves = [(tmp_path / name / "training.jsonl").read_text() for name in ("whole", "parts")]
     assert curves[0] == curves[1]
+
+
+def test_two_trainings_in_one_folder_are_refused(encoder, tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it until it ends
+        with pytest.raises(InputError, match="where another process is training"):
+            train(encoder, tmp_path)
+    train(encoder, tmp_path)
 
 
 KILLED = """

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,8 @@ from granted.training.aggregator_features import (
     read_layer_weights,
 )
 from granted.training.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
+from granted.training.run_folder import hold_folder, leave_folder
+from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, check_settings
 
 
 @dataclass
@@ -65,56 +68,38 @@ class AggregatorTrainingConfig:
     """
 
     features: list[str] = field(default_factory=lambda: ["norm_avg"])
-    learning_rates: list[float] = field(default_factory=lambda: [1e-5])
-    batch_size: int = 16
-    epochs: int = 1
-    max_steps: int | None = None
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 1e-5
-    max_grad_norm: float = 0.5
-    temperature: float = 0.07
+    learning_rates: list[Positive] = field(default_factory=lambda: [1e-5])
+    batch_size: Count = 16
+    epochs: Count = 1
+    max_steps: Count | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Natural = 0
+    weight_decay: NonNegative = 1e-5
+    max_grad_norm: Positive = 0.5
+    temperature: Positive = 0.07
     hard_negatives: bool = False
-    held_out: int = 500
-    seed: int = 0
-    mixed_precision: str = "bf16"
+    held_out: Natural = 500
+    seed: Seed = 0
+    mixed_precision: Literal["bf16", "no"] = "bf16"
     recompute_layers: bool = True
-    token_budget: int = 8192
-    save_steps: int = 200
-    log_steps: int = 10
-    tracker: str = "file"
+    token_budget: Count = 8192
+    save_steps: Count = 200
+    log_steps: Count = 10
+    tracker: Literal["file", "trackio"] = "file"
 
     def __post_init__(self):
-        for name, legal in (
-            ("schedule", ("constant", "cosine")),
-            ("mixed_precision", ("bf16", "no")),
-            ("tracker", ("file", "trackio")),
-        ):
-            if getattr(self, name) not in legal:
-                raise InputError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, legal))}")
-        positive = ("batch_size", "epochs", "temperature", "save_steps", "log_steps", "token_budget", "max_grad_norm")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
-        for name in ("warmup_steps", "weight_decay", "held_out"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"got {name}={getattr(self, name)}, expected 0 or more")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"got max_steps={self.max_steps}, expected a number above 0, or none for whole epochs")
+        check_settings(self)
         if not self.features or not self.learning_rates:
             raise InputError("got no features or no learning_rates, expected at least one of each")
-        for rate in self.learning_rates:
-            if not 0 < rate < math.inf:
-                raise InputError(f"got {rate} among learning_rates, expected numbers above 0")
 
 
-def learning_rate_factor(step: int, total: int, config: AggregatorTrainingConfig) -> float:
+def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int) -> float:
     """What the peak learning rate is multiplied by at `step` (counted from 0) of `total`."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    if config.schedule == "constant":
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
         return 1.0
-    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    progress = (step - warmup_steps) / max(1, total - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -221,6 +206,7 @@ def train_context_aggregators(
         [{"params": list(heads.heads[name].parameters()), "lr": rate} for name, (_, rate) in names.items()],
         weight_decay=config.weight_decay,
     )
+    lock = hold_folder(output_dir)
     model = accelerator.prepare_model(heads, device_placement=False)
     first, log = resume(output_dir, identity, heads, optimizer, step_pairs)
     if config.tracker == "trackio":
@@ -233,7 +219,7 @@ def train_context_aggregators(
         for step, batch in zip(range(first, total), batches):
             mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
             texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)
-            factor = learning_rate_factor(step, total, config)
+            factor = learning_rate_factor(step, total, config.schedule, config.warmup_steps)
             for group, (_, rate) in zip(optimizer.param_groups, names.values()):
                 group["lr"] = rate * factor
             with autocast(encoder, config):
@@ -292,6 +278,7 @@ def train_context_aggregators(
     # Not `end_training`, which also ends the process group: the next seed or encoder of this process needs it.
     for tracker in accelerator.trackers:
         tracker.finish()
+    leave_folder(lock)
     return folders
 
 

@@ -1,7 +1,8 @@
-"""The folder of a training run: whose it is, and checkpoints in it that are whole or not there.
+"""The folder of a training run: whose it is, who is at work in it, and checkpoints that are whole or not there.
 
 if check_identity(output, identity):                   # this very run was begun: go on
     ...
+lock = hold_folder(output)                             # no other process trains in it until leave_folder(lock)
 with shared_folder(accelerator, output / "checkpoint-100") as folder:   # written by all processes, then renamed
     accelerator.save_state(folder)
 """
@@ -13,14 +14,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from filelock import BaseFileLock, FileLock, Timeout
 
 from granted.errors import InputError
-from granted.files import atomic_path, read_json
+from granted.files import atomic_path, read_json, remove_temporaries
 
 
+LOCK = ".lock"  # held by the process that trains in a folder
 RUN = "run.json"  # what is known of a run at its start
 RECORD = "training_record.json"  # of a finished run
 STATE = "trainer_state.json"  # of a checkpoint of transformers' trainer
@@ -51,6 +54,49 @@ def check_identity(
             "output folder or remove it"
         )
     return True
+
+
+def hold_folder(output: Path) -> BaseFileLock:
+    """Keep other trainings out of a folder, and remove what killed ones have left half-written in it.
+
+    The main process holds the folder for all processes of a run, until [`leave_folder`] or until it ends, however it
+    ends: the lock is the operating system's (`flock`), and the file alone means nothing. A process that holds a folder
+    may hold it again, as a notebook does after an error.
+
+    Args:
+        output (`Path`): the folder; created if it is not there.
+
+    Returns:
+        The lock, to be kept: it is released when nothing refers to it.
+
+    Raises:
+        InputError: another process trains in it, or it cannot be written to. In all processes of the run.
+    """
+    lock = FileLock(output / LOCK, timeout=0, thread_local=False, is_singleton=True)
+    refusal: list[str | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            remove_temporaries(output)
+        except Timeout:
+            refusal = [
+                f"got {output}, where another process is training, expected one training at a time: wait for it, stop "
+                "it, or choose another folder"
+            ]
+        except OSError as error:
+            refusal = [f"got '{error.strerror}' for {output}, expected a writable folder: choose another"]
+    broadcast_object_list(refusal)
+    if refusal[0]:
+        raise InputError(refusal[0])
+    return lock
+
+
+def leave_folder(lock: BaseFileLock) -> None:
+    """Let other processes train in a folder that [`hold_folder`] has held."""
+    if lock.is_locked:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who opens it meanwhile sees that it is gone
+        lock.release(force=True)
 
 
 def data_fingerprint(source: str, dataset: Dataset) -> str:

@@ -44,7 +44,15 @@ from granted.eval_metric.results import library_versions
 from granted.files import write_json
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.export import model_fingerprint
-from granted.training.run_folder import RECORD, RUN, STATE, check_identity, data_fingerprint
+from granted.training.run_folder import (
+    RECORD,
+    RUN,
+    STATE,
+    check_identity,
+    data_fingerprint,
+    hold_folder,
+    leave_folder,
+)
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 
@@ -164,6 +172,7 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         probe.check_scored_since_the_start()
     if (output / RECORD).exists():
         return output  # this very run has been finished
+    lock = hold_folder(output)
     trainer = as_input_error(
         lambda: VqaTrainer(
             model=model,
@@ -196,6 +205,7 @@ def finetune(config: VqaFinetuningConfig) -> Path:
             "versions": library_versions("granted", "torch", "transformers", "trl", "peft"),
         }
         write_json(output / RECORD, record | ({"ted": probe.scores} if probe else {}))
+    leave_folder(lock)
     return output
 
 
