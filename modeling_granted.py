@@ -640,6 +640,8 @@ class GrantedModel(PreTrainedModel):
             )
             # The tokenizer cuts, so that closing special tokens stay.
             shortened = self.tokenizer([texts[i] for i in cut], truncation=True, max_length=limit)["input_ids"]
+            if self.tokenizer.is_fast:  # its rules would keep the limit of this call, and be saved with it
+                self.tokenizer.backend_tokenizer.no_truncation()
             for i, ids in zip(cut, shortened):
                 token_ids[i] = ids
         return token_ids

@@ -112,7 +112,8 @@ class GrantedPipelineMixin:
             prompt_embeds, negative_prompt_embeds (`torch.Tensor`, *optional*): (B, N, D) instead of texts.
             prompt_attention_mask, negative_prompt_attention_mask (`torch.Tensor`, *optional*): theirs, (B, N).
             max_sequence_length (`int`, *optional*): most tokens read of a prompt, template included; by default the
-                encoder's limit, or what the transformer has positions for where that is less.
+                pipeline's limit, which is the one it was trained with, or else the encoder's, or what the transformer
+                has positions for where that is less.
 
         Returns:
             `prompt_embeds` (B, N, D) in the encoder's dtype, `prompt_attention_mask` (B, N) long, and the same two of
@@ -168,8 +169,9 @@ class GrantedPipelineMixin:
         return pad_sequence(rows, batch_first=True), pad_sequence(ones, batch_first=True)
 
     def _token_limit(self, max_sequence_length: int | None) -> int:
-        """Most tokens to read of a prompt, the template's included."""
-        return self.text_encoder.config.max_sequence_length if max_sequence_length is None else max_sequence_length
+        """Most tokens to read of a prompt, template included: as asked, else the pipeline's, else the encoder's."""
+        limits = (max_sequence_length, self.config.max_sequence_length, self.text_encoder.config.max_sequence_length)
+        return next(limit for limit in limits if limit is not None)
 
     def _check_text(self, name: str, text, embeds: torch.Tensor | None, mask: torch.Tensor | None) -> list[str]:
         """The texts as a list, empty where there are embeddings; raises for what is neither or not whole."""

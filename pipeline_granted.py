@@ -5,8 +5,8 @@
     pipe.save_pretrained("pipeline")
     pipe = DiffusionPipeline.from_pretrained("pipeline", trust_remote_code=True)  # where this package is not installed
 
-Tiny, on CPU: tests/test_pipeline_granted.py. Without a VAE the transformer works on pixels. The prompt template, the
-template tokens that are dropped and the number of tokens read come from the encoder's configuration.
+Tiny, on CPU: tests/test_pipeline_granted.py. Without a VAE the transformer works on pixels. The prompt template and
+the template tokens that are dropped come from the encoder's configuration; how many tokens are read is the pipeline's.
 
 Both have a denoising loop of their own: Lumina2Pipeline takes the number of channels for the number of image tokens
 where it shifts the time steps, and WanPipeline has no place for masks. Neither can be put right from outside.
@@ -49,6 +49,8 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         vae (`AutoencoderKL` or `None`): without one the transformer makes pixels in [-1, 1].
         text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `cap_feat_dim` of the transformer.
         tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
+        max_sequence_length (`int`, *optional*): most tokens read of a prompt unless a call says otherwise, as the
+            transformer has seen of captions; the encoder's limit by default. Saved with the pipeline.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -61,9 +63,11 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         vae: AutoencoderKL | None,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        max_sequence_length: int | None = None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super().__init__(transformer, scheduler, vae, text_encoder, tokenizer)
+        self.register_to_config(max_sequence_length=max_sequence_length)
         # The parent says 8 whatever the VAE is, and patches of 2 whatever the transformer has.
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 1
         self.default_image_size = self.default_sample_size * self.vae_scale_factor
@@ -84,14 +88,13 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         return self.transformer.config.axes_lens[0] - 1  # the picture's position is the one after the last token
 
     def _token_limit(self, max_sequence_length: int | None) -> int:
-        config = self.text_encoder.config
-        most = self._text_positions + config.template_drop_tokens
+        most = self._text_positions + self.text_encoder.config.template_drop_tokens
         if max_sequence_length is not None and max_sequence_length > most:
             raise ValueError(
                 f"got max_sequence_length={max_sequence_length}, expected at most {most}: the transformer has no "
                 "positions for more (axes_lens)"
             )
-        return min(config.max_sequence_length, most) if max_sequence_length is None else max_sequence_length
+        return min(super()._token_limit(max_sequence_length), most)
 
     @torch.no_grad()
     def __call__(
@@ -201,6 +204,8 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         vae (`AutoencoderKLWan` or `None`): without one the transformer makes frames in [-1, 1].
         text_encoder (`GrantedModel` or `None`): its `hidden_size` is the `text_dim` of the transformer.
         tokenizer (`PreTrainedTokenizerBase` or `None`): the encoder's own where it is `None`.
+        max_sequence_length (`int`, *optional*): most tokens read of a prompt unless a call says otherwise, as the
+            transformer has seen of captions; the encoder's limit by default. Saved with the pipeline.
 
     Raises:
         ValueError: the encoder is no [`GrantedModel`], or of another width than the transformer reads.
@@ -213,12 +218,14 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         vae: AutoencoderKLWan | None,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
+        max_sequence_length: int | None = None,
     ):
         tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
         super(WanPipeline, self).__init__()  # the parent's own would register the second transformer of Wan 2.2
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler
         )
+        self.register_to_config(max_sequence_length=max_sequence_length)
         self.vae_scale_factor_temporal = vae.config.scale_factor_temporal if vae is not None else 1
         self.vae_scale_factor_spatial = vae.config.scale_factor_spatial if vae is not None else 1
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor_spatial)

@@ -1,4 +1,4 @@
-"""What the diffusion model is told: captions as fused features with masks, from the encoder or from the disk.
+"""What the diffusion model reads: captions as fused features with masks, from the encoder or from the disk.
 
     conditioning = Conditioning(encoder, accelerator)
     embeds, mask = conditioning.embed(["a red cube", ""])     # (B, N, D), (B, N); gradients reach the layer weights
@@ -36,11 +36,14 @@ class Conditioning:
     Args:
         encoder ([`GrantedModel`]): with a frozen trunk.
         accelerator (`Accelerator`): names the device and splits the encoding over processes.
-        max_sequence_length (`int`, *optional*): most tokens read of a text, if it is below the encoder's
-            own limit.
+        max_sequence_length (`int`, *optional*): most tokens read of a text, the template's included; the encoder's own
+            limit by default. It is the run's: the encoder keeps its own.
         recompute (`bool`, defaults to `True`): while the layer weights learn, get their gradient from a second run of
             the trunk, at the memory of inference; `False` keeps the layers of a batch: faster where they fit.
         token_budget (`int`, defaults to 8192): most tokens of a batch while the cache is filled.
+
+    Raises:
+        InputError: an untrained projection, or a limit that leaves nothing of a text.
     """
 
     def __init__(
@@ -57,8 +60,12 @@ class Conditioning:
         self.recompute = recompute
         self.token_budget = token_budget
         self.cache: EmbeddingCache | None = None
-        if max_sequence_length is not None:
-            encoder.config.max_sequence_length = min(max_sequence_length, encoder.config.max_sequence_length)
+        self.max_sequence_length = max_sequence_length or encoder.config.max_sequence_length
+        if self.max_sequence_length <= encoder.config.template_drop_tokens:
+            raise InputError(
+                f"got max_sequence_length={self.max_sequence_length}, expected more than the "
+                f"{encoder.config.template_drop_tokens} tokens of the template that are dropped: raise it"
+            )
         if encoder.config.projection_dim is not None and not encoder.config.projection_trained:
             raise InputError(
                 "got an encoder with an untrained projection, expected none: the diffusion model is made for the "
@@ -79,16 +86,16 @@ class Conditioning:
 
     def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # texts that are cut are told of once, by `tell_what_is_cut`
-            token_ids = self.encoder.tokenize(list(texts), allow_empty=True)
+            warnings.simplefilter("ignore")  # `warn_of_cut_texts` has warned once for the run
+            token_ids = self.encoder.tokenize(list(texts), self.max_sequence_length, allow_empty=True)
         input_ids, attention_mask = self.encoder.pad(token_ids)  # (B, N) each
         features = self.encoder(input_ids, attention_mask, recompute=self.recompute).last_hidden_state  # (B, N, D)
         drop = self.encoder.config.template_drop_tokens
         return [row[mask][drop:] for row, mask in zip(features, attention_mask.bool())]  # (N_i, D) each
 
-    def tell_what_is_cut(self, texts: Iterable[str]) -> None:
-        """Warn of texts longer than the encoder reads."""
-        self.encoder.tokenize([text for text in texts if text])
+    def warn_of_cut_texts(self, texts: Iterable[str]) -> None:
+        """Warn once with the number of texts that are longer than what is read of them."""
+        self.encoder.tokenize([text for text in texts if text], self.max_sequence_length)
 
     def freeze(self, texts: Iterable[str], folder: str | os.PathLike) -> None:
         """Encode all texts that will be asked for into a cache, read from it from now on, and free the trunk.
@@ -103,6 +110,7 @@ class Conditioning:
             InputError: there is not enough space on the disk.
         """
         identity = feature_identity(self.encoder)
+        identity["fusion"]["max_sequence_length"] = self.max_sequence_length  # as of an encoder with this limit
         place = Path(folder) / identity_hash(identity)
         with self.accelerator.main_process_first():
             cache = EmbeddingCache(place, identity)
@@ -129,7 +137,8 @@ class Conditioning:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             said = [text for text in texts if text]
-            features = iter(self.encoder.encode(said, token_budget=self.token_budget, show_progress=False))
+            limits = {"max_sequence_length": self.max_sequence_length, "token_budget": self.token_budget}
+            features = iter(self.encoder.encode(said, **limits, show_progress=False))
         return [next(features) if text else self._encode([""])[0] for text in texts]  # (N_i, D) each
 
     def _check_space(self, place: Path, features: list[torch.Tensor], count: int) -> None:
