@@ -60,7 +60,7 @@ def granted(threads: int, log: Path, *arguments: object) -> None:
     with log.open("a") as file:
         done = subprocess.run(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     if done.returncode:
-        raise InputError(f"got an error from granted {words[0]}, see {log}: mend it and run this again to go on")
+        raise InputError(f"got an error from granted {words[0]}, see {log}: correct it and run this again to go on")
 
 
 def run(arm: Arm, seed: int, options: argparse.Namespace) -> None:

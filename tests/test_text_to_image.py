@@ -1,5 +1,6 @@
 """Text-to-image training: flow matching as the scheduler has it, what moves when, caches, and runs that go on."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -180,18 +181,52 @@ def test_each_phase_moves_exactly_what_it_should_and_frees_the_trunk(settings):
     assert record["frozen_at"] == 3 and len(record["layer_weights"]) == 4
 
 
-def test_averaged_weights_are_what_is_sampled_and_saved(settings):
-    trainer = Watched(settings(ema_decay=0.5, max_steps=3, layer_weights="continuous"), show_progress=False)
-    folder = trainer.run()
-    name = "x_embedder.weight"
-    history = [weights[name] for weights, *_ in trainer.history[1:]]
-    history.append(dict(trainer.transformer.named_parameters())[name].detach())
-    average = history[0]  # diffusers: decay min(0.5, (1 + n) / (10 + n)) with n = 0, 1, 2, the first step taken whole
+def average_of(history: list[torch.Tensor]) -> torch.Tensor:
+    """As diffusers averages: decay min(0.5, (1 + n) / (10 + n)) with n = 0, 1, 2, the first step taken whole."""
+    average = history[0]
     for n, weights in enumerate(history[1:], start=1):
         decay = min(0.5, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * weights
-    torch.testing.assert_close(outcome(folder)[name], average)
-    assert not torch.equal(history[-1], average)
+    return average
+
+
+@pytest.mark.parametrize("mode", ["continuous", "two_step"])
+def test_averaged_weights_and_the_layer_weights_that_belong_to_them_are_what_is_saved(settings, mode):
+    trainer = Watched(settings(ema_decay=0.5, max_steps=4, layer_weights=mode, freeze_at=2), show_progress=False)
+    folder = trainer.run()
+    name, saved = "x_embedder.weight", outcome(folder)
+    history = [weights[name] for weights, *_ in trainer.history[1:]]
+    history.append(dict(trainer.transformer.named_parameters())[name].detach())
+    torch.testing.assert_close(saved[name], average_of(history))
+    learned = [weights for _, weights, _ in trainer.history[1:]] + [trainer.encoder.fusion.weights.detach()]
+    if mode == "continuous":
+        torch.testing.assert_close(saved["fusion.weights"], average_of(learned))
+        assert not torch.allclose(saved["fusion.weights"], learned[-1])
+    else:  # what was frozen, which the diffusion model has gone on with
+        assert torch.equal(saved["fusion.weights"], learned[1]) and torch.equal(learned[1], learned[-1])
+    record = read_json(folder / "training_record.json")
+    assert record["layer_weights"] == torch.softmax(saved["fusion.weights"], 0).tolist()
+
+
+class WatchedRates(TextToImageTrainer):
+    """Keeps the learning rates of every step: the diffusion model's, and the layer weights'."""
+
+    def after_step(self, bar):
+        self.rates = getattr(self, "rates", [])
+        self.rates.append([one.param_groups[0]["lr"] for one in (self.optimizers[0], self.schedule.optimizer)])
+        super().after_step(bar)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_layer_weights_have_a_schedule_of_their_own(settings, schedule):
+    changes = {"layer_weights": "continuous", "schedule": "cosine", "layer_weights_schedule": schedule}
+    changes |= {"layer_weights_learning_rate": 0.1, "warmup_steps": 1, "max_steps": 5}
+    trainer = WatchedRates(settings(**changes), show_progress=False)
+    trainer.run()
+    falling = [0.5, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]  # half a cosine after one step of warm-up
+    np.testing.assert_allclose([rate for rate, _ in trainer.rates], [1e-2 * factor for factor in falling])
+    expected = falling if schedule == "cosine" else [0.5, 1, 1, 1, 1]
+    np.testing.assert_allclose([rate for _, rate in trainer.rates], [0.1 * factor for factor in expected])
 
 
 @pytest.mark.parametrize("mode", ["two_step", "norm_avg", "as_saved"])
@@ -257,6 +292,25 @@ def test_the_disk_gives_what_the_encoder_gave_and_nothing_of_other_weights(tiny_
         conditioning.embed(["never seen before"])
 
 
+def test_the_limit_of_a_run_is_the_runs_and_not_the_encoders(tiny_encoder_folder, sentences, tmp_path):
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, max_sequence_length=20).requires_grad_(False)
+    whole = encoder.encode(sentences)
+    cut = Conditioning(encoder, Accelerator(), max_sequence_length=5)
+    embeds, mask = cut.embed(sentences)
+    assert mask.sum(1).tolist() == [min(5, len(row)) for row in whole] and max(map(len, whole)) > 5
+    with pytest.warns(UserWarning, match="longer than 5 tokens"):
+        cut.warn_of_cut_texts(sentences)
+    assert [len(row) for row in encoder.encode(sentences)] == [len(row) for row in whole]
+    assert encoder.tokenizer.backend_tokenizer.truncation is None  # which would be saved with it
+    more = Conditioning(encoder, Accelerator(), max_sequence_length=40)
+    assert more.embed(["a red cube " * 10])[1].sum() == 31  # all of it, where the encoder would stop at 20
+    cut.freeze(sentences, tmp_path)
+    torch.testing.assert_close(cut.embed(sentences)[0], embeds)
+    other = Conditioning(GrantedModel.from_encoder(tiny_encoder_folder).requires_grad_(False), Accelerator())
+    other.freeze(sentences, tmp_path)  # in a cache of its own
+    assert other.embed(sentences)[1].sum(1).tolist() == [len(row) for row in whole]
+
+
 def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_the_rest(settings):
     model = Lumina2Transformer2DModel(**DIT, in_channels=3, sample_size=16, cap_feat_dim=16)
     adamw, muon = make_optimizers(model, settings(optimizer="muon"))
@@ -296,12 +350,17 @@ class Killed(TextToImageTrainer):
 
 
 @pytest.mark.parametrize(
-    ("dies_at", "streaming", "optimizer"),
-    [(2, False, "adamw"), (4, False, "adamw"), (4, True, "adamw"), (4, False, "muon")],
+    ("dies_at", "streaming", "optimizer", "mode"),
+    [
+        (2, False, "adamw", "continuous"),
+        (4, False, "adamw", "two_step"),
+        (4, True, "adamw", "two_step"),
+        (4, False, "muon", "two_step"),
+    ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer):
+def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer, mode):
     changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
-    changes |= {"streaming": streaming, "optimizer": optimizer}
+    changes |= {"streaming": streaming, "optimizer": optimizer, "layer_weights": mode}
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at
@@ -330,12 +389,25 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, 
     process.kill()
     process.wait()
     assert not (killed / "pipeline").exists()
+    for left_over in (".pipeline.abcdefgh.tmp", "grids/.step_000004.png.abcdefgh.tmp", "embeddings/0/.x.abcdefgh.tmp"):
+        (killed / left_over / "half").mkdir(parents=True)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert losses(whole) == losses(killed)
     expected, found = outcome(whole), outcome(killed)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
-    assert not [path for path in killed.iterdir() if path.name.startswith((".", "checkpoint"))]
+    assert not [path for path in killed.rglob("*") if path.name.startswith((".", "checkpoint"))]
+
+
+def test_two_trainings_in_one_folder_are_refused(settings):
+    folder = Path(settings().output_dir)
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process holds it until it ends
+        with pytest.raises(InputError, match="where another process is training"):
+            train(settings(max_steps=1, layer_weights="norm_avg"))
+    assert not (folder / "run.json").exists()
+    train(settings(max_steps=1, layer_weights="norm_avg"))
 
 
 def test_processes_that_do_not_know_of_one_another_are_refused(settings, monkeypatch):
@@ -353,6 +425,16 @@ def test_a_finished_run_is_left_alone_and_another_one_is_refused(settings):
         train(settings(max_steps=2, layer_weights="norm_avg"))
 
 
+def test_another_feature_of_the_same_encoder_is_another_run(settings, tiny_encoder_folder, tmp_path):
+    for index in (0, 1):
+        layer = GrantedModel.from_encoder(tiny_encoder_folder, fusion="single", layer_index=index)
+        layer.save_pretrained(tmp_path / f"layer{index}")
+    changes = {"max_steps": 1, "layer_weights": "as_saved"}
+    train(settings(encoder=str(tmp_path / "layer0"), **changes))
+    with pytest.raises(InputError, match="a run with other fusion"):
+        train(settings(encoder=str(tmp_path / "layer1"), **changes))
+
+
 def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
     folder = train(settings(max_steps=2, freeze_at="1"))
     pipeline = DiffusionPipeline.from_pretrained(folder / "pipeline", trust_remote_code=True)
@@ -362,6 +444,9 @@ def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
     assert image.size == (16, 16)
     record = read_json(folder / "training_record.json")
     assert pipeline.text_encoder.layer_weights.tolist() == record["layer_weights"]
+    assert pipeline.text_encoder.config.max_sequence_length == 512  # the encoder's own
+    with pytest.warns(UserWarning, match="longer than 32 tokens"):
+        assert pipeline.encode_prompt("a red cube " * 20, False)[0].shape == (1, 32, 32)
     with PILImage.open(folder / "grids/step_000002.png") as grid:
         assert grid.size == (2 * 96, 96)
     assert (folder / "grids/prompts.txt").read_text().splitlines() == [

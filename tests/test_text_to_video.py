@@ -152,6 +152,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_its_pipeline_loads(settin
         assert grid.size == (4 * 96, 2 * 96)  # a row of frames for each prompt
     pipeline = DiffusionPipeline.from_pretrained(whole / "pipeline", trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.text_encoder.config.max_sequence_length == 512  # the encoder's own
+    assert pipeline.encode_prompt("a cube", "")[2].shape == (1, 16, 32)  # padded to what the transformer always reads
     frames = pipeline("a cube", height=16, width=16, num_frames=4, num_inference_steps=2, negative_prompt="").frames
     assert frames.shape == (1, 4, 16, 16, 3)
 

@@ -140,9 +140,10 @@ def test_stopped_falling_in_closed_form():
 
 def test_the_freeze_is_a_step_or_a_fraction_within_the_run():
     assert freeze_step("96000", 144_000) == 96_000
-    assert freeze_step("0.667", 144_000) == 96_048
+    assert freeze_step("2/3", 144_000) == 96_000
+    assert freeze_step("0.6", 20_000) == 12_000
     assert freeze_step("0.5", 3) == 2
-    for wrong in ("0", "144000", "-3", "1.5", "soon", "nan", "inf", "0.000001"):
+    for wrong in ("0", "144000", "-3", "1.5", "3/2", "1/0", "soon", "nan", "inf", "0.000001"):
         with pytest.raises(InputError, match="freeze_at"):
             freeze_step(wrong, 144_000)
 

@@ -29,6 +29,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from granted.encoding.features import feature_identity
 from granted.encoding.loading import load_encoder, place
 from granted.errors import InputError
 from granted.eval_metric.results import library_versions
@@ -44,6 +45,8 @@ from granted.training.run_folder import (
     RECORD,
     RUN,
     check_identity,
+    hold_folder,
+    leave_folder,
     newest_checkpoint,
     remove_older_checkpoints,
     shared_folder,
@@ -152,10 +155,9 @@ class DiffusionTrainer(ABC):
         if check_identity(self.output, identity) and (self.output / RECORD).exists():
             return self.output
         accelerator.wait_for_everyone()  # all have looked before anything is written
+        lock = hold_folder(self.output)
         if accelerator.is_main_process:
             write_json(self.output / RUN, identity)
-            for left_over in self.output.glob(".checkpoint-*.tmp"):
-                shutil.rmtree(left_over)
         self.prepare_data()
         set_seed(config.seed)
         self.transformer = self.make_transformer()
@@ -164,20 +166,24 @@ class DiffusionTrainer(ABC):
         optimizers = make_optimizers(self.transformer, config)
         self.transformer, *self.optimizers = accelerator.prepare(self.transformer.train(), *optimizers)
         self.parameters = list(self.transformer.parameters())
-        self.ema = EMAModel(self.parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        self.averaged = [*self.parameters, *self.encoder.fusion.parameters()]
+        self.ema = None
+        if config.ema_decay:  # operations on whole lists take no sharded weights beside the layer weights
+            self.ema = EMAModel(self.averaged, decay=config.ema_decay, foreach=not self.sharded)
         self.step, self.log, self.stream_state = 0, [], None
         self.loss_sum = torch.zeros((), device=accelerator.device)  # (), since the last point of the curve
         self.resume()
         if config.tracker == "trackio":
             accelerator.init_trackers(f"granted-{self.kind}", config=asdict(config))
         self.prompts = self.sample_prompts()
-        self.conditioning.tell_what_is_cut(islice(self.captions(), 10_000))
+        self.conditioning.warn_of_cut_texts(islice(self.captions(), 10_000))
         if not self.schedule.learning:
             self.fix_conditioning()
         seconds = self.train()
         self.finish(seconds)
         for tracker in accelerator.trackers:  # not `end_training`, which also ends the process group
             tracker.finish()
+        leave_folder(lock)
         return self.output
 
     def train(self) -> float:
@@ -189,7 +195,7 @@ class DiffusionTrainer(ABC):
             for step in range(self.step, config.max_steps):
                 if self.schedule.begin(step):
                     self.fix_conditioning()
-                factor = learning_rate_factor(step, config.max_steps, config)
+                factor = learning_rate_factor(step, config.max_steps, config.schedule, config.warmup_steps)
                 for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
                     group["lr"] = config.learning_rate * factor
                 self.loss_sum += self.train_step(step, batches)
@@ -197,9 +203,12 @@ class DiffusionTrainer(ABC):
                 for optimizer in self.optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
+                factor = learning_rate_factor(
+                    step, config.max_steps, config.layer_weights_schedule, config.warmup_steps
+                )
                 self.schedule.update(accelerator, factor)
                 if self.ema:
-                    self.ema.step(self.parameters)
+                    self.ema.step(self.averaged)
                 self.step = step + 1
                 self.schedule.observe(self.step)
                 bar.update()
@@ -302,7 +311,7 @@ class DiffusionTrainer(ABC):
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same."""
         settings = self.config.identity() | {"kind": self.kind}
-        return {"settings": settings, "encoder": self.encoder.fingerprint(), **self.content()}
+        return {"settings": settings, **feature_identity(self.encoder), **self.content()}
 
     def sample_prompts(self) -> list[str]:
         """The prompts of the grids."""
@@ -321,17 +330,18 @@ class DiffusionTrainer(ABC):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The transformer with its averaged weights, in evaluation mode."""
+        """The transformer and the layer weights that it reads, both averaged alike, in evaluation mode."""
         self.transformer.eval()
         if self.ema:
-            kept = [parameter.detach().clone() for parameter in self.parameters]
-            self.ema.copy_to(self.parameters)
+            kept = [parameter.detach().clone() for parameter in self.averaged]
+            self.ema.copy_to(self.averaged)
         try:
             with torch.no_grad():
                 yield
         finally:
             if self.ema:
-                torch._foreach_copy_([parameter.data for parameter in self.parameters], kept)
+                for parameter, values in zip(self.averaged, kept):
+                    parameter.data.copy_(values)
             self.transformer.train()
 
     def finish(self, seconds: float) -> None:
@@ -341,13 +351,14 @@ class DiffusionTrainer(ABC):
             self.save_grid(self.prompts, self.output / "grids" / f"step_{self.step:06d}.png")
             state = accelerator.get_state_dict(self.transformer)  # whole, where the weights are spread
             plain = accelerator.unwrap_model(self.transformer)
-            averaged = type(plain).from_config(plain.config)
+            transformer = type(plain).from_config(plain.config)
             if accelerator.is_main_process:
-                averaged.load_state_dict(state)  # a copy: the state shares the weights, which are about to be restored
+                transformer.load_state_dict(state)
+                encoder = self.encoder_to_save()
+                layer_weights = encoder.layer_weights.tolist()
+                with atomic_path(self.output / "pipeline") as temporary:
+                    self.save_pipeline(transformer.eval(), encoder, temporary)
         if accelerator.is_main_process:
-            encoder = self.encoder_to_save()
-            with atomic_path(self.output / "pipeline") as temporary:
-                self.save_pipeline(averaged.eval(), encoder, temporary)
             self.schedule.save(self.output)
             with atomic_path(self.output / "training.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in self.log))
@@ -355,8 +366,8 @@ class DiffusionTrainer(ABC):
                 "kind": self.kind,
                 "settings": asdict(config),
                 "identity": read_json(self.output / RUN),
-                "parameters": sum(parameter.numel() for parameter in averaged.parameters()),
-                "layer_weights": encoder.layer_weights.tolist(),
+                "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
+                "layer_weights": layer_weights,
                 "frozen_at": self.schedule.frozen_at,
                 "loss": self.log[-1]["loss"],
                 "steps": self.step,

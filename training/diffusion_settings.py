@@ -5,17 +5,18 @@ config = parse(TextToImageConfig, ["--config", "t2i_miniature_32.yaml", "--seed"
 
 import argparse
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
 
 from granted.encoding.loading import EncoderOptions
 from granted.errors import InputError
+from granted.training.two_step import MODES, freeze_step
+from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, Share
 
 
 Settings = TypeVar("Settings", bound="DiffusionTrainingConfig")
@@ -65,21 +66,26 @@ class DiffusionTrainingConfig(EncoderOptions):
             follow from encoder and VAE may be left out.
         vae (`str`): Hub id or folder, or `"none"` to train on pixels in [-1, 1].
         layer_weights (`str`): `"norm_avg"`, `"continuous"`, `"two_step"` or `"as_saved"`; freeze_at (`str`): for
-            two_step a step, a fraction of the run, or `"auto"`; freeze_window (`int`, *optional*): steps between two
-            looks of auto; layer_weights_learning_rate (`float`, *optional*): the learning rate by default.
+            two_step a step, a fraction of the run such as `"2/3"`, or `"auto"`; freeze_window (`int`, *optional*):
+            steps between two looks of auto.
+        layer_weights_learning_rate (`float`, *optional*): learning_rate by default; layer_weights_schedule (`str`):
+            `"constant"`, or `"cosine"` to zero at the end of the run wherever they are frozen, with which continuous
+            hardly differs from two_step. The warm-up is that of the diffusion model.
         recompute_layers (`bool`): while they learn, run the trunk twice instead of keeping its layers: less memory.
         cache (`bool`): once the layer weights are fixed, encode all captions once and free the trunk; cache_dir
             (`str`, *optional*): where, `output_dir/embeddings` by default.
-        max_sequence_length (`int`): most tokens read of a caption. token_budget (`int`): most tokens encoded at a time
-            while the cache is filled.
+        max_sequence_length (`int`): most tokens read of a caption, template included; the saved pipeline keeps it, and
+            the encoder its own. token_budget (`int`): most tokens encoded at a time while the cache is filled.
         batch_size (`int`): of a step, over all processes and accumulated parts; gradient_accumulation_steps (`int`).
-        max_steps (`int`), learning_rate (`float`), schedule (`str`): `"constant"` or `"cosine"`; warmup_steps (`int`).
+        max_steps (`int`), learning_rate (`float`), schedule (`str`): `"constant"` or `"cosine"` (to zero at the end);
+            warmup_steps (`int`): linear rise before it.
         optimizer (`str`): the diffusion model's, `"adamw"` or, for the matrices of its blocks, `"muon"`; adam_beta2
             (`float`), weight_decay (`float`), max_grad_norm (`float`): for it.
         caption_dropout (`float`): share of captions replaced by the empty one, for classifier-free guidance.
         timestep_sampling (`str`): `"uniform"` or `"logit_normal"` (of mean 0 and deviation 1); shift (`float`): the
             scheduler's, in training and sampling.
-        ema_decay (`float`): of the averaged weights, which sampling and the saved pipeline use; 0 for none.
+        ema_decay (`float`): of the averaged weights, which sampling and the saved pipeline use; 0 for none. Layer
+            weights that learn are averaged alike, as the two belong together; frozen ones are what was frozen.
         gradient_checkpointing (`bool`), mixed_precision (`str`): `"bf16"` or `"no"`.
         seed (`int`): of initialisation, data order, noise.
         save_steps (`int`), log_steps (`int`): steps between checkpoints, and between points of the curve.
@@ -87,6 +93,13 @@ class DiffusionTrainingConfig(EncoderOptions):
             text file, one prompt a line, the first captions of the data by default; sample_count (`int`): how many;
             num_inference_steps (`int`), guidance_scale (`float`): of sampling.
         tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
+
+    The defaults of batch_size, max_steps, learning_rate, freeze_at, num_inference_steps and guidance_scale are the
+    paper's (Appendix C.1). It names no schedule, which we read as constant rates, and none of the others, which are
+    ours.
+
+    Raises:
+        InputError: a value is of another type or out of range.
     """
 
     encoder: str = ""
@@ -95,71 +108,53 @@ class DiffusionTrainingConfig(EncoderOptions):
     output_dir: str = ""
     caption_columns: list[str] = field(default_factory=lambda: ["caption"])
     skip_broken: bool = False
-    data_workers: int = 0
+    data_workers: Natural = 0
     transformer: dict = field(default_factory=dict)
     vae: str = "none"
-    layer_weights: str = "two_step"
-    freeze_at: str = "0.667"
-    freeze_window: int | None = None
-    layer_weights_learning_rate: float | None = None
+    layer_weights: Literal[MODES] = "two_step"
+    freeze_at: str = "2/3"
+    freeze_window: Count | None = None
+    layer_weights_learning_rate: Positive | None = None
+    layer_weights_schedule: Literal["constant", "cosine"] = "constant"
     recompute_layers: bool = True
     cache: bool = True
     cache_dir: str | None = None
-    max_sequence_length: int = 256
-    token_budget: int = 8192
-    batch_size: int = 512
-    gradient_accumulation_steps: int = 1
-    max_steps: int = 144_000
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    optimizer: str = "adamw"
-    adam_beta2: float = 0.999
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    caption_dropout: float = 0.1
-    timestep_sampling: str = "logit_normal"
-    shift: float = 1.0
-    ema_decay: float = 0.9999
+    max_sequence_length: Count = 256
+    token_budget: Count = 8192
+    batch_size: Count = 512
+    gradient_accumulation_steps: Count = 1
+    max_steps: Count = 144_000
+    learning_rate: Positive = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Natural = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    adam_beta2: Share = 0.999
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    caption_dropout: Share = 0.1
+    timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    shift: Positive = 1.0
+    ema_decay: Share = 0.9999
     gradient_checkpointing: bool = False
-    mixed_precision: str = "bf16"
-    seed: int = 0
-    save_steps: int = 1000
-    log_steps: int = 10
-    sample_steps: int = 0
+    mixed_precision: Literal["bf16", "no"] = "bf16"
+    seed: Seed = 0
+    save_steps: Count = 1000
+    log_steps: Count = 10
+    sample_steps: Natural = 0
     sample_prompts: str | None = None
-    sample_count: int = 16
-    num_inference_steps: int = 50
-    guidance_scale: float = 4.0
-    tracker: str = "file"
+    sample_count: Count = 16
+    num_inference_steps: Count = 50
+    guidance_scale: NonNegative = 4.0
+    tracker: Literal["file", "trackio"] = "file"
 
     def __post_init__(self):
+        self.freeze_at = str(self.freeze_at)  # a number is as good as its text
         super().__post_init__()
         for name in ("encoder", "data", "output_dir"):
             if not getattr(self, name):
                 raise InputError(f"got no {name}, expected one: give --{name}")
-        for name, legal in (
-            ("schedule", ("constant", "cosine")),
-            ("optimizer", ("adamw", "muon")),
-            ("mixed_precision", ("bf16", "no")),
-            ("timestep_sampling", ("uniform", "logit_normal")),
-            ("tracker", ("file", "trackio")),
-        ):
-            if getattr(self, name) not in legal:
-                raise InputError(f"got {name}={getattr(self, name)!r}, expected one of {', '.join(map(repr, legal))}")
-        whole = ("batch_size", "gradient_accumulation_steps", "max_steps", "save_steps", "log_steps", "token_budget")
-        above = (*whole, "learning_rate", "shift", "max_grad_norm", "sample_count", "num_inference_steps")
-        for name in (*above, "max_sequence_length"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
-        for name in ("warmup_steps", "weight_decay", "sample_steps", "data_workers"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"got {name}={getattr(self, name)}, expected 0 or more")
-        for name in ("caption_dropout", "ema_decay", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"got {name}={getattr(self, name)}, expected at least 0 and below 1")
-        if not isinstance(self.transformer, dict):
-            raise InputError("got a transformer that is no mapping, expected fields of its configuration: correct it")
+        if self.layer_weights == "two_step" and self.freeze_at != "auto":
+            freeze_step(self.freeze_at, self.max_steps)
 
     def encoder_options(self) -> EncoderOptions:
         """How the encoder is loaded."""
@@ -206,8 +201,7 @@ def _read_yaml(path: str, known: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(map(str, values)) - set(known)) if isinstance(values, dict) else ["no mapping"]
     if unknown:
         raise InputError(f"got {', '.join(unknown)} in {path}, expected settings of this command: see --help")
-    # Numbers such as 0.667 and 96000 are texts to `freeze_at`, which also takes "auto".
-    return {name: str(value) if name == "freeze_at" else value for name, value in values.items()}
+    return values
 
 
 def _refuse(message: str, command: str) -> None:

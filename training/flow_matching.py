@@ -26,7 +26,8 @@ class Draw:
 
     def __init__(self, config: DiffusionTrainingConfig, step: int, place: int):
         self.config = config
-        self.generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 1_000_003 + place)
+        seed = (config.seed * 1_000_003 + step) * 1_000_003 + place
+        self.generator = torch.Generator().manual_seed(seed % 2**64)  # a generator takes 64 bits
 
     def caption(self, captions: list[str]) -> str:
         """One of the captions, or the empty one."""

@@ -29,26 +29,27 @@ from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
 from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.picture_data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
 from granted.training.run_folder import data_fingerprint, stream_fingerprint
+from granted.utils.settings import Count
 
 
 @dataclass
 class TextToImageConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-image training; the defaults are the paper's.
+    """Settings of a text-to-image training.
 
     Args:
         image_column (`str`): the pictures.
-        resolution (`int`): side of a picture in pixels; aspect_buckets (`bool`): instead of the square only, shapes
-            from 1:2 to 2:1 of the same area.
+        resolution (`int`): side of a picture in pixels, 256 as in the paper by default; aspect_buckets (`bool`):
+            instead of the square only, shapes from 1:2 to 2:1 of the same area.
         streaming (`bool`): read the data as it comes, in windows of stream_window (`int`) rows a process.
 
     Those of every diffusion training:
     """
 
     image_column: str = "image"
-    resolution: int = 256
+    resolution: Count = 256
     aspect_buckets: bool = False
     streaming: bool = False
-    stream_window: int = 1024
+    stream_window: Count = 1024
 
 
 TextToImageConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
@@ -100,7 +101,7 @@ class TextToImageTrainer(DiffusionTrainer):
         """A transformer of the configured shape, for this encoder's width and these samples."""
         channels, side, _ = self.sample_shape
         lengths = self.config.transformer.get("axes_lens", (300, 512, 512))
-        most = self.encoder.config.max_sequence_length
+        most = self.conditioning.max_sequence_length - self.encoder.config.template_drop_tokens
         if lengths[0] <= most:
             raise InputError(
                 f"got axes_lens={list(lengths)} for captions of up to {most} tokens, expected at least {most + 1} as "
@@ -204,8 +205,10 @@ class TextToImageTrainer(DiffusionTrainer):
                 temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedLumina2Pipeline:
-        """The pipeline of a transformer."""
-        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, encoder and encoder.tokenizer)
+        """The pipeline of a transformer; it reads as much of a prompt as the transformer has seen of captions."""
+        tokenizer = encoder and encoder.tokenizer
+        limit = self.conditioning.max_sequence_length
+        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
 
     def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
         self.pipeline(transformer, encoder).save_pretrained(folder)

@@ -30,13 +30,16 @@ from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.picture_data import Batch, CaptionedPictures, load_rows
 from granted.training.run_folder import data_fingerprint
 from granted.training.text_to_image import save_grid
+from granted.utils.settings import Count, Natural, NonNegative, Positive, Share
 
 
 @dataclass
 class TextToVideoConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-video training; the defaults are the paper's.
+    """Settings of a text-to-video training.
 
-    `data` are clips, `batch_size` is theirs.
+    `data` are clips, `batch_size` is theirs. The defaults of image_batch_size and image_steps are the paper's; height,
+    width, num_frames, shift and max_sequence_length are Wan 2.1's. ema_decay is 0: the paper names no average, and one
+    over 20,000 steps of fine-tuning would keep much of their beginning.
 
     Args:
         pretrained (`str`, *optional*): Hub id or folder of the Wan transformer, or of a pipeline with one, that is
@@ -52,19 +55,21 @@ class TextToVideoConfig(DiffusionTrainingConfig):
 
     pretrained: str | None = None
     frames_column: str = "frames"
-    num_frames: int = 81
-    height: int = 480
-    width: int = 832
+    num_frames: Count = 81
+    height: Count = 480
+    width: Count = 832
     image_data: str = ""
     image_column: str = "image"
-    image_batch_size: int = 512
-    image_steps: int = 7
-    batch_size: int = 128
-    max_steps: int = 20_000
+    image_batch_size: Count = 512
+    image_steps: Natural = 7
+    batch_size: Count = 128
+    max_steps: Count = 20_000
     freeze_at: str = "0.6"
-    shift: float = 3.0
-    guidance_scale: float = 5.0
-    sample_count: int = 4
+    max_sequence_length: Count = 512
+    ema_decay: Share = 0.0
+    shift: Positive = 3.0
+    guidance_scale: NonNegative = 5.0
+    sample_count: Count = 4
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,9 +78,6 @@ class TextToVideoConfig(DiffusionTrainingConfig):
                 f"got image_steps={self.image_steps} with image_data {self.image_data!r}, expected 1 to 9 of ten "
                 "steps with pictures, or 0 without: set both"
             )
-        for name in ("num_frames", "height", "width", "image_batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"got {name}={getattr(self, name)}, expected a number above 0")
 
 
 TextToVideoConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
@@ -210,8 +212,8 @@ class TextToVideoTrainer(DiffusionTrainer):
 
     def padded(self, embeds: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, N, D) with zeros up to the length that Wan, which takes no mask, always reads."""
-        config = self.encoder.config
-        missing = config.max_sequence_length - config.template_drop_tokens - embeds.shape[1]
+        length = self.conditioning.max_sequence_length - self.encoder.config.template_drop_tokens
+        missing = length - embeds.shape[1]
         return nn.functional.pad(embeds, (0, 0, 0, missing))  # (B, N, D)
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
@@ -250,8 +252,10 @@ class TextToVideoTrainer(DiffusionTrainer):
                 temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedWanPipeline:
-        """The pipeline of a transformer."""
-        return GrantedWanPipeline(transformer, self.scheduler, self.vae, encoder, encoder and encoder.tokenizer)
+        """The pipeline of a transformer; it reads as much of a prompt as the transformer has seen of captions."""
+        tokenizer = encoder and encoder.tokenizer
+        limit = self.conditioning.max_sequence_length
+        return GrantedWanPipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
 
     def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
         self.pipeline(transformer, encoder).save_pretrained(folder)

@@ -1,6 +1,6 @@
 """The layer weights' schedule: learned jointly with the diffusion model, then frozen (Section 3.5, Appendix B).
 
-    schedule = LayerWeightSchedule(encoder, mode="two_step", freeze_at="0.667", total_steps=144_000)
+    schedule = LayerWeightSchedule(encoder, mode="two_step", freeze_at="2/3", total_steps=144_000)
     for step in range(144_000):
         if schedule.begin(step):      # frozen at this step: the conditioning is constant from here on
             ...
@@ -14,6 +14,7 @@
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,18 @@ class LayerWeightSchedule:
 
     The schedule sets the encoder's fusion, freezes its trunk, and owns the only optimiser that touches the weights:
     an AdamW without weight decay, which would pull them back to Norm-Avg. After the freeze there is no optimiser
-    left, and nothing changes the weights any more.
+    left, and nothing changes the weights any more. What is frozen are the weights of that step themselves, not an
+    average of them: the diffusion model has just been trained on them, and goes on with them.
 
     Args:
         encoder ([`GrantedModel`]): its fusion becomes what the mode asks for.
         mode (`str`): `"two_step"`, `"continuous"` (learned to the end), `"norm_avg"` (equal, fixed), or `"as_saved"`
             (the encoder's own fusion, fixed: a single layer, or weights learned before).
-        freeze_at (`str`, defaults to `"0.667"`): for two_step, the steps of joint training: a number, a fraction of
+        freeze_at (`str`, defaults to `"2/3"`): for two_step, the steps of joint training: a number, a fraction of
             the run (the paper's 96k of 144k), or `"auto"`: when the distance that the softmaxed weights move in a
             window has stopped falling.
         total_steps (`int`): length of the run.
-        learning_rate (`float`, defaults to 1e-4): of the weights.
+        learning_rate (`float`, defaults to 1e-4): of the weights; `update` may scale it.
         window (`int`, *optional*): steps between two looks of `"auto"`; a fiftieth of the run by default.
         record_steps (`int`, defaults to 10): steps between two points of the trajectory; it also has
             the freeze and the end.
@@ -62,7 +64,7 @@ class LayerWeightSchedule:
         encoder: GrantedModel,
         *,
         mode: str,
-        freeze_at: str = "0.667",
+        freeze_at: str = "2/3",
         total_steps: int,
         learning_rate: float = 1e-4,
         window: int | None = None,
@@ -105,15 +107,18 @@ class LayerWeightSchedule:
         self._freeze(step)
         return True
 
-    def update(self, accelerator: Accelerator, learning_rate_factor: float = 1.0) -> None:
-        """One optimiser step on the mean gradient over all processes; nothing once the weights are frozen."""
+    def update(self, accelerator: Accelerator, factor: float = 1.0) -> None:
+        """One optimiser step on the mean gradient over all processes, at `factor` times the learning rate.
+
+        Nothing once the weights are frozen.
+        """
         if self.optimizer is None:
             return
         weights = self.encoder.fusion.weights  # (L,)
         gradient = torch.zeros_like(weights) if weights.grad is None else weights.grad  # (L,)
         weights.grad = accelerator.reduce(gradient, reduction="mean")  # (L,)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._peak * learning_rate_factor
+            group["lr"] = self._peak * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -190,23 +195,26 @@ def set_fusion(encoder: GrantedModel, fusion: str) -> None:
 
 
 def freeze_step(freeze_at: str, total_steps: int) -> int:
-    """The step before which the weights are frozen, from a number of steps or a fraction of the run.
+    """The step before which the weights are frozen.
+
+    Args:
+        freeze_at (`str`): a number of steps, or a fraction of the run below 1, such as `"2/3"` or `"0.6"`.
+        total_steps (`int`): length of the run.
 
     Raises:
         InputError: it is neither, or not within the run.
     """
     try:
-        value = float(freeze_at)
-        step = round(value * total_steps) if value < 1 else int(value)
-        legal = 0 < step < total_steps and (value < 1 or value == step)
-    except (TypeError, ValueError, OverflowError):
-        legal = False
-    if not legal:
+        value = Fraction(freeze_at)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    step = round(value * total_steps) if value < 1 else value
+    if not 0 < step < total_steps or step != int(step):
         raise InputError(
-            f"got freeze_at={freeze_at!r}, expected a step between 1 and {total_steps - 1}, a fraction of the run, or "
-            "auto: correct it, or use continuous"
+            f"got freeze_at={freeze_at!r}, expected a step between 1 and {total_steps - 1}, a fraction of the run "
+            "such as 2/3, or auto: correct it, or use continuous"
         )
-    return step
+    return int(step)
 
 
 def moved(before: Sequence[float], after: Sequence[float]) -> float:
