@@ -590,13 +590,16 @@ class GrantedModel(PreTrainedModel):
             raise ValueError(f"got {type(texts).__name__}, expected a list of texts: choose a column, or make a list")
         texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow's entries are no strings
         for i, text in enumerate(texts):
+            expected = None
             if not isinstance(text, str) or not (text.strip() or allow_empty):
-                kind = "text" if allow_empty else "text that is not empty"
-                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected a {kind}")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"got half a surrogate pair at position {i}, expected whole characters") from None
+                expected = "a text" if allow_empty else "a text that is not empty"
+            else:
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    expected = "a text of whole characters (it has half a surrogate pair)"
+            if expected:
+                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected {expected}")
         return texts
 
     def tokenize(
