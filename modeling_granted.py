@@ -462,7 +462,7 @@ class GrantedModel(PreTrainedModel):
         if self._last_layer_name is None:
             key = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
             # Not padding, whose embedding may be all zeros, which come out of a norm as they went in.
-            place = int(inputs["attention_mask"].flatten().argmax())
+            place = int(inputs["attention_mask"].flatten().bool().long().argmax())
             token = {key: inputs[key].flatten(0, 1)[place][None, None]}  # (1, 1) or (1, 1, D)
             self._last_layer_name = find_last_layer(trunk, layers, self.config.last_layer, token)
         modules = [*layers[:-1], trunk.get_submodule(self._last_layer_name)]

@@ -114,7 +114,7 @@ def test_the_last_layer_is_found_by_a_token_that_is_not_padding(make_tokenizer):
     model = GrantedModel.from_loaded(llama, make_tokenizer("[BOS]", None), fusion="single")
     input_ids, mask = torch.tensor([[0, 0, 7, 8], [9, 7, 8, 5]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     expected = llama(input_ids, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(model(input_ids, mask).last_hidden_state[1], expected[1])
+    torch.testing.assert_close(model(input_ids, mask.bool()).last_hidden_state[1], expected[1])
 
 
 @torch.no_grad()
