@@ -462,7 +462,7 @@ class GrantedModel(PreTrainedModel):
         if self._last_layer_name is None:
             key = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
             # Not padding, whose embedding may be all zeros, which come out of a norm as they went in.
-            place = int(inputs["attention_mask"].flatten().argmax())
+            place = int(inputs["attention_mask"].flatten().bool().long().argmax())
             token = {key: inputs[key].flatten(0, 1)[place][None, None]}  # (1, 1) or (1, 1, D)
             self._last_layer_name = find_last_layer(trunk, layers, self.config.last_layer, token)
         modules = [*layers[:-1], trunk.get_submodule(self._last_layer_name)]
@@ -590,13 +590,16 @@ class GrantedModel(PreTrainedModel):
             raise ValueError(f"got {type(texts).__name__}, expected a list of texts: choose a column, or make a list")
         texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow's entries are no strings
         for i, text in enumerate(texts):
+            expected = None
             if not isinstance(text, str) or not (text.strip() or allow_empty):
-                kind = "text" if allow_empty else "text that is not empty"
-                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected a {kind}")
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"got half a surrogate pair at position {i}, expected whole characters") from None
+                expected = "a text" if allow_empty else "a text that is not empty"
+            else:
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    expected = "a text of whole characters (it has half a surrogate pair)"
+            if expected:
+                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected {expected}")
         return texts
 
     def tokenize(

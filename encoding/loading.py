@@ -178,7 +178,13 @@ def load_encoder(
             model = GrantedModel.from_pretrained(path, config=config, **options.loading())
         else:
             model = GrantedModel.from_encoder(path, **options.loading(), **(config_options | configured))
-    return name, place(model.eval(), options.device)
+    encoder = place(model.eval(), options.device)
+    try:  # which layer is the last is found out at first use: what is wrong there is said before the work
+        with torch.no_grad():
+            encoder.fuse(*encoder.pad(encoder.tokenize(["a"])))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return name, encoder
 
 
 def load_vision_language_model(

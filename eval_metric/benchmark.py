@@ -88,7 +88,7 @@ def find_heads(folder: str | os.PathLike) -> list[Head]:
 
 def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[Head]) -> None:
     """Refuse aggregators that were made for an encoder of another width, depth or weights, or that share a name."""
-    width, layers = encoder.config.get_text_config().hidden_size, encoder.config.num_hidden_layers
+    layers = encoder.config.num_hidden_layers
     names = [head.name for head in heads]
     for head in heads:
         if names.count(head.name) > 1:
@@ -97,6 +97,7 @@ def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, head
                 "evaluate them one by one"
             )
         config = head.aggregator.config
+        width = encoder.config.fused_size(head.aggregator.fusion.layers)
         if config.encoder_hidden_size != width or config.num_layers != layers:
             raise InputError(
                 f"got an aggregator for {config.encoder} ({config.num_layers} layers of width "

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -39,6 +40,17 @@ def test_missing_texts_are_named_once_and_in_order(tmp_path):
         cache.read("v", "a")
     with pytest.raises(KeyError):
         cache.read("other", "b")
+
+
+def test_what_cannot_be_text_is_refused_by_its_place(tmp_path):
+    cache = EmbeddingCache(tmp_path, {})
+    for entry in (3, "\ud83d", None):
+        with pytest.raises(InputError, match="at position 1, expected a text"):
+            cache.missing(["a cube", entry])
+        with pytest.raises(InputError, match="expected a text"):
+            cache.append([entry], {"features": [torch.zeros(2)]})
+    assert cache.missing(numpy.array(["a cube", "a cube"])) == ["a cube"]
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_cache_of_something_else_is_refused_with_what_differs(tmp_path):

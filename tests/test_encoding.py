@@ -91,6 +91,11 @@ def test_template_last_layer_and_length_are_set_for_plain_and_for_saved_encoders
         EncoderOptions(quantization="2bit")
 
 
+def test_a_last_layer_that_an_encoder_does_not_have_is_refused_when_it_is_loaded(tiny_bert_folder):
+    with pytest.raises(InputError, match="got last_layer='post_norm' for BertModel, which has no final norm"):
+        load_encoder(tiny_bert_folder, EncoderOptions(last_layer="post_norm"))
+
+
 def test_a_path_that_exists_is_a_path_whatever_is_in_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()

@@ -40,7 +40,9 @@ from transformers import (
 )
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
+from granted.errors import InputError
 from granted.modeling_granted import find_text_trunk
+from granted.training.aggregator_features import new_aggregator
 
 
 TEXT = {
@@ -343,6 +345,10 @@ def test_an_output_of_another_width_is_fused_with_no_other_layer():
     assert last.shape == (2, 7, 48) and first.shape == (2, 7, 32)
     with pytest.raises(ValueError, match="width 48 fused with layers of width 32"):
         model.fuse(*inputs, [LayerFusion("avg", 3)])
+    for feature, width in (("last", 48), ("layer_0", 32)):
+        assert new_aggregator(feature, model, "altclip", "0" * 64, seed=0).config.encoder_hidden_size == width
+    with pytest.raises(InputError, match=r"expected one width: .*, or leave out the feature norm_avg"):
+        new_aggregator("norm_avg", model, "altclip", "0" * 64, seed=0)
     projected = build(altclip, fusion="single", last_layer="output", projection_dim=12, projection_trained=True)
     assert read(projected, *inputs).shape == (2, 7, 12)
 

@@ -10,6 +10,7 @@ import accelerate
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLWan,
@@ -246,6 +247,25 @@ def test_truncation_warns_once_with_counts_and_the_way_out(kind, encoder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         conditioning(pipe, [SHORT, LONG], negative_prompt=LONG, max_sequence_length=10)
+
+
+@EACH
+def test_prompts_in_any_kind_of_list_are_read_up_to_the_encoders_last_position(kind, tiny_bert_folder):
+    pipe = MAKERS[kind](GrantedModel.from_encoder(tiny_bert_folder))
+    prompts = [SHORT, "a red cube " * 30]
+    with pytest.warns(UserWarning, match="longer than 64 tokens .* the encoder has positions for no more"):
+        expected = conditioning(pipe, prompts, max_sequence_length=100)
+    assert expected["prompt_attention_mask"].sum(1).tolist() == [5, 64]
+    for column in (Dataset.from_dict({"text": prompts})["text"], np.array(prompts), tuple(prompts)):
+        with pytest.warns(UserWarning):
+            given = conditioning(pipe, column, max_sequence_length=100)
+        assert all(torch.equal(given[name], expected[name]) for name in expected), type(column)
+
+
+def test_a_prompt_whose_features_are_not_finite_is_named(encoder):
+    encoder.get_input_embeddings().weight.data[encoder.tokenizer.convert_tokens_to_ids("cube")] = torch.nan
+    with pytest.raises(ValueError, match=f"NaN or infinite features for the text '{SHORT}', expected finite ones"):
+        conditioning(image_pipeline(encoder), [LONG, SHORT])
 
 
 def test_lumina_reads_and_draws_no_more_than_it_has_positions_for(encoder):
@@ -503,6 +523,8 @@ BAD = {
     "a number in a list": ({"prompt": ["a", 3]}, "expected a text or a list of texts"),
     "an empty list": ({"prompt": []}, "expected a text or a list of texts"),
     "bytes": ({"prompt": b"a"}, "expected a text or a list of texts"),
+    "half a surrogate pair": ({"prompt": ["a", "\ud83d"]}, "expected a text or a list of texts: .* at position 1"),
+    "a mapping": ({"prompt": {"text": "a"}}, "got prompt={'text': 'a'}, expected a text or a list of texts"),
     "a number to avoid": ({"prompt": "a", "negative_prompt": 3}, "got negative_prompt=3, expected a text"),
     "both": ({"prompt": "a", "prompt_embeds": embeds(), "prompt_attention_mask": mask()}, "both prompt and"),
     "no mask": ({"prompt_embeds": embeds()}, "prompt_embeds without prompt_attention_mask"),

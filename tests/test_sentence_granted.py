@@ -2,8 +2,10 @@
 
 import shutil
 
+import numpy
 import pytest
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
@@ -182,11 +184,54 @@ def test_a_text_that_is_cut_is_warned_about_and_the_length_is_the_configurations
     close(model.encode(sentences, convert_to_tensor=True), plain(encoder, aggregator, sentences))
 
 
+def test_no_text_is_read_past_the_last_position_whatever_is_asked(tiny_bert_folder):
+    encoder = GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg")
+    model = wrapped(encoder, trained(encoder))
+    model.max_seq_length = 1000
+    assert model.max_seq_length == 64
+    with pytest.warns(UserWarning, match="longer than 64 tokens .* the encoder has positions for no more"):
+        found = model.encode("a red cube " * 30, convert_to_tensor=True)
+    with pytest.warns(UserWarning):
+        close(found, plain(encoder, model[0].aggregator, ["a red cube " * 30])[0])
+
+
 def test_an_empty_text_has_an_embedding_and_what_is_no_text_is_refused(encoder, aggregator):
     model = wrapped(encoder, aggregator)
     assert torch.from_numpy(model.encode(["", "a bird"])).isfinite().all()
     with pytest.raises(ValueError, match="expected a text"):
         model.encode([{"text": "a bird"}])
+    for prompt in (None, "describe "):
+        for entry in (3, "\ud83d"):
+            with pytest.raises(ValueError, match=r"at position 1, .* \(counted in a batch, .* sorts by length\)"):
+                model.encode(["a bird", entry], prompt=prompt)
+
+
+def test_a_column_of_any_kind_is_a_list_of_texts(encoder, aggregator, sentences):
+    model = wrapped(encoder, aggregator)
+    expected = model.encode(sentences, convert_to_tensor=True)
+    columns = Dataset.from_dict({"text": sentences})["text"], numpy.array(sentences), tuple(sentences)
+    for column in columns:
+        assert torch.equal(model.encode(column, convert_to_tensor=True), expected), type(column)
+
+
+def test_features_that_are_not_finite_are_refused_by_their_text(tiny_encoder_folder, aggregator):
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg")
+    cube = encoder.tokenizer.convert_tokens_to_ids("cube")
+    encoder.get_input_embeddings().weight.data[cube] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite features for the text 'a red cube', expected finite ones"):
+        wrapped(encoder, aggregator).encode(["two black cats", "a red cube", "a bird"])
+
+
+def test_two_processes_embed_as_one_does(encoder, aggregator, sentences):
+    model = wrapped(encoder, aggregator)
+    expected = model.encode(sentences, convert_to_tensor=True)
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    try:
+        close(model.encode(sentences, pool=pool, convert_to_tensor=True, chunk_size=4), expected)
+        with pytest.raises(ValueError, match="half a surrogate pair"):
+            model.encode(["a bird", "\ud83d"], pool=pool)
+    finally:
+        model.stop_multi_process_pool(pool)
 
 
 def test_a_loss_on_the_embedding_reaches_aggregator_layer_weights_and_encoder(tiny_encoder_folder, sentences):
@@ -250,11 +295,14 @@ def test_another_aggregator_replaces_the_first(saved, encoder, sentences, tmp_pa
     close(model.encode(sentences, convert_to_tensor=True), plain(encoder, other, sentences))
 
 
-def test_the_aggregator_stays_in_fp32_beside_an_encoder_in_bf16(saved):
+def test_the_aggregator_stays_in_fp32_beside_an_encoder_in_bf16(saved, sentences):
     model = SentenceTransformer(str(saved), trust_remote_code=True, model_kwargs={"dtype": torch.bfloat16})
     assert model[0].encoder.dtype == torch.bfloat16
-    assert model[0].aggregator.dtype == torch.float32
-    assert model.encode("a bird", convert_to_tensor=True).dtype == torch.float32
+    assert {parameter.dtype for parameter in model[0].aggregator.parameters()} == {torch.float32}
+    embeddings = model.encode(sentences, convert_to_tensor=True)
+    assert embeddings.dtype == torch.float32
+    # Not numbers of bf16 in fp32: the last product is none of bf16.
+    assert not torch.equal(embeddings, embeddings.bfloat16().float())
 
 
 def test_remote_code_is_not_run_unasked(saved):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from granted.configuration_granted import ContextAggregatorConfig
+from granted.configuration_granted import ContextAggregatorConfig, fused_layers
 from granted.errors import InputError
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
@@ -84,8 +84,12 @@ def new_aggregator(feature: str, encoder: GrantedModel, encoder_name: str, finge
     """A freshly initialised aggregator for one feature of an encoder; the same for the same seed."""
     num_layers = encoder.config.num_hidden_layers
     fusion, layer_index = feature_fusion(feature, num_layers)
+    try:
+        width = encoder.config.fused_size(fused_layers(fusion, layer_index, None, num_layers))
+    except ValueError as error:
+        raise InputError(f"{error}, or leave out the feature {feature}") from error
     config = ContextAggregatorConfig(
-        encoder_hidden_size=encoder.config.get_text_config().hidden_size,
+        encoder_hidden_size=width,
         fusion=fusion,
         layer_index=layer_index,
         num_layers=num_layers,
