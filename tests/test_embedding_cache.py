@@ -1,11 +1,13 @@
 """Embeddings on disk: what went in comes out, and nothing that belongs to something else."""
 
 import json
+import subprocess
+import sys
 
 import numpy
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from granted.embedding_cache import EmbeddingCache, identity_hash
@@ -81,19 +83,78 @@ def test_what_a_killed_process_left_behind_does_not_stand_in_the_way(tmp_path):
     assert len(EmbeddingCache(tmp_path, IDENTITY)) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "half"])
-def test_a_damaged_shard_is_named(tmp_path, damage):
+def spoil(shard, **changes):
+    """Write the shard again with other tensors, or with another description of them."""
+    described = {name: changes.pop(name) for name in ("identity", "keys", "lengths") if name in changes}
+    with safe_open(shard, framework="pt") as tensors:
+        kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        described = json.loads(tensors.metadata()["cache"]) | described
+    save_file(kept | changes, shard, {"cache": json.dumps(described)})
+
+
+DAMAGE = {
+    "cut": lambda shard: shard.write_bytes(shard.read_bytes()[:-4]),
+    "empty": lambda shard: shard.write_bytes(b""),
+    "of another program": lambda shard: save_file({"v": torch.ones(2, 2)}, shard),
+    "of another cache": lambda shard: spoil(shard, identity="0123456789abcdef"),
+    "rows": lambda shard: spoil(shard, v=torch.ones(1, 2)),
+    "lengths": lambda shard: spoil(shard, lengths={"v": [1, 2]}),
+    "keys": lambda shard: spoil(shard, keys=["a"]),
+    "no lengths": lambda shard: spoil(shard, lengths={}),
+    "other tensors": lambda shard: spoil(shard, w=torch.ones(2, 2)),
+    "no description": lambda shard: spoil(shard, keys=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_shard_that_is_damaged_or_of_another_cache_is_refused_by_name(tmp_path, damage):
     EmbeddingCache(tmp_path, IDENTITY).append(["a", "b"], {"v": [torch.ones(2), torch.ones(2)]})
     (shard,) = tmp_path.glob("*.safetensors")
-    content = shard.read_bytes()
-    if damage == "foreign":
-        save_file({"v": torch.ones(2)}, shard)
-    elif damage == "half":
-        save_file({"v": torch.ones(2)}, shard, {"keys": json.dumps(["a"])})
-    else:
-        shard.write_bytes(content[:-4] if damage == "cut" else b"")
-    with pytest.raises(InputError, match=f"damaged shard .*{shard.name}"):
+    DAMAGE[damage](shard)
+    with pytest.raises(InputError, match=f"damaged shard .*{shard.name}.*remove it") as caught:
         EmbeddingCache(tmp_path, IDENTITY)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_finite_is_neither_kept_nor_read(tmp_path):
+    cache = EmbeddingCache(tmp_path, IDENTITY)
+    tokens = [torch.ones(3, 2), torch.tensor([[0.0, 1.0], [torch.inf, 0.0]])]  # (N_i, D) each
+    with pytest.raises(InputError, match=r"NaN or infinite values in v of 'second', .*--dtype float32"):
+        cache.append(["first", "second"], {"v": tokens})
+    assert len(cache) == 0 and not list(tmp_path.glob("*.safetensors"))
+    cache.append(["a", "b"], {"v": [torch.ones(2), torch.ones(2)]})
+    (shard,) = tmp_path.glob("*.safetensors")
+    spoil(shard, v=torch.tensor([[1.0, 1.0], [1.0, torch.nan]]))
+    assert torch.equal(cache.read("v", "a"), torch.ones(1, 2))
+    for read in (lambda: cache.read("v", "b"), lambda: cache.read_vectors("v", ["a", "b"])):
+        with pytest.raises(InputError, match=f"damaged shard .*{shard.name}.*NaN"):
+            read()
+
+
+SHARD = """
+import sys, torch
+from granted.embedding_cache import EmbeddingCache
+cache = EmbeddingCache(sys.argv[1], {"encoder": "abc", "dtype": "float32"})
+cache.append(["a", "b"], {name: torch.arange(4.0).view(2, 2) for name in "vwxyz"}, {"seconds": float(sys.argv[2])})
+"""
+
+
+def test_the_same_content_gives_the_same_bytes_in_any_process_whatever_it_took(tmp_path):
+    written = set()
+    for seconds in ("1", "2", "3"):
+        folder = tmp_path / seconds
+        subprocess.run([sys.executable, "-c", SHARD, str(folder), seconds], check=True)
+        written.add(next(folder.glob("*.safetensors")).read_bytes())
+    assert len(written) == 1
+
+
+def test_what_the_embeddings_of_texts_took_is_the_sum_of_their_parts_also_after_an_interruption(tmp_path):
+    cache = EmbeddingCache(tmp_path, IDENTITY)
+    cache.append(["a", "b", "c", "d"], {"v": torch.ones(4, 2)}, {"seconds": 8.0})
+    cache = EmbeddingCache(tmp_path, IDENTITY)
+    cache.append(["e"], {"v": torch.ones(1, 2)}, {"seconds": 1.0})
+    for texts, expected in ((["a", "e", "b", "c", "d", "a"], 9.0), (["a"], 2.0), (["e", "b"], 3.0)):
+        assert sum(work["seconds"] * share for work, share in cache.work(texts)) == expected
 
 
 def test_a_damaged_description_is_named(tmp_path):
