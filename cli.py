@@ -54,6 +54,9 @@ WarmupSteps = Annotated[int, typer.Option(help="Steps of linear rise.")]
 WeightDecay = Annotated[float, typer.Option(help="Of AdamW.")]
 MaxGradNorm = Annotated[float, typer.Option(help="Gradient clip, per aggregator.")]
 Temperature = Annotated[float, typer.Option(help="Of the contrastive loss.")]
+AggregatorWidth = Annotated[
+    int | None, typer.Option(help="Width of the aggregators' blocks, a multiple of 16; the encoder's by default.")
+]
 HardNegatives = Annotated[bool, typer.Option(help="Use the pairs' negatives column.")]
 HeldOut = Annotated[int, typer.Option(help="Pairs kept to measure on (at most a tenth).")]
 MixedPrecision = Annotated[str, typer.Option(help="Of the aggregators: bf16 or no.")]
@@ -91,6 +94,7 @@ def evaluate(
     weight_decay: WeightDecay = 1e-5,
     max_grad_norm: MaxGradNorm = 0.5,
     temperature: Temperature = 0.07,
+    aggregator_width: AggregatorWidth = None,
     hard_negatives: HardNegatives = False,
     held_out: HeldOut = 500,
     mixed_precision: MixedPrecision = "bf16",
@@ -231,6 +235,7 @@ def train_aggregator(
     weight_decay: WeightDecay = 1e-5,
     max_grad_norm: MaxGradNorm = 0.5,
     temperature: Temperature = 0.07,
+    aggregator_width: AggregatorWidth = None,
     hard_negatives: HardNegatives = False,
     held_out: HeldOut = 500,
     mixed_precision: MixedPrecision = "bf16",

@@ -8,6 +8,7 @@
 
 import errno
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -109,6 +110,12 @@ def _concerns(filename: Any, target: Path, workplace: Path | None) -> bool:
         return True
     path = Path(os.path.abspath(os.fsdecode(filename)))
     return target.is_relative_to(path) or path.is_relative_to(workplace)
+
+
+def folder_name(name: str) -> str:
+    """A name for a folder or file that stands for `name` alone: itself, or what can be kept of it and a hash of it."""
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.")
+    return name if kept == name else f"{kept or 'name'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

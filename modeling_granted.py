@@ -135,7 +135,8 @@ class GrantedModel(PreTrainedModel):
         Args:
             name_or_path (`str`): Hub id, folder, or GGUF file.
             revision (`str`, *optional*), dtype (defaults to the checkpoint's), device_map, quantization_config,
-                attn_implementation, trust_remote_code: passed on to `from_pretrained` of the encoder.
+                attn_implementation, trust_remote_code: passed on to `from_pretrained` of the encoder. With
+                `device_map="meta"` no weights are read.
             config_options: fields of [`GrantedConfig`], such as `fusion="norm_avg"`, or `fusion="single",
                 layer_index=-1`.
 
@@ -160,7 +161,11 @@ class GrantedModel(PreTrainedModel):
         load = {key: value for key, value in load.items() if value is not None}
         # The configuration is handed on: to read the header of a GGUF file again takes seconds.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=encoder_config, **source)
-        encoder = auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
+        if device_map == "meta":
+            with torch.device("meta"):
+                encoder = auto_class(encoder_config).from_config(encoder_config, trust_remote_code=trust_remote_code)
+        else:
+            encoder = auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
         if gguf:
             # A dequantised GGUF file may be tagged as quantised, and a tagged model refuses to be saved.
             vars(encoder.config).pop("quantization_config", None)
@@ -621,9 +626,7 @@ class GrantedModel(PreTrainedModel):
                 f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
                 "tokens that are dropped"
             )
-        template = self.config.prompt_template
-        if template is not None:
-            texts = [template.replace("{prompt}", text) for text in texts]
+        texts = self._templated(texts)
         token_ids = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         if allow_empty:
             least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
@@ -648,6 +651,17 @@ class GrantedModel(PreTrainedModel):
             for i, ids in zip(cut, shortened):
                 token_ids[i] = ids
         return token_ids
+
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has with the prompt template around it, however many are read."""
+        if not texts:
+            return []
+        token_ids = self.tokenizer(self._templated(texts), truncation=False, verbose=False)["input_ids"]
+        return [len(ids) for ids in token_ids]
+
+    def _templated(self, texts: list[str]) -> list[str]:
+        template = self.config.prompt_template
+        return texts if template is None else [template.replace("{prompt}", text) for text in texts]
 
     def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, N) of a batch, padded to its longest text, on the model's device."""

@@ -142,8 +142,9 @@ def device_name(device: torch.device) -> str:
 
 
 def place(model: nn.Module, device: str | torch.device = "auto") -> nn.Module:
-    """The model on its device; one that accelerate has dispatched, or that is quantised, stays where it is."""
-    if getattr(model, "hf_device_map", None) or getattr(model, "hf_quantizer", None):
+    """The model on its device; one that accelerate has dispatched, is quantised or without weights stays as it is."""
+    without_weights = any(weights.is_meta for weights in model.parameters())
+    if without_weights or getattr(model, "hf_device_map", None) or getattr(model, "hf_quantizer", None):
         return model
     return model.to(choose_device(device) if isinstance(device, str) else device)
 
@@ -228,7 +229,8 @@ def split_spec(spec: str) -> tuple[str, str]:
     if not separator or os.path.exists(os.path.expanduser(spec)):
         name, path = "", spec
     path = os.path.expanduser(path)
-    return name or Path(path).name.removesuffix(".gguf"), path
+    named = os.path.abspath(path) if os.path.exists(path) else path  # "." has a name of its own
+    return name or Path(named).name.removesuffix(".gguf"), path
 
 
 def is_fused(path: str, revision: str | None = None) -> bool:

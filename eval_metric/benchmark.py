@@ -4,33 +4,39 @@
     results = score_encoder(encoder, "smollm2", heads, records, dataset, cache_dir="cache")
 
 A caption is encoded as `Caption Type: ...` and `Caption: ...`, statements as they are; an instance is right when the
-positive has the strictly highest cosine with its caption. Similarities are in fp32. Beside every aggregator stands the
-mean pooling of the same features, which needs no training.
+positive has the strictly highest cosine with its caption. The encoder runs in its own dtype, all after its layers
+(features, aggregators, means, cosines) in fp32. Beside every aggregator stands the mean pooling of the same features,
+which needs no training.
 """
 
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import device_name
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
 from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
+from granted.training.aggregator_features import reading_of
 from granted.training.contrastive import AggregatorHeads
+
+
+TOGETHER = 4096  # texts tokenised and sorted by length at a time
+AT_A_TIME = 512  # instances whose vectors are in memory
 
 
 @dataclass
@@ -62,17 +68,23 @@ def load_head(folder: str | os.PathLike) -> Head:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     if not isinstance(config, dict) or config.get("model_type") != ContextAggregator.config_class.model_type:
         raise InputError(f"got {folder}, expected the folder of a trained aggregator: train one, or check the path")
-    try:
-        aggregator, loaded = ContextAggregator.from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"got {folder}, which cannot be loaded as an aggregator: {error}") from error
-    wrong = [name for kind in ("missing_keys", "unexpected_keys") for name in sorted(loaded[kind])]
-    if wrong:
-        raise InputError(f"got {folder} with weights missing or unknown: {', '.join(wrong[:3])}: copy it again")
+    with refusing(f"the aggregator {folder}", "one as it was trained: copy it again"):
+        aggregator, loaded = ContextAggregator.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
+        )
+        wrong = [str(name) for kind in ("missing", "unexpected", "mismatched") for name in loaded[f"{kind}_keys"]]
+        if wrong:
+            raise ValueError(f"weights missing, unknown or of another shape: {', '.join(sorted(wrong)[:3])}")
+        for name, weights in aggregator.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise ValueError(f"NaN or infinite values in {name}")
+        training = read_json(folder / "training.json") if (folder / "training.json").exists() else None
+        seed = None if training is None else int(training["settings"]["seed"])
+        if training is not None and not isinstance(training.get("reading"), dict | None):
+            raise ValueError("training.json does not say how texts were read")
     if aggregator.fusion is None or aggregator.config.feature is None:
         raise InputError(f"got {folder}, an aggregator without a feature in its configuration: set fusion and feature")
-    training = read_json(folder / "training.json") if (folder / "training.json").exists() else None
-    return Head(aggregator.eval(), training["settings"]["seed"] if training else None, training)
+    return Head(aggregator.eval(), seed, training)
 
 
 def find_heads(folder: str | os.PathLike) -> list[Head]:
@@ -87,9 +99,9 @@ def find_heads(folder: str | os.PathLike) -> list[Head]:
 
 
 def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[Head]) -> None:
-    """Refuse aggregators that were made for an encoder of another width, depth or weights, or that share a name."""
+    """Refuse aggregators made for an encoder of another width, depth, weights or reading, or that share a name."""
     layers = encoder.config.num_hidden_layers
-    names = [head.name for head in heads]
+    names, reading = [head.name for head in heads], reading_of(encoder)
     for head in heads:
         if names.count(head.name) > 1:
             raise InputError(
@@ -108,6 +120,13 @@ def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, head
                 f"got an aggregator trained for other weights or another dtype ({config.encoder}), expected "
                 f"{encoder_name} as it is loaded now: load the encoder it was trained for, or train one"
             )
+        trained = (head.training or {}).get("reading") or reading  # older aggregators do not say
+        for name, value in reading.items():
+            if trained.get(name) != value:
+                raise InputError(
+                    f"got an aggregator trained on texts read with {name} {trained.get(name)!r}, expected {value!r} "
+                    f"as {encoder_name} reads now: set it as in the training, or train one"
+                )
 
 
 def select_shard(records: Sequence[TedRecord], shard: str | None) -> list[TedRecord]:
@@ -165,28 +184,39 @@ def score_encoder(
     fingerprint = encoder.fingerprint()
     check_heads(encoder, encoder_name, fingerprint, heads)
     all_records, records = records, select_shard(records, shard)
+    model = AggregatorHeads({head.name: head.aggregator for head in heads})
+    model = model.to(encoder.input_device, torch.float32).eval()
+    reading = reading_of(encoder)
     identity = {
         "encoder": fingerprint,
-        "prompt template": encoder.config.prompt_template,
-        "maximum length": encoder.config.max_sequence_length,
+        "reading": reading,
         "fusion epsilon": encoder.config.layer_norm_eps,
         "aggregators": {head.name: weights_hash(head.aggregator) for head in heads},
+        "aggregators' dtype": "float32",
     }
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
-    texts = [caption_text(r) for r in records] + [s for r in records for s in r["statements"]]
-    started = time.perf_counter()
-    model = AggregatorHeads({head.name: head.aggregator for head in heads}).to(encoder.input_device).eval()
-    tokens = encode_missing(encoder, model, texts, cache, token_budget, show_progress)
-    seconds = time.perf_counter() - started
-
+    texts = unique_texts(records)
+    encode_missing(encoder, model, texts, cache, token_budget, show_progress)
+    tokens, cut = count_tokens(cache, texts)
+    work = cache.work(texts)
+    if cut:
+        warnings.warn(
+            f"{encoder_name} reads at most {reading['max_length']} tokens of a text: {len(cut)} of {len(texts)} texts "
+            f"are longer, {sum(cut)} of their tokens were cut; --max-length (max_length) sets the limit",
+            stacklevel=2,
+        )
     common = provenance(
-        device=device_name(encoder.input_device),
+        device=", ".join(sorted({part["device"] for part, _ in work})),
         dtype=str(encoder.dtype).removeprefix("torch."),
-        seconds=round(seconds, 2),
+        seconds=round(sum(part["seconds"] * share for part, share in work), 2),
         tokens=tokens,
+        texts=len(texts),
+        texts_cut=len(cut),
+        tokens_cut=sum(cut),
         encoder_revision=encoder.config.encoder_revision,
         weights_fingerprint=fingerprint,
         config_hash=hashlib.sha256(encoder.config.to_json_string().encode()).hexdigest(),
+        settings=reading,
     )
     shared = {
         "encoder": encoder_name,
@@ -203,18 +233,27 @@ def score_encoder(
         seed = head.seed if pooling == "aggregator" or learned else None
         # What differs between machines that trained the same head is left out, so that their shards can be merged.
         training = {k: v for k, v in (head.training or {}).items() if k not in ("identity", "seconds")}
-        origin = common | {"seed": seed, "aggregator": training if pooling == "aggregator" else None}
+        parameters = {"encoder": encoder.encoder.num_parameters()}
+        origin = common | {"seed": seed, "parameters": parameters}
+        if pooling == "aggregator":
+            parameters["aggregator"] = head.aggregator.num_parameters()
+            origin["aggregator"] = training
         results.append(
             Result(
                 feature=head.feature,
                 pooling=pooling,
                 seed=seed,
-                items=score_items(cache, column, records, f"{encoder_name} {column}"),
+                items=score_items(cache, column, records),
                 provenance=origin,
                 **shared,
             )
         )
     return results
+
+
+def unique_texts(records: Sequence[TedRecord]) -> list[str]:
+    """What is encoded for records, each text once: the caption of a record, then its statements."""
+    return list(dict.fromkeys(text for record in records for text in (caption_text(record), *record["statements"])))
 
 
 def encode_missing(
@@ -224,40 +263,54 @@ def encode_missing(
     cache: EmbeddingCache,
     token_budget: int,
     show_progress: bool,
-) -> int:
-    """Encode the texts that the cache lacks, length-sorted, one shard per batch; the number of tokens read."""
+) -> None:
+    """Encode the texts that the cache lacks, length-sorted among those near them, one shard per batch."""
     missing = cache.missing(texts)
-    token_ids = encoder.tokenize(missing)
-    batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
-    half = encoder.dtype == torch.bfloat16
+    limit, device = reading_of(encoder)["max_length"], encoder.input_device
     silent = not (show_progress and missing)
     with evaluating(encoder), tqdm(total=len(missing), desc="encoding", unit="text", disable=silent) as bar:
-        for batch in batches:
-            input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
-            with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=half):
-                features, embeddings = model.embed(encoder, input_ids, attention_mask)
-            rows = {name: embedding.float() for name, embedding in embeddings.items()}  # (b, context_dim) each
-            count = attention_mask.sum(1, keepdim=True) - encoder.config.template_drop_tokens  # (b, 1)
-            for name, feature in features.items():
-                rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros where masked
-            cache.append([missing[i] for i in batch], rows)
-            bar.update(len(batch))
-    return sum(len(ids) for ids in token_ids)
+        started = time.perf_counter()
+        for start in range(0, len(missing), TOGETHER):
+            part = missing[start : start + TOGETHER]
+            with warnings.catch_warnings():  # what is cut is counted, and told of all texts at once
+                warnings.simplefilter("ignore")
+                token_ids = encoder.tokenize(part)
+            lengths = [len(ids) for ids in token_ids]
+            full = [i for i, length in enumerate(lengths) if length >= limit]
+            cut = dict(zip(full, encoder.count_tokens([part[i] for i in full])))
+            for batch in length_sorted_batches(lengths, token_budget):
+                input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
+                with torch.autocast(device.type, enabled=False):  # also where a training around this has it on
+                    features, rows = model.embed(encoder, input_ids, attention_mask)  # rows: (b, context_dim) each
+                count = attention_mask.sum(1, keepdim=True) - encoder.config.template_drop_tokens  # (b, 1)
+                for name, feature in features.items():
+                    rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros where masked
+                counted = [(lengths[i], cut.get(i, lengths[i]) - lengths[i]) for i in batch]
+                rows["tokens"] = torch.tensor(counted)  # (b, 2): read, cut
+                now = time.perf_counter()
+                work = {"seconds": now - started, "device": device_name(device)}
+                cache.append([part[i] for i in batch], rows, work)
+                started = now
+                bar.update(len(batch))
 
 
-def score_items(cache: EmbeddingCache, column: str, records: Sequence[TedRecord], where: str) -> list[dict]:
+def count_tokens(cache: EmbeddingCache, texts: Sequence[str]) -> tuple[int, list[int]]:
+    """Tokens read of all texts together, and the tokens cut from each text that was cut."""
+    counts = cache.read_vectors("tokens", texts)  # (texts, 2)
+    return int(counts[:, 0].sum()), [cut for cut in counts[:, 1].tolist() if cut]
+
+
+def score_items(cache: EmbeddingCache, column: str, records: Sequence[TedRecord]) -> list[dict]:
     """Cosines of every record's caption with its statements, in fp32, as the items of a [`Result`]."""
-    texts = list(dict.fromkeys([caption_text(r) for r in records] + [s for r in records for s in r["statements"]]))
-    vectors = cache.read_vectors(column, texts)  # (texts, D)
-    if not torch.isfinite(vectors).all():
-        bad = texts[int((~torch.isfinite(vectors)).any(-1).nonzero()[0])]
-        raise InputError(f"got NaN or infinite embeddings from {where}, first for {bad[:60]!r}: try --dtype float32")
-    vectors = F.normalize(vectors, dim=-1)  # (texts, D)
-    row = {text: i for i, text in enumerate(texts)}
     items = []
-    for record in records:
-        caption = vectors[row[caption_text(record)]]  # (D,)
-        statements = vectors[[row[s] for s in record["statements"]]]  # (S, D)
-        kept = {name: record[name] for name in ("id", "caption_id", "category", "media", "label")}
-        items.append(kept | {"scores": (statements @ caption).tolist()})
+    for start in range(0, len(records), AT_A_TIME):
+        part = records[start : start + AT_A_TIME]
+        texts = unique_texts(part)
+        vectors = F.normalize(cache.read_vectors(column, texts), dim=-1)  # (texts, D)
+        row = {text: i for i, text in enumerate(texts)}
+        for record in part:
+            caption = vectors[row[caption_text(record)]]  # (D,)
+            statements = vectors[[row[s] for s in record["statements"]]]  # (S, D)
+            kept = {name: record[name] for name in ("id", "caption_id", "category", "media", "label")}
+            items.append(kept | {"scores": (statements * caption).sum(-1).tolist()})
     return items

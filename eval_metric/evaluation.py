@@ -7,18 +7,20 @@ The output folder holds `aggregators/ENCODER/seedN/FEATURE`, `cache`, `results` 
 """
 
 import os
-import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from granted.dataset_builders.ted_6k.records import TedRecord
+from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
 from granted.errors import InputError
 from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
 from granted.eval_metric.report import category_chart, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
-from granted.files import atomic_path
+from granted.files import atomic_path, folder_name
+from granted.training.aggregator_features import reading_of
 from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
 
 
@@ -59,7 +61,8 @@ def evaluate(
         seeds (`list[int]`): an aggregator of every feature is trained for each.
         aggregator (`str`, *optional*): a trained aggregator, or a folder of them, to use instead of training.
         options ([`EncoderOptions`], *optional*): how and where the encoders are loaded.
-        max_length (`int`, *optional*): most tokens that each encoder reads of a text; its own limit by default.
+        max_length (`int`, *optional*): most tokens that every encoder reads of a text; by default the smallest of
+            their own limits, so that all read as much.
         shard (`str`, *optional*): `"i/n"`; results of shards are merged by `merge_shards`.
 
     Returns:
@@ -74,8 +77,10 @@ def evaluate(
     if pairs is not None and not seeds:
         raise InputError("got no seeds, expected at least one")
     names = [split_spec(spec)[0] for spec in encoders]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
+    if pairs is not None:
+        check_apart(pairs, records)
     select_shard(records, shard)
     for earlier in load_all(output_dir / "results") if (output_dir / "results").is_dir() else ():
         if earlier.dataset["fingerprint"] != info["fingerprint"]:
@@ -83,13 +88,13 @@ def evaluate(
                 f"got {output_dir} with results on another benchmark ({earlier.dataset['config']}), expected none or "
                 "results on this one: choose another output folder"
             )
+    max_length = common_length(encoders, options, max_length)
     results = []
     for spec in encoders:
         name, encoder = load_encoder(spec, options, max_length=max_length)
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
         heads: list[Head] = find_heads(aggregator) if aggregator is not None else []
         for seed in seeds if pairs is not None else ():
-            folder = output_dir / "aggregators" / slug / f"seed{seed}"
+            folder = output_dir / "aggregators" / folder_name(name) / f"seed{seed}"
             run = replace(settings or AggregatorTrainingConfig(), seed=seed)
             folders = train_context_aggregators(
                 encoder, pairs, folder, run, encoder_name=name, show_progress=show_progress
@@ -105,10 +110,48 @@ def evaluate(
             shard=shard,
             show_progress=show_progress,
         )
-        for result in found:
-            result.save(output_dir / "results")
-        results += found
+        results += [result.keep(output_dir / "results") for result in found]
     return results
+
+
+def check_apart(pairs: Sequence[dict], records: Sequence[TedRecord]) -> None:
+    """Refuse to train aggregators on texts of the benchmark that they will be scored by.
+
+    Raises:
+        InputError: a text of the pairs is a caption or a statement of the benchmark.
+    """
+    shared = shared_texts(pairs, records)
+    if shared:
+        raise InputError(
+            f"got {len(shared)} texts in the pairs that are in the benchmark, too, first {shared[0][:60]!r}, expected "
+            "none: leave those pairs out, or train on others"
+        )
+
+
+def common_length(encoders: Sequence[str], options: EncoderOptions | None, max_length: int | None) -> int | None:
+    """The most tokens that all encoders read of a text: what is asked for, else the smallest of their own limits.
+
+    Raises:
+        InputError: an encoder does not read as much as is asked for, or cannot be loaded.
+    """
+    if len(encoders) == 1 and max_length is None:
+        return None
+    bare = replace(options or EncoderOptions(), device="auto", device_map="meta", quantization=None)  # no weights
+    loaded = dict(load_encoder(spec, bare, max_length=max_length) for spec in encoders)
+    limits = {name: reading_of(encoder)["max_length"] for name, encoder in loaded.items()}
+    least = min(limits, key=limits.get)
+    if max_length is not None and limits[least] < max_length:
+        raise InputError(
+            f"got max_length {max_length}, expected at most {limits[least]}, which is all that {least} reads of a "
+            "text: lower --max-length"
+        )
+    if limits[least] < max(limits.values()):
+        warnings.warn(
+            f"every encoder reads at most {limits[least]} tokens of a text, the limit of {least}, so that all read as "
+            "much; --max-length lowers it",
+            stacklevel=2,
+        )
+    return limits[least]
 
 
 def write_report(results: Sequence[Result], records: Sequence[TedRecord], output_dir: str | os.PathLike) -> list[Path]:

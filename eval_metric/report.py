@@ -38,7 +38,7 @@ from granted.templates import fill_template
 
 __all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]
 
-HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties")
+HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
 OFFICIAL_INSTANCES = 6641
 _BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
 _EXAMPLES_EACH = 10
@@ -55,6 +55,7 @@ class Row:
         seeds: number of runs; 0 for a lexical baseline.
         spread: highest minus lowest accuracy of the seeds, if several.
         ties: tied items, mean over seeds; None for a lexical baseline, which shares them.
+        parameters: of encoder and aggregator, in millions, such as "134.5M + 9.1M"; None where they are not known.
         baseline: True below the line: mean pooling and the lexical baselines.
     """
 
@@ -67,6 +68,7 @@ class Row:
     seeds: int
     spread: float | None
     ties: float | None
+    parameters: str | None
     baseline: bool
 
     def cells(self) -> tuple[str, ...]:
@@ -78,7 +80,8 @@ class Row:
         if self.spread is not None:
             seeds += f" ({_percent(self.spread)})"
         ties = "shared" if self.ties is None else f"{self.ties:.1f}".removesuffix(".0")
-        return (self.encoder, self.feature or "–", self.pooling or "–", accuracy, seeds, ties)
+        named = (self.encoder, self.feature or "–", self.pooling or "–")
+        return (*named, accuracy, seeds, ties, self.parameters or "–")
 
 
 def table_rows(results: Iterable[Result]) -> list[Row]:
@@ -92,7 +95,7 @@ def table_rows(results: Iterable[Result]) -> list[Row]:
 
 def markdown_table(results: Iterable[Result]) -> str:
     """The main table in GitHub's Markdown; baselines in italics. Ends with a newline."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * 3 + "--:|" * 3]
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * 3 + "--:|" * (len(HEADER) - 3)]
     for row in table_rows(results):
         cells = [_markdown_escaped(cell) if i < 3 else cell for i, cell in enumerate(row.cells())]
         lines.append("| " + " | ".join(f"*{cell}*" if row.baseline and cell != "–" else cell for cell in cells) + " |")
@@ -147,12 +150,13 @@ def _rows(series: Sequence[Series]) -> list[Row]:
             seeds=len(one.runs),
             spread=one.spread,
             ties=one.ties,
+            parameters=" + ".join(f"{count / 1e6:.1f}M" for count in one.parameters.values()) or None,
             baseline=one.pooling == "mean",
         )
         for one in series
     ]
     for name, stored in shared_baselines(series).items():
-        rows.append(Row(_BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, True))
+        rows.append(Row(_BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, None, True))
     return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
 
 

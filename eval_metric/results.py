@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.eval_metric.statistics import Estimate, bootstrap_accuracy
 from granted.files import atomic_path, read_json, write_json
 
@@ -48,14 +48,19 @@ PROVENANCE_FIELDS = (
     "aggregator",
     "settings",
     "seed",
+    "parameters",
     "device",
     "dtype",
     "seconds",
     "tokens",
+    "texts",
+    "texts_cut",
+    "tokens_cut",
     "date",
 )
 # what may differ between the shards of one run
-_PER_SHARD = ("device", "seconds", "tokens", "date")
+_SUMMED = ("seconds", "tokens", "texts", "texts_cut", "tokens_cut")
+_PER_SHARD = (*_SUMMED, "device", "date")
 _ITEM_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -79,11 +84,15 @@ def provenance(
     dtype: str,
     seconds: float,
     tokens: int,
+    texts: int | None = None,
+    texts_cut: int | None = None,
+    tokens_cut: int | None = None,
     encoder_revision: str | None = None,
     weights_fingerprint: str | None = None,
     config_hash: str | None = None,
     aggregator: dict | None = None,
     settings: dict | None = None,
+    parameters: dict | None = None,
     seed: int | None = None,
 ) -> dict:
     """Where a result comes from, in the form a `Result` takes.
@@ -93,11 +102,15 @@ def provenance(
         dtype: in which the encoder ran.
         seconds: wall-clock time of the run.
         tokens: tokens encoded.
+        texts, texts_cut, tokens_cut: texts encoded, how many of them were longer than the encoder reads, and the
+            tokens that were cut from them.
         encoder_revision: commit of the encoder on the Hub.
         weights_fingerprint: hash of the weights, for an encoder without a revision.
         config_hash: of the GrantedConfig.
         aggregator: settings and training of the context aggregator; None for mean pooling.
-        settings: anything else that changes the scores.
+        settings: anything else that changes the scores; of an encoder `max_length`, the most tokens that it reads of
+            a text, and its prompt template.
+        parameters: how many the `encoder` and the `aggregator` have.
         seed: of the run; if given it must be the result's.
 
     Returns:
@@ -111,10 +124,14 @@ def provenance(
         "aggregator": aggregator,
         "settings": settings,
         "seed": seed,
+        "parameters": parameters,
         "device": device,
         "dtype": dtype,
         "seconds": seconds,
         "tokens": tokens,
+        "texts": texts,
+        "texts_cut": texts_cut,
+        "tokens_cut": tokens_cut,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -158,6 +175,7 @@ class Result:
             raise InputError(f"got seed {self.seed} and provenance seed {self.provenance['seed']}, expected one seed")
         _check_json(self.dataset, "dataset")
         _check_json(self.provenance, "provenance")
+        _check_notes(self.provenance)
         _check_baselines(self.baselines)
         items = sorted((_checked_item(item) for item in self.items), key=lambda item: item["id"])
         object.__setattr__(self, "items", items)
@@ -249,6 +267,21 @@ class Result:
         write_json(path, {"kind": KIND} | kept | {"summary": self.summary(), "items": stored})
         return path
 
+    def keep(self, folder: str | os.PathLike) -> "Result":
+        """Save it, unless `folder` has it already with the same scores from the same run; what is there then.
+
+        A finished evaluation that runs again thus keeps what was noted when it was computed.
+        """
+        path = Path(folder) / f"{self.name}.json"
+        if path.exists() and (earlier := load(path))._without_notes() == self._without_notes():
+            return earlier
+        self.save(folder)
+        return self
+
+    def _without_notes(self) -> "Result":
+        """The result without what is noted of the run that computed it."""
+        return replace(self, provenance=self.provenance | dict.fromkeys((*_PER_SHARD, "versions")))
+
 
 def load(path: str | os.PathLike) -> Result:
     """Read one result from its JSON file and the Parquet file beside it.
@@ -263,7 +296,8 @@ def load(path: str | os.PathLike) -> Result:
         raise InputError(f"got {path}, which is not a result, expected a file written by Result.save: check the path")
     _check_keys(stored, ["kind", "summary", *names], str(path), required=True)
     items = _load_items(path, stored["items"])
-    result = Result(**{name: stored[name] for name in names if name != "items"}, items=items)
+    with refusing(f"the result {path}", "one as it was saved: fetch it again"):
+        result = Result(**{name: stored[name] for name in names if name != "items"}, items=items)
     found = {"accuracy": result.accuracy, "n": len(items), "ties": result.ties}
     if not isinstance(stored["summary"], dict) or any(stored["summary"].get(key) != found[key] for key in found):
         raise InputError(
@@ -289,7 +323,7 @@ def load_all(folder: str | os.PathLike) -> list[Result]:
 def merge_shards(results: Sequence[Result]) -> Result:
     """Join all shards 1/n ... n/n of one run into the result that one process would have given.
 
-    Seconds and tokens are summed, devices listed, the latest date kept.
+    Seconds, texts and tokens are summed, devices listed, the latest date kept.
 
     Raises:
         InputError: no shards, a shard missing or given twice, an item given twice or missing, or shards of different
@@ -313,7 +347,7 @@ def merge_shards(results: Sequence[Result]) -> Result:
         )
     parts = [result.provenance for result in results]
     joined = dict(first.provenance)
-    for name, join in (("seconds", sum), ("tokens", sum), ("date", max), ("device", _listed)):
+    for name, join in (*((name, sum) for name in _SUMMED), ("date", max), ("device", _listed)):
         values = [part[name] for part in parts if part.get(name) is not None]
         if values:
             joined[name] = join(values)
@@ -416,6 +450,16 @@ def _check_json(value: dict, name: str) -> None:
         raise InputError(
             f"got {name} that is not JSON ({error}), expected plain finite values: convert them"
         ) from error
+
+
+def _check_notes(stored: dict) -> None:
+    for name in _SUMMED:
+        value = stored.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0):
+            raise InputError(f"got {name} {value!r} in provenance, expected a number, 0 or more")
+    for name in ("aggregator", "settings", "parameters"):
+        if not isinstance(stored.get(name), dict | None):
+            raise InputError(f"got {name} {stored[name]!r} in provenance, expected a dict or none")
 
 
 def _check_baselines(baselines: dict) -> None:

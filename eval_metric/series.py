@@ -5,8 +5,8 @@
     best, second, *others = group_seeds(load_all("results"))
     compare(best, second).difference
 
-All results of one call must be whole and on the same data; anything else is refused, because the figures could not
-stand side by side.
+All results of one call must be whole, on the same data, and of encoders that read as much of every text; anything else
+is refused, because the figures could not stand side by side.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,6 +69,11 @@ class Series:
         return float(np.mean([run.ties for run in self.runs]))
 
     @property
+    def parameters(self) -> dict[str, int]:
+        """How many the encoder and, if there is one, the aggregator have; empty where it is not known."""
+        return self.runs[0].provenance.get("parameters") or {}
+
+    @property
     def spread(self) -> float | None:
         """Highest minus lowest accuracy of the seeds; None for a single run."""
         return float(np.ptp([run.accuracy for run in self.runs])) if len(self.runs) > 1 else None
@@ -102,7 +107,8 @@ def group_seeds(results: Iterable[Result]) -> list[Series]:
     """Group results into series, the most accurate first.
 
     Raises:
-        InputError: no results, a shard, different datasets, one run twice, or seeds of different weights or settings.
+        InputError: no results, a shard, different datasets, encoders that read different amounts of a text, one run
+            twice, or seeds of different weights or settings.
     """
     results = list(results)
     if not results:
@@ -114,6 +120,7 @@ def group_seeds(results: Iterable[Result]) -> list[Series]:
             raise InputError(f"got shard {result.shard} of {result.encoder}, expected whole results: merge the shards")
         _check_same_data(first, result)
         groups.setdefault((result.encoder, result.feature, result.pooling), []).append(result)
+    _check_same_reading(results)
     series = [Series(*key, tuple(_ordered_runs(key, runs))) for key, runs in groups.items()]
     return sorted(series, key=lambda one: (-one.estimate.accuracy, one.label))
 
@@ -185,6 +192,24 @@ def _check_same_data(first: Result, other: Result) -> None:
         raise InputError(
             f"got other items in {other.encoder} {other.feature} than in {first.encoder} {first.feature} under one "
             "dataset fingerprint, expected the same: run the evaluation again"
+        )
+
+
+def _check_same_reading(results: Sequence[Result]) -> None:
+    """All encoders must have read the texts up to one length, or whole; an unknown length is one of its own."""
+    read: dict[tuple, bool] = {}  # (encoder, length) -> whether it read every text whole
+    for result in results:
+        length = (result.provenance.get("settings") or {}).get("max_length")
+        key = (result.encoder, length)
+        read[key] = read.get(key, True) and length is not None and result.provenance.get("texts_cut") == 0
+    if len({length for _, length in read}) > 1 and not all(read.values()):
+        amounts = {
+            f"{encoder} {length or 'an unknown number of'} tokens{', which is all' if whole else ''}"
+            for (encoder, length), whole in read.items()
+        }
+        raise InputError(
+            f"got encoders that read different amounts of a text: {'; '.join(sorted(amounts))}, expected one amount: "
+            "evaluate them again with one --max-length"
         )
 
 

@@ -7,12 +7,14 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from granted.dataset_builders.ted_6k.records import caption_text, fingerprint, validate_records
 from granted.errors import InputError
+from granted.eval_metric import benchmark
 from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
 from granted.eval_metric.results import merge_shards
+from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator_features import new_aggregator
@@ -54,12 +56,16 @@ def encoder(tiny_encoder_folder):
     return GrantedModel.from_encoder(tiny_encoder_folder)
 
 
-@pytest.fixture(scope="module")
-def heads(encoder):
+def make_heads(encoder):
     made = [Head(new_aggregator(name, encoder, "tiny", encoder.fingerprint(), seed=3), seed=3) for name in FEATURES]
     with torch.no_grad():
         made[2].aggregator.fusion.weights.copy_(torch.tensor([0.3, -0.5, 1.0, 0.2]))
     return made
+
+
+@pytest.fixture(scope="module")
+def heads(encoder):
+    return make_heads(encoder)
 
 
 def score(encoder, heads, cache, **options):
@@ -88,11 +94,18 @@ def layers_alone(encoder, text):
     """The layers (1, L, N, D) of one text, as the encoder itself gives them."""
     ids = encoder.tokenizer(text, return_tensors="pt")
     output = encoder.encoder(**{key: ids[key] for key in ("input_ids", "attention_mask")}, output_hidden_states=True)
-    return torch.stack(output.hidden_states[1:], dim=1)  # (1, L, N, D)
+    return torch.stack(output.hidden_states[1:], dim=1).float()  # (1, L, N, D)
 
 
-def test_scores_are_the_cosines_of_texts_encoded_one_by_one(encoder, heads, expected):
-    assert set(expected) == {(name, pooling) for name in FEATURES for pooling in ("aggregator", "mean")}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_the_cosines_of_texts_encoded_one_by_one_in_fp32_after_the_layers(
+    tiny_encoder_folder, tmp_path, dtype
+):
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, dtype=dtype)
+    heads = make_heads(encoder)
+    with torch.autocast("cpu", torch.bfloat16):  # as a training around it may have it
+        scored = score(encoder, heads, tmp_path, token_budget=1)
+    assert set(scored) == {(name, pooling) for name in FEATURES for pooling in ("aggregator", "mean")}
     for head in heads:
 
         def aggregated(text, head=head):
@@ -102,13 +115,12 @@ def test_scores_are_the_cosines_of_texts_encoded_one_by_one(encoder, heads, expe
             return head.aggregator.fusion(layers_alone(encoder, text))[0].mean(0)  # (D,)
 
         for pooling, embed in (("aggregator", aggregated), ("mean", mean)):
-            result = expected[head.feature, pooling]
-            found = {item["id"]: torch.tensor(item["scores"]) for item in result.items}
+            found = {item["id"]: torch.tensor(item["scores"]) for item in scored[head.feature, pooling].items}
             for record in RECORDS:
                 with torch.no_grad():
                     statements = torch.stack([embed(text) for text in record["statements"]])  # (4, D)
                     plain = F.cosine_similarity(statements, embed(caption_text(record))[None])  # (4,)
-                torch.testing.assert_close(found[record["id"]], plain, atol=1e-4, rtol=0)
+                torch.testing.assert_close(found[record["id"]], plain, atol=1e-6, rtol=0)
 
 
 def test_mean_pooling_has_a_seed_only_where_weights_are_learned(expected):
@@ -116,8 +128,12 @@ def test_mean_pooling_has_a_seed_only_where_weights_are_learned(expected):
     assert {name: expected[name, "mean"].seed for name in FEATURES} == {"last": None, "norm_avg": None, "learned": 3}
 
 
-@pytest.mark.parametrize("token_budget", [1, 40, 200])
-def test_scores_do_not_depend_on_the_batches(encoder, heads, expected, tmp_path, token_budget):
+@pytest.mark.parametrize(("token_budget", "together", "at_a_time"), [(1, 5, 1), (40, 3, 5), (200, 99, 99)])
+def test_scores_do_not_depend_on_what_is_computed_together(
+    encoder, heads, expected, tmp_path, monkeypatch, token_budget, together, at_a_time
+):
+    monkeypatch.setattr(benchmark, "TOGETHER", together)
+    monkeypatch.setattr(benchmark, "AT_A_TIME", at_a_time)
     close(score(encoder, heads, tmp_path, token_budget=token_budget), expected)
 
 
@@ -127,12 +143,11 @@ def test_features_scored_together_score_as_each_alone(encoder, heads, expected, 
         close(alone, {key: expected[key] for key in alone}, atol=1e-6)
 
 
-def test_a_second_run_reads_the_cache_and_encodes_nothing(encoder, heads, expected, tmp_path):
+def test_a_second_run_reads_the_cache_and_encodes_nothing(encoder, heads, expected, tmp_path, monkeypatch):
     close(score(encoder, heads, tmp_path), expected, atol=0)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    again = score(encoder, heads, tmp_path)
-    close(again, expected, atol=0)
-    assert {result.provenance["tokens"] for result in again.values()} == {0}
+    monkeypatch.setattr(encoder, "pad", None)
+    close(score(encoder, heads, tmp_path), expected, atol=0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == files
 
 
@@ -142,13 +157,13 @@ def test_every_text_is_encoded_once(encoder, expected):
     assert expected["last", "mean"].provenance["tokens"] == tokens
 
 
-def test_an_interrupted_run_encodes_only_what_is_missing_and_scores_the_same(
+def test_an_interrupted_run_encodes_only_what_is_missing_and_tells_of_all_of_it(
     encoder, heads, expected, tmp_path, monkeypatch
 ):
     pad, calls = encoder.pad, []
 
     def interrupted(token_ids):
-        calls.append(sum(map(len, token_ids)))
+        calls.append(len(token_ids))
         if len(calls) == 4:
             raise KeyboardInterrupt
         return pad(token_ids)
@@ -156,18 +171,45 @@ def test_an_interrupted_run_encodes_only_what_is_missing_and_scores_the_same(
     monkeypatch.setattr(encoder, "pad", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(encoder, heads, tmp_path, token_budget=100)
-    monkeypatch.undo()
+    first = sum(read_json(path)["seconds"] for path in shards_of(tmp_path))
     resumed = score(encoder, heads, tmp_path, token_budget=100)
-    total = expected["last", "mean"].provenance["tokens"]
-    assert resumed["last", "mean"].provenance["tokens"] == total - sum(calls[:3])
+    whole = expected["last", "mean"].provenance
+    assert sum(calls[:3]) + sum(calls[4:]) == whole["texts"]
+    for noted in (resumed["last", "mean"].provenance, score(encoder, heads, tmp_path)["last", "mean"].provenance):
+        assert {name: noted[name] for name in ("tokens", "texts", "device")} == {
+            name: whole[name] for name in ("tokens", "texts", "device")
+        }
+        assert noted["seconds"] == pytest.approx(
+            sum(read_json(path)["seconds"] for path in shards_of(tmp_path)), abs=0.01
+        )
+    assert resumed["last", "mean"].provenance["seconds"] > round(first, 2) > 0
     close(resumed, expected)
+
+
+def shards_of(folder):
+    """What is noted beside each shard of the caches in a folder."""
+    return [path.with_suffix(".json") for path in folder.rglob("*.safetensors")]
+
+
+def test_what_is_cut_is_counted_and_told_once(encoder, heads, tmp_path, monkeypatch):
+    texts = sorted({text for record in RECORDS for text in (caption_text(record), *record["statements"])})
+    lengths = encoder.count_tokens(texts)
+    monkeypatch.setattr(encoder.config, "max_sequence_length", 12)
+    monkeypatch.setattr(benchmark, "TOGETHER", 5)
+    cut = [length - 12 for length in lengths if length > 12]
+    for _ in range(2):  # also where all is read from the cache
+        with pytest.warns(UserWarning, match=f"tiny reads at most 12 .*{len(cut)} of {len(texts)} texts") as warned:
+            noted = score(encoder, heads, tmp_path)["last", "mean"].provenance
+        assert len(warned) == 1
+        assert noted["settings"] == {"max_length": 12, "prompt_template": None, "template_drop_tokens": 0}
+        found = [noted[name] for name in ("texts", "texts_cut", "tokens_cut", "tokens")]
+        assert found == [len(texts), len(cut), sum(cut), sum(min(length, 12) for length in lengths)]
 
 
 def test_other_layer_weights_or_another_template_never_read_the_same_cache(encoder, heads, expected, tmp_path):
     score(encoder, heads, tmp_path)
     changed = new_aggregator("learned", encoder, "tiny", encoder.fingerprint(), seed=3)
     other = score(encoder, [*heads[:2], Head(changed, seed=3)], tmp_path)
-    assert other["learned", "mean"].provenance["tokens"] > 0
     assert not torch.equal(scores(other["learned", "mean"]), scores(expected["learned", "mean"]))
     encoder.config.prompt_template = "describe {prompt}"
     try:
@@ -247,9 +289,26 @@ def test_embeddings_that_are_not_finite_are_refused_with_the_first_text(encoder,
     with torch.no_grad():
         broken.encoder.embed_tokens.weight[broken.tokenizer.convert_tokens_to_ids("door")] = math.nan
     head = Head(new_aggregator("last", broken, "tiny", broken.fingerprint(), seed=0), seed=0)
-    with pytest.raises(InputError, match=r"got NaN or infinite embeddings from tiny last@0, .*door.*--dtype") as error:
+    with pytest.raises(InputError, match=r"got NaN or infinite values in .*last.*door.*--dtype") as error:
         score(broken, [head], tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_an_aggregator_trained_on_texts_read_otherwise_is_refused(encoder, heads, tmp_path):
+    as_now = {"max_length": 512, "prompt_template": None, "template_drop_tokens": 0}
+    for change in ({"max_length": 16}, {"prompt_template": "draw {prompt}"}):
+        training = {"settings": {"seed": 3}, "reading": as_now | change}
+        with pytest.raises(InputError, match=f"read with {next(iter(change))} .*expected .* as tiny reads now"):
+            score(encoder, [Head(heads[0].aggregator, 3, training)], tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    score(encoder, [Head(heads[0].aggregator, 3, {"settings": {"seed": 3}, "reading": as_now})], tmp_path / "cache")
+
+
+def test_both_numbers_of_parameters_stand_beside_a_score(encoder, heads, expected):
+    trunk = sum(weights.numel() for weights in encoder.encoder.parameters())
+    head = sum(weights.numel() for weights in heads[0].aggregator.parameters())
+    assert expected["last", "aggregator"].provenance["parameters"] == {"encoder": trunk, "aggregator": head}
+    assert expected["last", "mean"].provenance["parameters"] == {"encoder": trunk}
 
 
 def test_only_aggregators_that_say_what_they_read_are_loaded(heads, tmp_path):
@@ -274,15 +333,32 @@ def test_only_aggregators_that_say_what_they_read_are_loaded(heads, tmp_path):
     bare.save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match="without a feature"):
         load_head(tmp_path / "bare")
-    for damage in ("cut", "gone", "part", "config"):
-        folder = shutil.copytree(tmp_path / "all" / "last", tmp_path / damage)
-        if damage == "config":
-            (folder / "config.json").write_text("{")
-        elif damage == "part":
-            save_file({"context_token": torch.zeros(1, 1, 32)}, folder / "model.safetensors", {"format": "pt"})
-        elif damage == "cut":
-            (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-8])
-        else:
-            (folder / "model.safetensors").unlink()
-        with pytest.raises(InputError, match=r"which cannot be loaded|with weights missing .*blocks|config\.json"):
+    damages = {
+        "cut": lambda folder: (folder / weights).write_bytes((folder / weights).read_bytes()[:-8]),
+        "gone": lambda folder: (folder / weights).unlink(),
+        "part": lambda folder: save_file({"context_token": torch.zeros(1, 1, 32)}, folder / weights, {"format": "pt"}),
+        "nan": lambda folder: change(folder / weights, context_token=torch.full((1, 1, 32), math.nan)),
+        "shape": lambda folder: change(folder / weights, context_token=torch.zeros(1, 1, 16)),
+        "config": lambda folder: (folder / "config.json").write_text("{"),
+        "wrong config": lambda folder: edit(folder / "config.json", num_heads="many"),
+        "no training": lambda folder: (folder / "training.json").write_text("[]"),
+        "no seed": lambda folder: (folder / "training.json").write_text('{"settings": {"seed": null}}'),
+    }
+    weights = "model.safetensors"
+    for name, damage in damages.items():
+        folder = shutil.copytree(tmp_path / "all" / "last", tmp_path / name)
+        damage(folder)
+        with pytest.raises(InputError, match=rf"{folder}.*cannot be loaded|malformed JSON in {folder}") as caught:
             load_head(folder)
+        assert "\n" not in str(caught.value)
+    heads[0].aggregator.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    heads[0].aggregator.float()
+    assert load_head(tmp_path / "half").aggregator.dtype == torch.float32
+
+
+def change(file, **tensors):
+    save_file(load_file(file) | tensors, file, {"format": "pt"})
+
+
+def edit(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))

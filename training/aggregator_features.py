@@ -1,13 +1,15 @@
-"""The features that aggregators read, by name: single layers, averages, learned layer weights.
+"""What aggregators read: features by name (single layers, averages, learned layer weights), and how much of a text.
 
 expand_features(["all_layers", "norm_avg"], num_layers=2)      # ["layer_0", "layer_1", "norm_avg"]
 new_aggregator("norm_avg", encoder, "smollm2", encoder.fingerprint(), seed=0)
+reading_of(encoder)                                            # {"max_length": 512, "prompt_template": None, ...}
 """
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,7 +64,7 @@ def feature_label(feature: str) -> str:
         return feature
     path = Path(feature.removeprefix("weights:"))
     name = path.parent.name if path.name == "model.safetensors" else path.stem
-    return "frozen_" + re.sub(r"[^A-Za-z0-9]+", "_", name)
+    return "frozen_" + re.sub(r"[^a-z0-9]+", "_", name.lower())  # as results take it
 
 
 def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor:
@@ -77,19 +79,43 @@ def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor
         ) from error
     if weights.shape != (num_layers,):
         raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
+    if not torch.isfinite(weights).all():
+        raise InputError(f"got NaN or infinite layer weights in {path}, expected finite ones: train them again")
     return weights
 
 
-def new_aggregator(feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int):
-    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed."""
+def reading_of(encoder: GrantedModel) -> dict[str, Any]:
+    """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it."""
+    return {
+        "max_length": encoder.config.max_sequence_length,
+        "prompt_template": encoder.config.prompt_template,
+        "template_drop_tokens": encoder.config.template_drop_tokens,
+    }
+
+
+def new_aggregator(
+    feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int, width: int | None = None
+) -> ContextAggregator:
+    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed.
+
+    Raises:
+        InputError: an unknown feature, or a `width` (the feature's by default) that its heads cannot share.
+    """
     num_layers = encoder.config.num_hidden_layers
     fusion, layer_index = feature_fusion(feature, num_layers)
     try:
-        width = encoder.config.fused_size(fused_layers(fusion, layer_index, None, num_layers))
+        feature_width = encoder.config.fused_size(fused_layers(fusion, layer_index, None, num_layers))
     except ValueError as error:
         raise InputError(f"{error}, or leave out the feature {feature}") from error
+    heads = ContextAggregatorConfig().num_heads
+    if (width or feature_width) % (2 * heads):
+        raise InputError(
+            f"got an aggregator of width {width or feature_width}, expected a multiple of {2 * heads}: choose one by "
+            "--aggregator-width"
+        )
     config = ContextAggregatorConfig(
-        encoder_hidden_size=width,
+        encoder_hidden_size=feature_width,
+        hidden_size=width,
         fusion=fusion,
         layer_index=layer_index,
         num_layers=num_layers,

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.files import atomic_path, read_json, write_json
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator_features import (
@@ -36,6 +36,7 @@ from granted.training.aggregator_features import (
     feature_label,
     new_aggregator,
     read_layer_weights,
+    reading_of,
 )
 from granted.training.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
 from granted.training.run_folder import hold_folder, leave_folder
@@ -56,10 +57,13 @@ class AggregatorTrainingConfig:
         epochs (`int`), max_steps (`int`, *optional*): length; an incomplete last batch of an epoch is left out.
         schedule (`str`): `"constant"` or `"cosine"` (to zero); warmup_steps (`int`): linear rise before it.
         weight_decay (`float`), max_grad_norm (`float`), temperature (`float`): as in the loss and AdamW.
+        aggregator_width (`int`, *optional*): width of the aggregators' blocks, a multiple of 16; by default that of
+            the encoder, as in the authors' code (Appendix C.1 prints 1024).
         hard_negatives (`bool`): add the texts of each pair's `negatives` column to the negatives.
         held_out (`int`): pairs kept from training to measure the heads on, at most a tenth of all.
         seed (`int`): of initialisation, data order and the held-out choice.
-        mixed_precision (`str`): `"bf16"` or `"no"`; weights, positions and similarities stay in fp32.
+        mixed_precision (`str`): `"bf16"` or `"no"`, of the training's matrix products; weights, positions and
+            similarities stay in fp32, and held-out pairs are measured in fp32.
         recompute_layers (`bool`): learned layer weights get their gradient from a second run of the encoder, at the
             memory of inference; `False` keeps the layers of a batch, which is faster where they fit.
         token_budget (`int`): most tokens, padding included, that the encoder reads at a time.
@@ -77,6 +81,7 @@ class AggregatorTrainingConfig:
     weight_decay: NonNegative = 1e-5
     max_grad_norm: Positive = 0.5
     temperature: Positive = 0.07
+    aggregator_width: Count | None = None
     hard_negatives: bool = False
     held_out: Natural = 500
     seed: Seed = 0
@@ -167,7 +172,7 @@ def train_context_aggregators(
     set_seed(config.seed)
 
     fingerprint = encoder.fingerprint()
-    identity = run_identity(config, fingerprint, pairs, encoder.config.num_hidden_layers)
+    identity = run_identity(config, encoder, fingerprint, pairs)
     finished = [folder / "training.json" for folder in folders.values() if (folder / "training.json").exists()]
     for path in finished:
         _check_identity(path, identity)
@@ -197,7 +202,7 @@ def train_context_aggregators(
     }
     heads = AggregatorHeads(
         {
-            name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed)
+            name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed, config.aggregator_width)
             for name, (feature, _) in names.items()
         }
     ).train()
@@ -208,12 +213,12 @@ def train_context_aggregators(
     )
     lock = hold_folder(output_dir)
     model = accelerator.prepare_model(heads, device_placement=False)
-    first, log = resume(output_dir, identity, heads, optimizer, step_pairs)
+    first, log, seconds = resume(output_dir, identity, heads, optimizer, step_pairs)
     if config.tracker == "trackio":
         accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
 
     silent = not (show_progress and accelerator.is_main_process)
-    started = time.perf_counter()
+    started = time.perf_counter() - seconds
     batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
     with tqdm(total=total, initial=first, desc="aggregator", disable=silent) as bar:
         for step, batch in zip(range(first, total), batches):
@@ -247,7 +252,14 @@ def train_context_aggregators(
                 if config.tracker == "trackio":
                     accelerator.log(row, step=step + 1)
             if (step + 1) % config.save_steps == 0 and step + 1 < total:
-                save_checkpoint(output_dir, step + 1, step_pairs, identity, heads, optimizer, log, accelerator)
+                state = {
+                    "step": step + 1,
+                    "pairs_per_step": step_pairs,
+                    "identity": identity,
+                    "log": log,
+                    "seconds": time.perf_counter() - started,
+                }
+                save_checkpoint(output_dir, state, heads, optimizer, accelerator)
 
     figures = {}
     if accelerator.is_main_process:
@@ -256,6 +268,7 @@ def train_context_aggregators(
             "identity": identity,
             "encoder": encoder_name,
             "settings": asdict(config),
+            "reading": reading_of(encoder),
             "pairs": {"training": len(training), "held_out": len(held_out)},
             "steps": total,
             "processes": accelerator.num_processes,
@@ -272,7 +285,7 @@ def train_context_aggregators(
             with atomic_path(folders[feature_label(feature)]) as temporary:
                 heads.heads[best].save_pretrained(temporary)
                 write_json(temporary / "training.json", report | chosen | {"learning_rates_tried": tried})
-        for folder in output_dir.glob("checkpoint-*"):
+        for folder in checkpoints(output_dir):
             shutil.rmtree(folder)
     accelerator.wait_for_everyone()
     # Not `end_training`, which also ends the process group: the next seed or encoder of this process needs it.
@@ -283,7 +296,7 @@ def train_context_aggregators(
 
 
 def autocast(encoder: GrantedModel, config: AggregatorTrainingConfig) -> torch.autocast:
-    """The precision in which the heads run."""
+    """The precision in which the heads train."""
     return torch.autocast(encoder.input_device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
@@ -298,7 +311,7 @@ def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int]
 
 @torch.no_grad()
 def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
-    """Loss and retrieval accuracy of every head on held-out pairs, in groups of 64 pairs (chance: 1 in 127)."""
+    """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127)."""
     group = 64
     totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
     for start in range(0, len(held_out), group):
@@ -306,7 +319,7 @@ def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[s
         if len(indices) < group and start:
             break  # a smaller group would be easier
         texts, ids = pair_texts(pairs, indices)
-        with autocast(encoder, config):
+        with torch.autocast(encoder.input_device.type, enabled=False):
             embeddings = heads(encoder, texts, config.token_budget)
         for name, rows in embeddings.items():
             loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()
@@ -333,23 +346,27 @@ def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[s
 
 
 def run_identity(
-    config: AggregatorTrainingConfig, fingerprint: str, pairs: Sequence[dict], num_layers: int
+    config: AggregatorTrainingConfig, encoder: GrantedModel, fingerprint: str, pairs: Sequence[dict]
 ) -> dict[str, str]:
-    """What makes two runs the same run: every setting that changes the weights, the encoder and the pairs."""
+    """What makes two runs the same: every setting that changes the weights, the encoder, how it reads, the pairs."""
     settings = asdict(config)
     for feature in config.features:
         if feature.startswith("weights:"):  # the file may change under its name
-            settings[feature] = read_layer_weights(feature.removeprefix("weights:"), num_layers).tolist()
+            weights = read_layer_weights(feature.removeprefix("weights:"), encoder.config.num_hidden_layers)
+            settings[feature] = weights.tolist()
     for name in ("save_steps", "log_steps", "tracker"):
         del settings[name]
     digest = hashlib.sha256()
     for pair in pairs:
         digest.update(json.dumps([pair["caption_a"], pair["caption_b"], pair.get("negatives") or []]).encode())
-    return {"settings": json.dumps(settings, sort_keys=True), "encoder": fingerprint, "pairs": digest.hexdigest()}
+    reading = {name.replace("_", " "): json.dumps(value) for name, value in reading_of(encoder).items()}
+    settings = json.dumps(settings, sort_keys=True)
+    return {"settings": settings, "encoder": fingerprint, "pairs": digest.hexdigest()} | reading
 
 
 def _check_identity(path: Path, identity: dict[str, str]) -> None:
-    found = read_json(path).get("identity", {})
+    with refusing(f"{path}", "what a training of aggregators wrote: remove its folder and train again"):
+        found = dict(read_json(path)["identity"])
     different = [name for name in identity if found.get(name) != identity[name]]
     if different:
         raise InputError(
@@ -358,44 +375,52 @@ def _check_identity(path: Path, identity: dict[str, str]) -> None:
         )
 
 
-def save_checkpoint(output_dir, step, step_pairs, identity, heads, optimizer, log, accelerator) -> None:
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The folders `checkpoint-STEP`, in order of step."""
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, accelerator) -> None:
     """Write `checkpoint-STEP` whole, then remove the older ones."""
     if not accelerator.is_main_process:
         return
     state = optimizer.state_dict()["state"]
     moments = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-    with atomic_path(output_dir / f"checkpoint-{step}") as temporary:
+    target = output_dir / f"checkpoint-{described['step']}"
+    with atomic_path(target) as temporary:
         temporary.mkdir()
         save_file({k: v.contiguous() for k, v in heads.state_dict().items()}, temporary / "heads.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
-        described = {"step": step, "pairs_per_step": step_pairs, "identity": identity, "log": log}
         write_json(temporary / "state.json", described)
-    for folder in output_dir.glob("checkpoint-*"):
-        if folder.name != f"checkpoint-{step}":
+    for folder in checkpoints(output_dir):
+        if folder != target:
             shutil.rmtree(folder)
 
 
-def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict]]:
-    """Load the newest checkpoint, if any; the step to go on from and the log so far.
+def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict], float]:
+    """Load the newest checkpoint, if any; the step to go on from, the log and the seconds so far.
 
     Raises:
-        InputError: the checkpoint is of another run, or of one with another number of processes.
+        InputError: the checkpoint is damaged, of another run, or of one with another number of processes.
     """
-    folders = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    if not folders:
-        return 0, []
-    folder = folders[-1]
+    found = checkpoints(output_dir)
+    if not found:
+        return 0, [], 0.0
+    folder = found[-1]
     _check_identity(folder / "state.json", identity)
-    state = read_json(folder / "state.json")
-    if state["pairs_per_step"] != step_pairs:
-        raise InputError(
-            f"got {folder} of a run with {state['pairs_per_step']} pairs a step, expected {step_pairs}: go on with as "
-            "many processes as it began with, or remove it"
-        )
-    heads.load_state_dict(load_file(folder / "heads.safetensors"))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return state["step"], state["log"]
+    with refusing(f"the checkpoint {folder}", "a whole one: remove it and run again"):
+        state = read_json(folder / "state.json")
+        step, log, seconds = int(state["step"]), list(state["log"]), float(state["seconds"])
+        if state["pairs_per_step"] != step_pairs:
+            raise InputError(
+                f"got {folder} of a run with {state['pairs_per_step']} pairs a step, expected {step_pairs}: go on "
+                "with as many processes as it began with, or remove it"
+            )
+        heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(folder / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step, log, seconds

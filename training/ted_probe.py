@@ -27,7 +27,7 @@ from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.errors import InputError
 from granted.eval_metric.benchmark import load_head, score_encoder
-from granted.eval_metric.evaluation import dataset_description
+from granted.eval_metric.evaluation import check_apart, dataset_description
 from granted.eval_metric.results import Result
 from granted.files import read_json, write_json
 from granted.modeling_granted import GrantedModel
@@ -46,6 +46,9 @@ class TedProbe(TrainerCallback):
         tokenizer (`PreTrainedTokenizerBase`): the model's.
         every (`int`, *optional*): steps between two scores; by default only before and after.
 
+    Raises:
+        InputError: a text of the pairs is one of the benchmark.
+
     Attributes:
         scores (`dict[str, dict[str, dict]]`): by step, then by feature: the summary of the [`Result`].
     """
@@ -60,6 +63,7 @@ class TedProbe(TrainerCallback):
         tokenizer,
         every: int | None = None,
     ):
+        check_apart(pairs, records)
         self.records, self.dataset, self.pairs, self.settings = records, dataset, pairs, settings
         self.output, self.tokenizer, self.every = Path(output), tokenizer, every
         self.scores: dict[str, dict[str, dict]] = {}

@@ -61,6 +61,13 @@ def rows(stats: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+def shared_texts(pairs: Iterable[dict], records: Iterable[TedRecord]) -> list[str]:
+    """The texts of caption pairs that a benchmark has too, each once; compared without case and white space."""
+    tested = {_normal(text) for record in records for text in (record["caption"], *record["statements"])}
+    texts = (t for pair in pairs for t in (pair["caption_a"], pair["caption_b"], *(pair.get("negatives") or ())))
+    return list(dict.fromkeys(text for text in texts if _normal(text) in tested))
+
+
 def _indistinct(records: Sequence[TedRecord]) -> dict[str, list[str]]:
     """The ids of duplicate, undecidable and contested instances."""
     found: dict[str, list[str]] = {"duplicates": [], "undecidable": [], "contested": []}
