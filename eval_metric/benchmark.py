@@ -203,7 +203,7 @@ def score_encoder(
         warnings.warn(
             f"{encoder_name} reads at most {reading['max_length']} tokens of a text: {len(cut)} of {len(texts)} texts "
             f"are longer, {sum(cut)} of their tokens were cut; --max-length (max_length) sets the limit",
-            stacklevel=2,
+            stacklevel=3,  # past the decorator
         )
     common = provenance(
         device=", ".join(sorted({part["device"] for part, _ in work})),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
 from granted.errors import InputError
 from granted.eval_metric.evaluation import evaluate, write_report
 from granted.eval_metric.results import load_all, merge_shards
-from granted.files import read_json
+from granted.eval_metric.series import group_seeds
+from granted.files import folder_name, read_json
 from granted.modeling_granted import GrantedModel
 from granted.training.context_aggregator import AggregatorTrainingConfig
 
@@ -38,6 +40,10 @@ def run(folder, output, **options):
 
 def written(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+
+def files_of(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -142,13 +148,12 @@ def test_every_feature_pooling_and_seed_has_a_result_with_its_origin(evaluated):
     assert folders == {f"aggregators/tiny/seed{seed}/{name}" for seed in (0, 1) for name in ("last", "learned")}
 
 
-def test_running_again_trains_and_encodes_nothing(evaluated, tiny_encoder_folder):
+def test_running_again_repeats_nothing_and_rewrites_nothing(evaluated, tiny_encoder_folder):
     output, results = evaluated
-    before = written(output)
-    again = run(tiny_encoder_folder, output, seeds=[0, 1])
-    assert written(output) == before
-    assert [one.items for one in again] == [one.items for one in results]
-    assert {one.provenance["tokens"] for one in again} == {0}
+    before = files_of(output)
+    assert run(tiny_encoder_folder, output, seeds=[0, 1]) == results
+    assert files_of(output) == before
+    assert all(one.provenance["tokens"] > 0 and one.provenance["seconds"] > 0 for one in results)
 
 
 def test_trained_aggregators_can_be_given_and_shards_of_them_merged(evaluated, tiny_encoder_folder, tmp_path):
@@ -177,6 +182,9 @@ def test_the_report_is_a_table_a_chart_and_a_page(evaluated):
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folder, tmp_path):
     output = tmp_path / "out"
+    first = RECORDS[0]["statements"][1].upper()  # however it is written
+    leaked = {"caption_a": first, "caption_b": "a dog", "negatives": ["a cat", f"  {RECORDS[1]['caption']} "]}
+    first = first[:60]
     for options, message in (
         ({"shard": "3/2"}, "got shard '3/2'"),
         ({"pairs": None}, "pairs to train on or an aggregator"),
@@ -184,11 +192,14 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folde
         ({"seeds": []}, "got no seeds"),
         ({"settings": AggregatorTrainingConfig(features=["layer_9"])}, "layer_9"),
         ({"pairs": PAIRS[:2]}, "got 2 pairs"),
+        ({"pairs": [*PAIRS, leaked]}, f"got 2 texts in the pairs that are in the benchmark, too, first {first!r}"),
+        ({"settings": replace(SETTINGS, aggregator_width=24)}, "of width 24, expected a multiple of 16"),
     ):
         with pytest.raises(InputError, match=message):
             run(tiny_encoder_folder, output, **options)
-    with pytest.raises(InputError, match="NAME=PATH"):
-        evaluate([tiny_encoder_folder, f"x{os.sep}llama"], RECORDS, INFO, output, pairs=PAIRS, settings=SETTINGS)
+    for specs in ([tiny_encoder_folder, f"x{os.sep}llama"], [f" ={tiny_encoder_folder}"]):
+        with pytest.raises(InputError, match="NAME=PATH"):
+            evaluate(specs, RECORDS, INFO, output, pairs=PAIRS, settings=SETTINGS)
     assert not output.exists()
 
 
@@ -199,3 +210,37 @@ def test_a_feature_added_later_is_trained_beside_those_that_are_there(tiny_encod
     assert {one.feature for one in load_all(tmp_path / "results")} == {"last", "learned", "norm_avg"}
     report = json.loads(next(tmp_path.rglob("norm_avg/training.json")).read_text())
     assert report["settings"]["features"] == ["norm_avg"]
+
+
+def test_encoders_are_compared_by_as_much_of_each_text_and_by_no_more_than_each_reads(
+    tiny_encoder_folder, tiny_bert_folder, tmp_path
+):
+    specs = [f"llama={tiny_encoder_folder}", f"bert={tiny_bert_folder}"]  # 512 and 64 tokens
+    trained = {"pairs": PAIRS, "settings": replace(SETTINGS, features=["last"])}
+    with pytest.warns(UserWarning, match="every encoder reads at most 64 tokens of a text, the limit of bert"):
+        results = evaluate(specs, RECORDS, INFO, tmp_path / "both", show_progress=False, **trained)
+    assert {one.provenance["settings"]["max_length"] for one in results} == {64}
+    assert len(group_seeds(results)) == 4
+    with pytest.raises(InputError, match="got max_length 65, expected at most 64, which is all that bert reads"):
+        evaluate(specs, RECORDS, INFO, tmp_path / "more", max_length=65, **trained)
+    assert not (tmp_path / "more").exists()
+    # An aggregator trained on texts of another length is another run.
+    with pytest.raises(InputError, match="a run with other max length, expected this run's"):
+        evaluate(specs[:1], RECORDS, INFO, tmp_path / "both", **trained)
+
+
+def test_different_names_are_different_folders(tiny_encoder_folder, tmp_path):
+    names = ["тест", "试验", "a b", "a-b", "..", "...", "x" * 90, "x" * 91]
+    assert len({folder_name(name) for name in names}) == len(names)
+    assert all("/" not in folder_name(name) and folder_name(name).strip(".") for name in names)
+    assert folder_name("SmolLM2-135M.Q4_1") == "SmolLM2-135M.Q4_1"
+    settings = replace(SETTINGS, features=["last"])
+    specs = [f"{name}={tiny_encoder_folder}" for name in names[:2]]
+    results = evaluate(specs, RECORDS, INFO, tmp_path, pairs=PAIRS, settings=settings, show_progress=False)
+    assert {one.encoder for one in load_all(tmp_path / "results")} == set(names[:2]) and len(results) == 4
+    assert len(list((tmp_path / "aggregators").iterdir())) == 2
+
+
+def test_an_encoder_given_by_where_one_stands_has_the_name_of_the_folder(tiny_encoder_folder, monkeypatch):
+    monkeypatch.chdir(tiny_encoder_folder)
+    assert split_spec(".") == (os.path.basename(tiny_encoder_folder), ".")

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from granted.errors import InputError
+from granted.eval_metric.agreement import agreement
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
 from granted.eval_metric.results import Result, provenance
 from granted.eval_metric.series import between_encoders, compare, group_seeds, within_encoders
+from granted.model_cards.figures import ted_section
 
 
 ATTACK = "<script>alert('x')</script> & \"quoted\""
@@ -39,7 +41,7 @@ def make_records(n=60):
 RECORDS = make_records()
 
 
-def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="synthetic", records=RECORDS):
+def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="synthetic", records=RECORDS, **origin):
     rng = np.random.default_rng([seed or 0, len(encoder), len(feature)])
     items = []
     for record in records:
@@ -54,7 +56,7 @@ def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="sy
         "instances": len(records),
         "captions": len(records) // 3,
     }
-    made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc")
+    made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc", **origin)
     return Result(encoder, feature, pooling, seed, items, dataset, made, baseline_summary(records))
 
 
@@ -197,6 +199,40 @@ def test_results_that_cannot_stand_side_by_side(results):
             table_rows([one, other])
     with pytest.raises(InputError, match="no results"):
         table_rows([])
+
+
+def read(encoder, length, cut, **origin):
+    settings = None if length is None else {"max_length": length}
+    return make(encoder, "last", settings=settings, texts_cut=cut, **origin)
+
+
+def test_encoders_that_read_different_amounts_of_a_text_are_not_ranked(results, tmp_path):
+    for side_by_side in (
+        [read("A", 77, 12), read("B", 77, 9)],  # one length
+        [read("A", 77, 0), read("B", 512, 0)],  # whole texts
+        [read("A", None, None), read("B", None, None)],  # of before lengths were noted
+    ):
+        assert len(table_rows(side_by_side)) == 2 + 3
+    short, refusal = read("A", 77, 12), "different amounts of a text: A 77 tokens; {}.*one --max-length"
+    for other, told in ((read("B", 512, 0), "B 512 tokens, which is all"), (read("B", None, None), "B an unknown")):
+        for rank in (
+            table_rows,
+            markdown_table,
+            group_seeds,
+            lambda found: agreement(found, results),
+            lambda found: category_chart(found, tmp_path / "chart.png"),
+            lambda found: html_report(found, RECORDS, tmp_path / "report.html"),
+            lambda found: ted_section(found)["table"],
+        ):
+            with pytest.raises(InputError, match=refusal.format(told)):
+                rank([short, other])
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_stand_beside_an_accuracy():
+    parameters = {"encoder": 134_515_008, "aggregator": 9_061_888}
+    known, unknown, *_ = table_rows([make("A", "last", quality=3.0, parameters=parameters), make("B", "last")])
+    assert known.cells()[-1] == "134.5M + 9.1M" and unknown.cells()[-1] == "–"
 
 
 def test_records_that_were_not_scored_are_refused(results, tmp_path):

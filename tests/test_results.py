@@ -91,6 +91,19 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
         assert one.with_suffix(suffix).read_bytes() == other.with_suffix(suffix).read_bytes()
 
 
+def test_what_was_noted_of_a_run_stays_until_the_run_is_another(tmp_path):
+    first = make()
+    assert first.keep(tmp_path) is first
+    again = replace(
+        first, provenance=provenance(device="gpu", dtype="float32", seconds=0.1, tokens=0, config_hash="ab")
+    )
+    assert again.keep(tmp_path) == first == load(tmp_path / f"{first.name}.json")
+    better = replace(first, items=[item | {"scores": [*item["scores"][:3], 9.0]} for item in first.items])
+    other = replace(first, provenance=first.provenance | {"config_hash": "cd"})
+    for result in (better, other):
+        assert result.keep(tmp_path) is result and load(tmp_path / f"{first.name}.json") == result
+
+
 def test_names_never_collide():
     variants = [
         make(),
@@ -203,6 +216,13 @@ def edit(path, **changes):
         (lambda path: path.write_text(path.read_text()[:200]), "malformed JSON"),
         (lambda path: path.write_text("[]"), "not a result"),
         (lambda path: edit(path, colour="red"), "unknown field 'colour'"),
+        (lambda path: edit(path, dataset=[]), "got list as dataset"),
+        (lambda path: edit(path, dataset=make().dataset | {"instances": "many"}), "expected many of 8"),
+        (lambda path: edit(path, shard="1/2", dataset=make().dataset | {"instances": "many"}), "cannot be loaded"),
+        (lambda path: edit(path, provenance={"tokens": "many"}), "got tokens 'many'"),
+        (lambda path: edit(path, provenance={"settings": [512]}), "got settings"),
+        (lambda path: edit(path, encoder=7), "got encoder 7"),
+        (lambda path: edit(path, baselines={"chance": 7}), "got int as baseline chance"),
         (lambda path: edit(path, items={"file": "x.parquet", "sha256": ""}), "saved beside x.parquet"),
         (lambda path: edit(path, summary={"accuracy": 0.99, "n": 24, "ties": 0}), "its items do not give"),
         (lambda path: path.with_suffix(".parquet").unlink(), "without .*parquet"),

@@ -189,6 +189,7 @@ def test_an_unknown_feature_is_refused_with_the_known_ones(name):
 
 def test_two_files_of_layer_weights_that_would_share_a_folder_are_refused():
     assert feature_label("weights:runs/b-1/model.safetensors") == "frozen_b_1"
+    assert feature_label("weights:MyRun.safetensors") == "frozen_myrun"  # a name that results take
     with pytest.raises(InputError, match="frozen_w"):
         expand_features(["weights:a/w.safetensors", "weights:b/w.safetensors"], 4)
 
@@ -294,6 +295,28 @@ def test_of_several_learning_rates_the_one_with_the_lowest_held_out_loss_is_kept
         train(encoder, tmp_path / "none", learning_rates=rates, held_out=0)
 
 
+def test_held_out_pairs_are_measured_in_fp32_whatever_the_training_runs_in(encoder, tmp_path):
+    pairs = make_pairs()
+    train(encoder, tmp_path, pairs, mixed_precision="bf16")
+    aggregator = ContextAggregator.from_pretrained(tmp_path / "norm_avg")
+    held_out, _ = split_pairs(len(pairs), AggregatorTrainingConfig())
+    texts, ids = pair_texts(pairs, held_out)
+    with torch.no_grad():
+        fused = [encoder.encode([text])[0] for text in texts]  # (N_i, D) each: Norm-Avg is where weights begin
+        rows = torch.cat([aggregator(one[None]).context_embedding for one in fused])  # (8, context_dim)
+    stored = json.loads((tmp_path / "norm_avg" / "training.json").read_text())["held_out"]
+    assert stored["loss"] == pytest.approx(contrastive_loss(rows, ids, len(held_out)).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [16, 48])
+def test_an_aggregator_may_be_of_another_width_than_the_encoder(encoder, tmp_path, width):
+    trained = train(encoder, tmp_path, aggregator_width=width)["norm_avg"]
+    assert trained["in_proj.weight"].shape == (width, 32) and trained["context_token"].shape == (1, 1, width)
+    assert "in_proj.weight" not in train(encoder, tmp_path / "own", aggregator_width=32)["norm_avg"]
+    with pytest.raises(InputError, match="got an aggregator of width 24, expected a multiple of 16"):
+        train(encoder, tmp_path / "none", aggregator_width=24)
+
+
 def test_hard_negatives_count_only_where_they_are_asked_for(encoder, tmp_path):
     pairs = make_pairs(negatives=2)
     plain = train(encoder, tmp_path / "plain")["norm_avg"]
@@ -334,11 +357,16 @@ def test_a_finished_run_is_not_repeated(encoder, tmp_path):
     assert file.stat().st_mtime_ns == written
 
 
-def test_the_folder_of_another_run_is_refused_and_left_as_it_is(encoder, tmp_path):
+def test_the_folder_of_another_run_is_refused_and_left_as_it_is(encoder, tmp_path, monkeypatch):
     first = train(encoder, tmp_path)["norm_avg"]
     for change in ({"batch_size": 5}, {"pairs": make_pairs(39)}, {"features": ["last", "norm_avg"]}):
         with pytest.raises(InputError, match=r"other (settings|pairs), .*choose another output folder"):
             train(encoder, tmp_path, **change)
+    for name, value in (("max_sequence_length", 64), ("prompt_template", "draw {prompt}")):
+        monkeypatch.setattr(encoder.config, name, value)
+        with pytest.raises(InputError, match=r"other (max length|prompt template), .*choose another output folder"):
+            train(encoder, tmp_path)
+        monkeypatch.undo()
     assert same(first, load_file(tmp_path / "norm_avg" / "model.safetensors"))
     assert not (tmp_path / "last").exists()
 
@@ -348,9 +376,28 @@ def test_the_checkpoint_of_another_run_or_number_of_processes_is_refused(encoder
     with pytest.raises(InputError, match="other settings"):
         train(encoder, tmp_path, seed=1)
     state = tmp_path / "checkpoint-2" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"pairs_per_step": 8}))
+    whole = state.read_text()
+    state.write_text(json.dumps(json.loads(whole) | {"pairs_per_step": 8}))
     with pytest.raises(InputError, match="8 pairs a step, expected 4"):
         train(encoder, tmp_path)
+    (tmp_path / "checkpoint-mine").mkdir()  # is none
+    for file, content in (
+        ("state.json", "[]"),
+        ("state.json", "{"),
+        ("state.json", json.dumps(json.loads(whole) | {"step": None})),
+        ("heads.safetensors", "cut"),
+        ("optimizer.safetensors", "cut"),
+    ):
+        kept = (tmp_path / "checkpoint-2" / file).read_bytes()
+        (tmp_path / "checkpoint-2" / file).write_text(content)
+        with pytest.raises(InputError, match="checkpoint-2") as caught:
+            train(encoder, tmp_path)
+        assert "\n" not in str(caught.value)
+        (tmp_path / "checkpoint-2" / file).write_bytes(kept)
+    state.write_text(json.dumps(json.loads(whole) | {"seconds": 5000.0}))
+    train(encoder, tmp_path)
+    assert json.loads((tmp_path / "norm_avg" / "training.json").read_text())["seconds"] > 5000  # of both parts
+    assert (tmp_path / "checkpoint-mine").exists()
 
 
 def test_a_run_interrupted_again_and_again_gives_the_weights_of_an_uninterrupted_one(encoder, tmp_path):
