@@ -86,8 +86,9 @@ def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor
 
 def reading_of(encoder: GrantedModel) -> dict[str, Any]:
     """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it."""
+    limits = (encoder.config.max_sequence_length, encoder.num_positions)
     return {
-        "max_length": encoder.config.max_sequence_length,
+        "max_length": min(limit for limit in limits if limit is not None),
         "prompt_template": encoder.config.prompt_template,
         "template_drop_tokens": encoder.config.template_drop_tokens,
     }
