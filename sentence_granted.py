@@ -83,7 +83,9 @@ class GrantedSentenceEncoder(InputModule):
         encoder = GrantedModel.from_pretrained(
             model_name_or_path, trust_remote_code=trust_remote_code, **source, **(model_kwargs or {})
         )
-        aggregator = ContextAggregator.from_pretrained(model_name_or_path, subfolder=AGGREGATOR_FOLDER, **source)
+        aggregator = ContextAggregator.from_pretrained(
+            model_name_or_path, subfolder=AGGREGATOR_FOLDER, dtype=torch.float32, **source
+        )
         return cls(encoder, aggregator)
 
     def save(self, output_path: str, *args, safe_serialization: bool = True, **kwargs) -> None:
@@ -139,14 +141,13 @@ class GrantedSentenceEncoder(InputModule):
                 fused, mask, lambda row: self.tokenizer.decode(features["input_ids"][row], skip_special_tokens=True)
             )
         device = self.aggregator.device
-        # As aggregators are scored: beside a bf16 encoder bf16 products of its blocks, all the rest in fp32.
-        half = self.encoder.dtype == torch.bfloat16
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        # As aggregators are scored: all after the encoder's layers is in fp32.
+        with torch.autocast(device.type, enabled=False):
             embedding = self.aggregator(fused.to(device), attention_mask=mask.to(device)).context_embedding
         return features | {
             "attention_mask": mask,
             "token_embeddings": fused,
-            "sentence_embedding": embedding.float(),  # (B, context_dim)
+            "sentence_embedding": embedding,  # (B, context_dim)
         }
 
     def get_embedding_dimension(self) -> int:

@@ -71,8 +71,7 @@ def floor(encoder, aggregator, records) -> int:
     for batch in length_sorted_batches([len(ids) for ids in token_ids], BUDGET):
         input_ids, mask = encoder.pad([token_ids[i] for i in batch])
         hidden = encoder.text_trunk(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
-        with torch.autocast("cpu", torch.bfloat16):
-            aggregator(hidden.float(), attention_mask=mask)
+        aggregator(hidden.float(), attention_mask=mask)  # in fp32, as it is scored
     return sum(len(ids) for ids in token_ids)
 
 

@@ -20,6 +20,7 @@ from granted.eval_metric.series import group_seeds
 from granted.files import folder_name, read_json
 from granted.modeling_granted import GrantedModel
 from granted.training.context_aggregator import AggregatorTrainingConfig
+from granted.training.ted_probe import TedProbe
 
 
 RECORDS, INFO = read_ted("sample")
@@ -197,6 +198,8 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folde
     ):
         with pytest.raises(InputError, match=message):
             run(tiny_encoder_folder, output, **options)
+    with pytest.raises(InputError, match="got 2 texts in the pairs that are in the benchmark, too"):
+        TedProbe(RECORDS, {"fingerprint": ""}, [*PAIRS, leaked], SETTINGS, output, None)  # the same within stage 1
     for specs in ([tiny_encoder_folder, f"x{os.sep}llama"], [f" ={tiny_encoder_folder}"]):
         with pytest.raises(InputError, match="NAME=PATH"):
             evaluate(specs, RECORDS, INFO, output, pairs=PAIRS, settings=SETTINGS)

@@ -25,7 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.eval_metric.benchmark import load_head, score_encoder
 from granted.eval_metric.evaluation import check_apart, dataset_description
 from granted.eval_metric.results import Result
@@ -81,7 +81,7 @@ class TedProbe(TrainerCallback):
         Raises:
             InputError: there are no scores, or others.
         """
-        stored = read_json(self._stored)["asked"] if self._stored.exists() else {}
+        stored = self._read("asked") if self._stored.exists() else {}
         other = [name for name, value in self.asked.items() if stored.get(name) != value]
         if other:
             found = f"scores with other {', '.join(other)}" if stored else "no scores"
@@ -93,6 +93,10 @@ class TedProbe(TrainerCallback):
     @property
     def _stored(self) -> Path:
         return self.output / "scores.json"
+
+    def _read(self, name: str) -> dict:
+        with refusing(f"{self._stored}", "the scores of this run as they were written: leave ted out, or begin anew"):
+            return dict(read_json(self._stored)[name])
 
     @classmethod
     def from_files(cls, config, processor) -> "TedProbe":
@@ -110,7 +114,7 @@ class TedProbe(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step:  # the run goes on
-            scores = read_json(self._stored)["scores"]
+            scores = self._read("scores")
             self.scores = {step: scores[step] for step in scores if int(step) <= state.global_step}
         if state.global_step == 0:
             self.score(model, 0)
