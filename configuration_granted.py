@@ -1,10 +1,13 @@
-"""Configurations of the fused text encoder and of the context aggregator.
+"""Configurations of the fused text encoder and of the context aggregator, and the checks that other files share.
 
 Ships to the Hub beside `modeling_granted.py`; imports nothing but transformers.
 """
 
 import inspect
-from typing import Any
+import math
+import types
+from collections.abc import Collection
+from typing import Any, get_args, get_origin
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -13,6 +16,27 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 FUSIONS = ("learned", "norm_avg", "avg", "single")
 LAST_LAYERS = ("as_reported", "pre_norm", "post_norm", "output")
 
+# Names that transformers and its trainer put into a configuration, beside those that every configuration has.
+TRANSFORMERS_NAMES = (
+    "attn_implementation",
+    "auto_map",
+    "bos_token_id",
+    "custom_pipelines",
+    "eos_token_id",
+    "experts_implementation",
+    "pad_token_id",
+    "quantization_config",
+    "tie_word_embeddings",
+    "use_cache",
+)
+TYPE_NAMES = {
+    bool: "True or False",
+    float: "a finite number",
+    int: "a whole number",
+    str: "a text",
+    types.NoneType: "None",
+}
+
 
 def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> None:
     """Raise a ValueError that names the legal values when `value` is not one of them."""
@@ -20,8 +44,90 @@ def check_choice(name: str, value: Any, legal: tuple[str, ...]) -> None:
         raise ValueError(f"got {name}={value!r}, expected one of {', '.join(map(repr, legal))}")
 
 
+def check_type(name: str, value: Any, annotation: Any) -> None:
+    """Raise a ValueError unless `value` is what a type such as `int`, `float | None` or `list[int]` says.
+
+    `True` is no number and 16.0 no whole number; a whole number may stand for a float, and a float is finite.
+    """
+    if not _has_type(value, annotation):
+        raise ValueError(f"got {name}={value!r}, expected {_type_name(annotation)}")
+
+
+def _has_type(value: Any, annotation: Any) -> bool:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is types.UnionType:
+        return any(_has_type(value, kind) for kind in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_has_type(item, inner[0]) for item in value)
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is float:
+        return isinstance(value, int | float) and -math.inf < value < math.inf
+    return isinstance(value, annotation)
+
+
+def _type_name(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is types.UnionType:
+        return " or ".join(map(_type_name, inner))
+    if origin is list:
+        return f"a list of {_type_name(inner[0]).removeprefix('a ')}s"
+    return TYPE_NAMES.get(annotation, annotation.__name__)
+
+
+def check_least(name: str, value: float | None, least: float) -> None:
+    """Raise a ValueError unless `value` is at least `least`, or `None`."""
+    if value is not None and value < least:
+        raise ValueError(f"got {name}={value}, expected at least {least}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a ValueError unless `value` is more than zero."""
+    if not value > 0:
+        raise ValueError(f"got {name}={value}, expected more than 0")
+
+
+def check_names(given: Collection[str], legal: Collection[str]) -> None:
+    """Raise a ValueError that names the legal options when one of those `given` is not among them."""
+    if unknown := sorted(set(given) - set(legal)):
+        if "torch_dtype" in unknown:
+            raise ValueError("got torch_dtype, expected dtype: that is its name here")
+        raise ValueError(f"got the unknown option {', '.join(unknown)}, expected some of {', '.join(sorted(legal))}")
+
+
+def check_weights(source: Any, missing: Collection[str], unexpected: Collection[str] = ()) -> None:
+    """Raise a ValueError that names the weights which a checkpoint lacks, or has without a place for them.
+
+    What transformers and diffusers do not find they fill at random, with a warning.
+    """
+    found = [
+        f"{what} {', '.join(sorted(names)[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in (("without the weights", missing), ("with the unknown weights", unexpected))
+        if names
+    ]
+    if found:
+        raise ValueError(f"got {source} {' and '.join(found)}, expected all weights and no others: fetch it again")
+
+
+# Options of `from_pretrained` that let the caller compare the weights found with those wanted.
+COMPARED = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+
+
+def missing_and_unexpected(model: Any, loaded: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """The weights that a checkpoint lacks or has in another shape, and those without a place in the model.
+
+    Args:
+        model (`PreTrainedModel`), loaded (`dict`): what `from_pretrained` gives with the options `COMPARED`.
+    """
+    missing = {*loaded["missing_keys"], *(f"{key} {tuple(wanted)}" for key, _, wanted in loaded["mismatched_keys"])}
+    # Quantised checkpoints have scales for what is not used here, such as a cache.
+    quantised = getattr(model, "hf_quantizer", None) is not None
+    return missing, set() if quantised else set(loaded["unexpected_keys"])
+
+
 def check_layer_index(layer_index: int, num_layers: int) -> None:
     """Raise a ValueError unless `layer_index` names one of `num_layers` layers (negative counts from the last)."""
+    check_type("layer_index", layer_index, int)
     if not -num_layers <= layer_index < num_layers:
         raise ValueError(
             f"got layer_index={layer_index}, expected {-num_layers} to {num_layers - 1} for an encoder of "
@@ -33,6 +139,7 @@ def check_layers(fusion: str, layers: list[int] | None, num_layers: int) -> None
     """Raise a ValueError unless `layers`, where given, names layers that a fusion of several can use."""
     if layers is None:
         return
+    check_type("layers", layers, list[int])
     if fusion == "single":
         raise ValueError(f"got layers={layers} with fusion='single', expected layer_index alone")
     for index in layers:
@@ -45,6 +152,34 @@ def fused_layers(fusion: str, layer_index: int, layers: list[int] | None, num_la
     """The layers that a fusion uses, counted from 0."""
     chosen = [layer_index] if fusion == "single" else layers if layers is not None else range(num_layers)
     return [index % num_layers for index in chosen]
+
+
+def field_types(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The fields that a configuration of this file adds, each with its type."""
+    parameters = inspect.signature(config_class.__init__).parameters
+    return {name: parameter.annotation for name, parameter in parameters.items() if name not in ("self", "kwargs")}
+
+
+def check_field_types(config: PreTrainedConfig) -> None:
+    """Raise a ValueError unless every field of a configuration of this file has its type."""
+    for name, annotation in field_types(type(config)).items():
+        check_type(name, getattr(config, name), annotation)
+
+
+def check_transformers_names(given: Collection[str], config: PreTrainedConfig) -> None:
+    """Raise a ValueError that names a configuration's fields for names that transformers does not know either."""
+    plain = PreTrainedConfig()
+    theirs = {name for name in given if name.startswith("_") or name in TRANSFORMERS_NAMES or hasattr(plain, name)}
+    check_names(set(given) - theirs, field_types(type(config)))
+
+
+def text_config_of(encoder_config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of an encoder's text trunk, by one rule for all."""
+    if getattr(encoder_config, "is_encoder_decoder", False):
+        half = getattr(encoder_config, "encoder", None)  # T5Gemma has one configuration for each half
+        return half.get_text_config() if half else encoder_config.get_text_config(encoder=True)
+    # Ovis and InternVL call it as their modules do; transformers does not know that name.
+    return getattr(encoder_config, "llm_config", None) or encoder_config.get_text_config()
 
 
 class GrantedConfig(PreTrainedConfig):
@@ -106,16 +241,21 @@ class GrantedConfig(PreTrainedConfig):
         encoder_in_checkpoint: bool = True,
         **kwargs,
     ):
+        check_type("encoder_config", encoder_config, PreTrainedConfig | dict | None)
         if encoder_config is None:
             encoder_config = CONFIG_MAPPING["qwen3_vl"]()
         elif isinstance(encoder_config, dict):
             model_type = encoder_config.get("model_type")
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(
-                    f"got encoder_config with model_type={model_type!r}, expected one that transformers knows: see "
-                    "https://huggingface.co/docs/transformers/model_doc/auto"
+                    f"got encoder_config with model_type={model_type!r}, expected one that transformers knows by "
+                    "itself: see https://huggingface.co/docs/transformers/model_doc/auto"
                 )
-            encoder_config = CONFIG_MAPPING[model_type](**encoder_config)
+            try:
+                encoder_config = CONFIG_MAPPING[model_type](**encoder_config)
+            except Exception as error:  # the checks of transformers raise types of their own
+                reason = " ".join(str(error).split())
+                raise ValueError(f"got encoder_config, expected one of type {model_type} ({reason})") from error
         self.encoder_config = encoder_config
         self.fusion = fusion
         self.layer_index = layer_index
@@ -134,10 +274,13 @@ class GrantedConfig(PreTrainedConfig):
         self.encoder_name_or_path = encoder_name_or_path
         self.encoder_revision = encoder_revision
         self.encoder_in_checkpoint = encoder_in_checkpoint
-        self._check()
+        self.check()
+        check_transformers_names(kwargs, self)
         super().__init__(**kwargs)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a ValueError that names the legal values unless every field is legal."""
+        check_field_types(self)
         check_choice("fusion", self.fusion, FUSIONS)
         check_choice("last_layer", self.last_layer, LAST_LAYERS)
         check_choice("padding_side", self.padding_side, ("right", "left"))
@@ -145,25 +288,27 @@ class GrantedConfig(PreTrainedConfig):
         check_layer_index(self.layer_index, self.num_hidden_layers)
         check_layers(self.fusion, self.layers, self.num_hidden_layers)
         self.fused_size()
-        lengths = (("template_drop_tokens", 0), ("max_sequence_length", self.template_drop_tokens + 1))
-        for name, least in (*lengths, ("projection_dim", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"got {name}={value}, expected at least {least}")
+        check_positive("layer_norm_eps", self.layer_norm_eps)
+        check_least("projection_dim", self.projection_dim, 1)
+        check_least("template_drop_tokens", self.template_drop_tokens, 0)
+        check_least("max_sequence_length", self.max_sequence_length, self.template_drop_tokens + 1)
+        if not self.encoder_in_checkpoint and self.encoder_name_or_path is None:
+            raise ValueError("got encoder_in_checkpoint=False, expected encoder_name_or_path to say where it is")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise ValueError(f"got prompt_template={self.prompt_template!r}, expected a text with '{{prompt}}' in it")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The configuration of the encoder's text trunk."""
-        if getattr(self.encoder_config, "is_encoder_decoder", False):
-            half = getattr(self.encoder_config, "encoder", None)  # T5Gemma has one configuration for each half
-            return half or self.encoder_config.get_text_config(encoder=True)
-        return self.encoder_config.get_text_config()
+        return text_config_of(self.encoder_config)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The fields that do not say which encoder it is: the options of [`~GrantedModel.from_encoder`]."""
+        return sorted(name for name in field_types(cls) if not name.startswith("encoder_"))
 
     def fusion_options(self) -> dict[str, Any]:
         """Everything but which encoder it is, as [`~GrantedModel.from_encoder`] takes it."""
-        names = inspect.signature(type(self).__init__).parameters.keys() - {"self", "kwargs"}
-        return {name: getattr(self, name) for name in sorted(names) if not name.startswith("encoder_")}
+        return {name: getattr(self, name) for name in self.option_names()}
 
     @property
     def hidden_size(self) -> int:
@@ -197,7 +342,13 @@ class GrantedConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Number L of Transformer layers of the text trunk, embeddings not counted."""
-        return self.get_text_config().num_hidden_layers
+        layers = getattr(self.get_text_config(), "num_hidden_layers", None)
+        if not isinstance(layers, int):
+            raise ValueError(
+                f"got an encoder of type {self.encoder_config.model_type} that states no number of text layers, "
+                "expected num_hidden_layers: choose a text or multimodal encoder"
+            )
+        return layers
 
 
 class ContextAggregatorConfig(PreTrainedConfig):
@@ -239,7 +390,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         **kwargs,
     ):
         self.encoder_hidden_size = encoder_hidden_size
-        self.hidden_size = hidden_size or encoder_hidden_size
+        self.hidden_size = encoder_hidden_size if hidden_size is None else hidden_size
         self.context_dim = context_dim
         self.num_blocks = num_blocks
         self.num_heads = num_heads
@@ -252,18 +403,23 @@ class ContextAggregatorConfig(PreTrainedConfig):
         self.feature = feature
         self.encoder = encoder
         self.encoder_fingerprint = encoder_fingerprint
+        check_field_types(self)
         check_choice("fusion", fusion, (None, *FUSIONS))
+        for name in ("encoder_hidden_size", "hidden_size", "context_dim", "num_blocks", "num_heads", "mlp_ratio"):
+            check_least(name, getattr(self, name), 1)
+        check_least("num_layers", num_layers, 1)
+        check_positive("rope_theta", rope_theta)
+        check_positive("layer_norm_eps", layer_norm_eps)
         if (fusion is None) != (num_layers is None):
             raise ValueError(f"got fusion={fusion!r} and num_layers={num_layers}, expected both or neither")
         if num_layers is not None:
             check_layer_index(layer_index, num_layers)
-        if num_blocks < 1:
-            raise ValueError(f"got num_blocks={num_blocks}, expected at least 1")
         if self.hidden_size % (2 * num_heads):
             raise ValueError(
                 f"got hidden_size={self.hidden_size} and num_heads={num_heads}, expected heads of an even width: "
                 f"choose a num_heads with hidden_size divisible by 2 * num_heads"
             )
+        check_transformers_names(kwargs, self)
         super().__init__(**kwargs)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_granted import ContextAggregatorConfig
+from .configuration_granted import COMPARED, ContextAggregatorConfig, check_weights, missing_and_unexpected
 from .modeling_layer_fusion import LayerFusion
 
 
@@ -167,6 +167,18 @@ class ContextAggregator(PreTrainedModel):
         with torch.autocast(x.device.type, enabled=False):
             embedding = self.out_proj(self.out_norm(x[:, 0].to(self.out_proj.weight.dtype)))  # (B, context_dim)
         return ContextAggregatorOutput(context_embedding=embedding)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a saved aggregator.
+
+        Raises:
+            OSError, ValueError: there is none, or it lacks weights or has unknown ones.
+        """
+        name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        aggregator, loaded = super().from_pretrained(name, *model_args, **kwargs | COMPARED)
+        check_weights(name, *missing_and_unexpected(aggregator, loaded))
+        return (aggregator, loaded) if with_info else aggregator
 
     @classmethod
     def from_authors_checkpoint(cls, path: str | os.PathLike) -> "ContextAggregator":

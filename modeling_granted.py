@@ -7,6 +7,7 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 """
 
 import copy
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -16,13 +17,22 @@ from functools import cached_property
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer, PreTrainedModel
-from transformers.modeling_utils import load_state_dict
-from transformers.utils import ModelOutput, cached_file, extract_commit_hash
-from transformers.utils import quantization_config as quantizers
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 from transformers.utils.logging import tqdm
 
-from .configuration_granted import GrantedConfig
+from .configuration_granted import COMPARED, GrantedConfig, check_names, check_weights, missing_and_unexpected
+from .modeling_checkpoint import (
+    HUB_OPTIONS,
+    auto_class,
+    find_file,
+    has_own_code,
+    load_added_weights,
+    load_config,
+    load_plain_encoder,
+    load_tokenizer,
+    locate,
+)
 from .modeling_fingerprint import encoder_fingerprint
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
 from .modeling_text_trunk import (
@@ -97,6 +107,7 @@ class GrantedModel(PreTrainedModel):
 
     def __init__(self, config: GrantedConfig):
         super().__init__(config)
+        config.check()  # options of `from_pretrained` are set without a look
         encoder = auto_class(config.encoder_config).from_config(copy.deepcopy(config.encoder_config))
         self.encoder = encoder if config.keep_vision else find_text_trunk(encoder)[0]
         self.fusion = LayerFusion(
@@ -107,7 +118,6 @@ class GrantedModel(PreTrainedModel):
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
         self._last_layer_name: str | None = None
         self._tokenizer = None
-        self._source: dict = {}  # revision and the like, with which from_pretrained found the model
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -123,59 +133,71 @@ class GrantedModel(PreTrainedModel):
         name_or_path: str | os.PathLike,
         *,
         revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        proxies: dict[str, str] | None = None,
+        trust_remote_code: bool = False,
         dtype: str | torch.dtype = "auto",
         device_map: str | dict | None = None,
+        max_memory: dict | None = None,
+        offload_folder: str | os.PathLike | None = None,
         quantization_config=None,
         attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
         **config_options,
     ) -> "GrantedModel":
         """Build a fused encoder from a plain checkpoint.
 
         Args:
             name_or_path (`str`): Hub id, folder, or GGUF file.
-            revision (`str`, *optional*), dtype (defaults to the checkpoint's), device_map, quantization_config,
-                attn_implementation, trust_remote_code: passed on to `from_pretrained` of the encoder. With
-                `device_map="meta"` no weights are read.
+            revision (`str`, *optional*): branch, tag or commit on the Hub; its commit is recorded.
+            token, cache_dir, local_files_only, force_download, proxies: how files are fetched, as any
+                `from_pretrained` takes it; never saved.
+            trust_remote_code (`bool`, defaults to `False`): let code run that ships with the encoder.
+            dtype (defaults to the checkpoint's), device_map, max_memory, offload_folder, quantization_config,
+                attn_implementation: passed on to `from_pretrained` of the encoder. With `device_map="meta"` no
+                weights are read.
             config_options: fields of [`GrantedConfig`], such as `fusion="norm_avg"`, or `fusion="single",
                 layer_index=-1`.
 
         Raises:
-            OSError, ValueError: the checkpoint cannot be loaded, has no text trunk, or an option is not legal.
+            OSError, ValueError: the checkpoint cannot be loaded, lacks a tokenizer or weights of its text trunk, has
+                no text trunk, or an option is not legal.
         """
-        source = {"revision": revision, "trust_remote_code": trust_remote_code}
-        folder = os.fspath(name_or_path)
-        local = os.path.exists(folder)
-        gguf = folder.endswith(".gguf")
-        if gguf:
-            folder, source["gguf_file"] = os.path.split(os.path.abspath(folder))
-        encoder_config = AutoConfig.from_pretrained(folder, **source)
+        own = inspect.signature(cls.from_encoder).parameters.keys() - {"name_or_path", "config_options"}
+        check_names(config_options, own.union(cls.config_class.option_names()))
+        source = locate(
+            name_or_path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            proxies=proxies,
+        )
+        encoder_config = load_config(source)
         if encoder_config.model_type == cls.config_class.model_type:
             raise ValueError(f"got {name_or_path}, a fused encoder, expected a plain one: use from_pretrained")
-        load = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
-        if attn_implementation is not None:
-            load["attn_implementation"] = attn_implementation
-        if gguf and hasattr(quantizers, "GgufConfig"):
-            # Newer versions leave GGUF weights packed where they have a kernel for it: no plain layers to save.
-            load["quantization_config"] = quantizers.GgufConfig(dequantize=True)
+        if not has_own_code(encoder_config):  # wrong options are refused before weights are fetched
+            cls.config_class(encoder_config=encoder_config, **config_options)
+        load = {
+            "dtype": dtype,
+            "device_map": device_map,
+            "max_memory": max_memory,
+            "offload_folder": offload_folder,
+            "quantization_config": quantization_config,
+            "attn_implementation": attn_implementation,
+        }
         load = {key: value for key, value in load.items() if value is not None}
-        # The configuration is handed on: to read the header of a GGUF file again takes seconds.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=encoder_config, **source)
-        if device_map == "meta":
-            with torch.device("meta"):
-                encoder = auto_class(encoder_config).from_config(encoder_config, trust_remote_code=trust_remote_code)
-        else:
-            encoder = auto_class(encoder_config).from_pretrained(folder, config=encoder_config, **source, **load)
-        if gguf:
-            # A dequantised GGUF file may be tagged as quantised, and a tagged model refuses to be saved.
-            vars(encoder.config).pop("quantization_config", None)
-            for name in ("hf_quantizer", "quantization_method", "is_quantized"):
-                vars(encoder).pop(name, None)
+        tokenizer = load_tokenizer(source, encoder_config)
+        encoder = load_plain_encoder(source, encoder_config, config_options.get("keep_vision", False), **load)
         return cls.from_loaded(
             encoder,
             tokenizer,
             encoder_name_or_path=os.fspath(name_or_path),
-            encoder_revision=None if local else _commit_hash(folder, revision),
+            encoder_revision=source.get("revision"),
             **config_options,
         )
 
@@ -191,8 +213,12 @@ class GrantedModel(PreTrainedModel):
         Raises:
             ValueError: there is no text trunk, or an option is not legal.
         """
+        check_names(config_options, [*cls.config_class.option_names(), "encoder_name_or_path", "encoder_revision"])
         trunk, _ = find_text_trunk(encoder)
-        config = cls.config_class(encoder_config=copy.deepcopy(encoder.config), **config_options)
+        # Of an encoder with code of its own nothing but its trunk is kept, which may well be a class of transformers.
+        bare = has_own_code(encoder) and not has_own_code(trunk) and not config_options.get("keep_vision", False)
+        encoder_config = copy.deepcopy((trunk if bare else encoder).config)
+        config = cls.config_class(encoder_config=encoder_config, **config_options)
         positions = usable_positions(trunk) or getattr(trunk.config, "max_position_embeddings", None)
         limits = [positions, tokenizer.model_max_length]
         if "max_sequence_length" not in config_options:
@@ -215,29 +241,74 @@ class GrantedModel(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load a saved model; a fusion-only checkpoint fetches its encoder at the revision it was saved with."""
-        where = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-        source = {key: kwargs[key] for key in where if key in kwargs}
-        config = kwargs.get("config")
-        if config is None:
-            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, trust_encoder_code: bool = False, **kwargs):
+        """Load a saved model; a fusion-only checkpoint fetches its encoder at the revision it was saved with.
+
+        Args:
+            pretrained_model_name_or_path (`str`): Hub id or folder.
+            trust_encoder_code (`bool`, defaults to `False`): let code run that ships with the encoder of a fusion-only
+                checkpoint, as it was at the recorded revision. The encoder is another repository than the one given,
+                so `trust_remote_code=True` does not cover it.
+            kwargs: as any `from_pretrained` takes them; how files are fetched holds for the encoder, too.
+
+        Raises:
+            OSError, ValueError: there is no such model, it lacks weights or has unknown ones, or it has no tokenizer.
+        """
+        if "torch_dtype" in kwargs:  # transformers takes its older name, too
+            kwargs.setdefault("dtype", kwargs.pop("torch_dtype"))
+        with_info = kwargs.pop("output_loading_info", False)
+        hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        source = locate(
+            pretrained_model_name_or_path,
+            revision=kwargs.pop("revision", None),
+            subfolder=kwargs.pop("subfolder", None),
+            trust_remote_code=kwargs.pop("trust_remote_code", None) or False,
+            **hub_options,
+        )
+        config = kwargs.get("config") or cls.config_class.from_pretrained(**source)
+        tokenizer = load_tokenizer(source, config.encoder_config)
         if config.encoder_in_checkpoint:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-            model = loaded[0] if kwargs.get("output_loading_info") else loaded
-            model._source = source
-            return loaded
-        passed_on = ("dtype", "device_map", "quantization_config", "attn_implementation", "trust_remote_code")
-        load = {"dtype": config.dtype or "auto"} | {key: kwargs[key] for key in passed_on if key in kwargs}
-        load |= config.fusion_options() | {"revision": config.encoder_revision}
-        model = cls.from_encoder(config.encoder_name_or_path, **load)
-        weights = cached_file(pretrained_model_name_or_path, "model.safetensors", **source)
-        state = load_state_dict(weights)
-        missing, unknown = model.load_state_dict(state, strict=False)
-        missing = [key for key in missing if not key.startswith("encoder.")]
-        if missing or unknown:
-            raise ValueError(f"got a fusion checkpoint with missing keys {missing} and unknown keys {unknown}")
-        return model
+            name = source.pop("pretrained_model_name_or_path")
+            model, loaded = super().from_pretrained(name, *model_args, **kwargs | source | COMPARED)
+            check_weights(name, *missing_and_unexpected(model, loaded))
+            model._tokenizer = tokenizer
+        else:
+            kwargs.pop("config", None)
+            model = cls._around_its_encoder(config, tokenizer, trust_encoder_code, hub_options, kwargs)
+            load_added_weights(model, find_file(source, "model.safetensors", required=True))
+            loaded = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return (model, loaded) if with_info else model
+
+    @classmethod
+    def _around_its_encoder(cls, config, tokenizer, trust_encoder_code: bool, hub_options: dict, kwargs: dict):
+        """The model of a fusion-only checkpoint, with its encoder and with what was added to it as that starts."""
+        options = config.fusion_options()
+        options |= {name: kwargs.pop(name) for name in options.keys() & kwargs.keys()}
+        source = locate(
+            config.encoder_name_or_path,
+            revision=config.encoder_revision,
+            trust_remote_code=trust_encoder_code,
+            **hub_options,
+        )
+        if trust_encoder_code and "revision" in source:
+            source["code_revision"] = source["revision"]  # code in yet another repository is not found at it
+        try:
+            encoder_config = load_config(source)
+        except ValueError as error:
+            if trust_encoder_code or "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"got the encoder {config.encoder_name_or_path}, which runs code of its own, expected "
+                f"trust_encoder_code=True: read that code at revision {config.encoder_revision} first"
+            ) from error
+        load = {"dtype": config.dtype or "auto"} | kwargs
+        return cls.from_loaded(
+            load_plain_encoder(source, encoder_config, options["keep_vision"], **load),
+            tokenizer,
+            encoder_name_or_path=config.encoder_name_or_path,
+            encoder_revision=source.get("revision"),
+            **options,
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, fusion_only: bool = False, **kwargs) -> None:
         """Save weights, configuration, code and tokenizer.
@@ -246,15 +317,21 @@ class GrantedModel(PreTrainedModel):
             save_directory (`str`): the folder.
             fusion_only (`bool`, defaults to `False`): save only what was added to the encoder, and the encoder's Hub
                 id and revision.
+            kwargs: as any `save_pretrained` takes them; `push_to_hub=True` uploads all of it in one commit.
 
         Raises:
-            ValueError: `fusion_only` for an encoder that has no Hub id and revision to be found again by.
+            ValueError: `fusion_only` for an encoder that has no Hub id and revision to be found again by, or an
+                encoder with code of its own without it.
         """
-        tokenizer = self._find_tokenizer()
         if not fusion_only:
+            if has_own_code(self.encoder) or has_own_code(self.config.encoder_config):
+                raise ValueError(
+                    f"got the encoder {self.config.encoder_name_or_path!r} with code of its own, which a saved model "
+                    "does not carry, expected fusion_only=True: it leaves the encoder where it is"
+                )
             super().save_pretrained(save_directory, **kwargs)
         else:
-            if self.config.encoder_revision is None:
+            if None in (self.config.encoder_name_or_path, self.config.encoder_revision):
                 raise ValueError(
                     f"got fusion_only=True for the encoder {self.config.encoder_name_or_path!r} without a Hub "
                     "revision, expected one from the Hub: save the whole model"
@@ -265,24 +342,33 @@ class GrantedModel(PreTrainedModel):
                 super().save_pretrained(save_directory, state_dict=state, **kwargs)
             finally:
                 self.config.encoder_in_checkpoint = True
-        if tokenizer is None or not kwargs.get("is_main_process", True):
+        if kwargs.get("is_main_process", True) and not kwargs.get("push_to_hub", False):
+            self._save_tokenizer(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args, **kwargs):
+        # The last step of `push_to_hub=True` in transformers: the tokenizer belongs into the same commit.
+        self._save_tokenizer(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _save_tokenizer(self, folder: str | os.PathLike) -> None:
+        if self._tokenizer is None:
             return
-        processor_class = getattr(tokenizer, "_processor_class", None)
+        processor_class = getattr(self._tokenizer, "_processor_class", None)
         if not self.config.keep_vision:
-            tokenizer._set_processor_class(None)  # or AutoProcessor would ask for one that reads pictures
+            self._tokenizer._set_processor_class(None)  # or AutoProcessor would ask for one that reads pictures
         try:
-            tokenizer.save_pretrained(save_directory)
+            self._tokenizer.save_pretrained(folder)
         finally:
-            tokenizer._set_processor_class(processor_class)
+            self._tokenizer._set_processor_class(processor_class)
 
     @property
     def tokenizer(self):
-        """The encoder's tokenizer, loaded from where the model is from when it is first asked for."""
-        tokenizer = self._find_tokenizer()
+        """The encoder's tokenizer."""
+        tokenizer = self._tokenizer
         if tokenizer is None:
             raise ValueError(
-                f"got a model without a tokenizer (looked in {self.config._name_or_path!r}), expected one beside the "
-                "weights: save the encoder's tokenizer there, or build the model with from_encoder"
+                "got a model without a tokenizer, expected the encoder's: set model.tokenizer to it, or build the "
+                "model with from_encoder"
             )
         if tokenizer.pad_token is None:
             # Padding is masked, so any token does.
@@ -292,21 +378,6 @@ class GrantedModel(PreTrainedModel):
     @tokenizer.setter
     def tokenizer(self, tokenizer) -> None:
         self._tokenizer = tokenizer
-
-    def _find_tokenizer(self):
-        if self._tokenizer is None and self.config._name_or_path:
-            found = cached_file(
-                self.config._name_or_path,
-                "tokenizer_config.json",
-                _raise_exceptions_for_missing_entries=False,
-                **self._source,
-            )
-            if found is not None:
-                # With the encoder's configuration at hand nothing is looked up that would need remote code.
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self.config._name_or_path, config=self.config.encoder_config, **self._source
-                )
-        return self._tokenizer
 
     def fingerprint(self) -> str:
         """Hash of all that decides the encoder's layers: its weights, configuration, dtype and tokenizer."""
@@ -474,17 +545,32 @@ class GrantedModel(PreTrainedModel):
         cache = {"use_cache": False} if hasattr(trunk.config, "use_cache") else {}
         entry = self._entry(inputs)
 
+        tokens = inputs["attention_mask"].shape  # (B, N)
+        seen: list[int] = []
+
         def check_and_visit(index: int, hidden: torch.Tensor) -> None:
             width = self.config.fused_size([index])
+            if hidden.ndim != 3 or hidden.shape[:2] != tokens:
+                raise ValueError(
+                    f"got layer {index} of {type(trunk).__name__} of shape {tuple(hidden.shape)}, expected "
+                    f"{(*tokens, width)}: choose an encoder whose layers are (B, N, D)"
+                )
             if hidden.shape[-1] != width:
                 raise ValueError(
                     f"got layer {index} of width {hidden.shape[-1]} with last_layer={self.config.last_layer!r}, "
                     f"expected {width}: set last_layer to 'pre_norm', or to 'output' with fusion='single'"
                 )
+            seen.append(index)
             visit(index, hidden)
 
         with streaming(modules, check_and_visit):
             entry(**inputs, **cache, output_hidden_states=False, return_dict=True)
+        odd = [index for index in range(len(modules)) if seen.count(index) != 1]
+        if odd:
+            raise ValueError(
+                f"got {type(trunk).__name__}, whose layers {odd} do not run once each on text, expected all "
+                f"{len(modules)} to: choose an encoder with such layers"
+            )
 
     def _entry(self, inputs: dict) -> nn.Module:
         """The module to call: images and videos enter through the whole encoder, which calls the trunk in turn."""
@@ -678,20 +764,6 @@ class GrantedModel(PreTrainedModel):
         hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
         devices = [getattr(hook, "execution_device", None) for hook in hooks]
         return next((torch.device(device) for device in devices if device is not None), self.device)
-
-
-def _commit_hash(name: str, revision: str | None) -> str | None:
-    """The commit of a Hub repository's `config.json` that the cache holds for a revision."""
-    return extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-
-
-def auto_class(encoder_config) -> type:
-    """AutoModel, or for an encoder-decoder the one that leaves the decoder out where there is one."""
-    text_encoding = type(encoder_config) in AutoModelForTextEncoding._model_mapping
-    # A T5EncoderModel writes is_encoder_decoder=False into its configuration: ask what the family is by default.
-    encoder_decoder = encoder_config.is_encoder_decoder or type(encoder_config)().is_encoder_decoder
-    one_config = not encoder_config.sub_configs  # T5Gemma configures its encoder apart, and has no such class for it
-    return AutoModelForTextEncoding if text_encoding and encoder_decoder and one_config else AutoModel
 
 
 GrantedModel.register_for_auto_class("AutoModel")

@@ -15,6 +15,10 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 
+# What models of several towers call the one that reads text, or the language model inside.
+TEXT_TOWERS = ("language_model", "text_model", "text_encoder", "llm")
+
+
 class NotFiniteError(ValueError):
     """Features are NaN or infinite."""
 
@@ -29,9 +33,9 @@ def not_finite(where: str) -> NotFiniteError:
 def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     """The text trunk of an encoder and its layers, by one rule for all.
 
-    The trunk of an encoder-decoder is its encoder; of a model with several towers its language model, text model or
-    text encoder; else its decoder, which for a bare text model is itself. Its layers are the ModuleList that holds
-    `num_hidden_layers` modules.
+    The trunk of an encoder-decoder is its encoder; of a model with several towers, or an encoder with them, its
+    language model, text model or text encoder; else its decoder, which for a bare text model is itself. Its layers are
+    the ModuleList that holds `num_hidden_layers` modules.
 
     Raises:
         ValueError: nothing there reads text.
@@ -39,11 +43,7 @@ def find_text_trunk(encoder: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     trunk = encoder
     if hasattr(encoder, "get_encoder") and getattr(encoder.config, "is_encoder_decoder", False):
         trunk = encoder.get_encoder()
-    else:
-        for name in ("language_model", "text_model", "text_encoder"):
-            if hasattr(encoder, name):
-                trunk = getattr(encoder, name)
-                break
+    trunk = next((getattr(trunk, name) for name in TEXT_TOWERS if hasattr(trunk, name)), trunk)
     if hasattr(trunk, "lm_head"):
         trunk = trunk.get_decoder()  # a language model inside a wrapper may bring its head along
     wanted = getattr(getattr(trunk, "config", None), "num_hidden_layers", None)

@@ -22,7 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from granted.configuration_granted import LAST_LAYERS
+from granted.configuration_granted import LAST_LAYERS, check_weights
 from granted.errors import InputError, refusing
 from granted.modeling_granted import GrantedModel
 from granted.utils.settings import check_settings
@@ -212,11 +212,9 @@ def load_vision_language_model(
         model, found = AutoModelForImageTextToText.from_pretrained(
             path, use_safetensors=True, output_loading_info=True, **loading
         )
+        check_weights(path, found["missing_keys"])
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
         raise InputError(f"got model {path!r} with a {type(processor).__name__} alone, expected its processor: add it")
-    if found["missing_keys"]:
-        missing = ", ".join(sorted(found["missing_keys"])[:3])
-        raise InputError(f"got model {path!r} without weights for {missing}, expected all: fetch the whole model")
     return name, place(model.eval(), options.device), processor
 
 

@@ -25,8 +25,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file, extract_commit_hash
 
 from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.world import synthetic_ted
@@ -38,7 +36,7 @@ from granted.eval_metric.results import load as load_result
 from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
 from granted.model_cards.figures import read_record, without_folders
-from granted.modeling_granted import auto_class
+from granted.modeling_checkpoint import auto_class, load_added_weights, load_config, load_tokenizer, locate
 from granted.pipeline_base import write_code
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import ReleasedFile, check_folder
@@ -61,6 +59,7 @@ KINDS = {
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
 MODEL_CODE = (
     "configuration_granted.py",
+    "modeling_checkpoint.py",
     "modeling_fingerprint.py",
     "modeling_granted.py",
     "modeling_layer_fusion.py",
@@ -278,21 +277,19 @@ def _fetch_fusion(sources: Sources) -> GrantedModel:
     elif sources.layer_weights is not None:
         options = {"fusion": "learned"}
     with _readable(f"{name} at revision {revision or 'main'}", "a plain encoder on the Hub"):
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
-        commit = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
-        if commit is None or config.model_type == GrantedConfig.model_type:
+        source = locate(name, revision=revision)
+        config = load_config(source)
+        tokenizer = load_tokenizer(source, config)
+        if "revision" not in source or config.model_type == GrantedConfig.model_type:
             raise ValueError("it is a folder, or fused already: release it as checkpoint")
         with torch.device("meta"):
             encoder = auto_class(config).from_config(config, dtype=config.dtype)
         model = GrantedModel.from_loaded(
-            encoder, tokenizer, encoder_name_or_path=name, encoder_revision=commit, **options
+            encoder, tokenizer, encoder_name_or_path=name, encoder_revision=source["revision"], **options
         )
     if saved is not None:
         with _readable(sources.layer_weights, "saved weights"):
-            state = load_file(Path(sources.layer_weights) / "model.safetensors")
-        state = {key: value for key, value in state.items() if not key.startswith("encoder.")}
-        model.load_state_dict(state, strict=False)
+            load_added_weights(model, Path(sources.layer_weights) / "model.safetensors")
     elif sources.layer_weights is not None:
         weights = read_layer_weights(sources.layer_weights, model.config.num_hidden_layers)  # (L,)
         model.fusion.weights.data.copy_(weights)

@@ -1,9 +1,12 @@
 """Tiny real encoders on disk, with a tokenizer trained here; no network, one thread."""
 
 import os
+import tempfile
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Code that comes with the checkpoints of tests is not left in the user's cache.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="granted-tests-modules-")
 # Models this small only lose time to threads; child processes inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 

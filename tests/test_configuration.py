@@ -79,6 +79,24 @@ def test_width_and_layers_are_those_of_the_text_trunk():
         ({"prompt_template": "a picture of"}, "expected a text with '{prompt}' in it"),
         ({"encoder_config": {"model_type": "no_such_model"}}, "model_type='no_such_model'"),
         ({"encoder_config": {}}, "model_type=None"),
+        ({"encoder_config": "bert"}, "got encoder_config='bert', expected PreTrainedConfig or dict or None"),
+        ({"encoder_config": {"model_type": "llama", "hidden_size": "wide"}}, "expected one of type llama"),
+        ({"fusoin": "norm_avg"}, "got the unknown option fusoin, expected some of encoder_config, "),
+        ({"token": "hf_secret"}, "got the unknown option token"),
+        ({"layer_norm_eps": -1.0}, "got layer_norm_eps=-1.0, expected more than 0"),
+        ({"layer_norm_eps": 0}, "got layer_norm_eps=0, expected more than 0"),
+        ({"layer_norm_eps": float("nan")}, "got layer_norm_eps=nan, expected a finite number"),
+        ({"layer_norm_eps": float("inf")}, "expected a finite number"),
+        ({"layer_norm_eps": True}, "expected a finite number"),
+        ({"max_sequence_length": True}, "got max_sequence_length=True, expected a whole number"),
+        ({"max_sequence_length": 16.0}, "got max_sequence_length=16.0, expected a whole number"),
+        ({"projection_dim": 1.5}, "got projection_dim=1.5, expected a whole number or None"),
+        ({"layer_index": False}, "got layer_index=False, expected a whole number"),
+        ({"layers": [0, True]}, "expected a list of whole numbers or None"),
+        ({"layers": "01"}, "expected a list of whole numbers or None"),
+        ({"keep_vision": 1}, "got keep_vision=1, expected True or False"),
+        ({"prompt_template": 3}, "got prompt_template=3, expected a text or None"),
+        ({"encoder_in_checkpoint": False}, "expected encoder_name_or_path to say where it is"),
     ],
 )
 def test_a_wrong_value_raises_and_names_the_legal_ones(wrong, message):
@@ -108,9 +126,30 @@ def test_the_aggregator_has_the_width_of_its_encoder_unless_told_otherwise(tmp_p
         ({"fusion": "single", "num_layers": 3, "layer_index": 3}, "expected -3 to 2"),
         ({"hidden_size": 36}, "choose a num_heads"),
         ({"num_blocks": 0}, "got num_blocks=0, expected at least 1"),
+        ({"num_heads": 0}, "got num_heads=0, expected at least 1"),
+        ({"num_heads": -8}, "got num_heads=-8, expected at least 1"),
+        ({"hidden_size": 0}, "got hidden_size=0, expected at least 1"),
+        ({"context_dim": True}, "got context_dim=True, expected a whole number"),
+        ({"mlp_ratio": 4.0}, "got mlp_ratio=4.0, expected a whole number"),
+        ({"rope_theta": 0.0}, "got rope_theta=0.0, expected more than 0"),
+        ({"rope_theta": float("inf")}, "got rope_theta=inf, expected a finite number"),
+        ({"layer_norm_eps": float("nan")}, "expected a finite number"),
+        ({"num_head": 4}, "got the unknown option num_head, expected some of context_dim, "),
     ],
 )
 def test_a_wrong_aggregator_raises_and_names_what_is_legal(wrong, message):
     with pytest.raises(ValueError) as caught:
         ContextAggregatorConfig(**{"encoder_hidden_size": 64, **wrong})
     assert message in str(caught.value)
+
+
+def test_what_transformers_itself_puts_into_a_configuration_is_no_unknown_option(tmp_path):
+    theirs = {"use_cache": False, "pad_token_id": 0, "torch_dtype": "float32", "_name_or_path": "x", "num_labels": 2}
+    GrantedConfig(encoder_config=llama(), architectures=["GrantedModel"], **theirs).save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).pad_token_id == 0
+    assert GrantedConfig(encoder_config=llama(), layer_norm_eps=1).layer_norm_eps == 1  # a whole number is a number
+
+
+def test_an_encoder_that_states_no_text_layers_is_refused():
+    with pytest.raises(ValueError, match="of type encodec that states no number of text layers"):
+        GrantedConfig(encoder_config={"model_type": "encodec"})

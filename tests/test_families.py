@@ -14,11 +14,14 @@ from transformers import (
     CLIPVisionConfig,
     DebertaV2Config,
     Gemma3Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
     Mistral3Config,
+    MllamaConfig,
+    MllamaTextConfig,
     ModernBertConfig,
     OPTConfig,
     PixtralVisionConfig,
@@ -29,6 +32,8 @@ from transformers import (
     SiglipConfig,
     T5Config,
     T5EncoderModel,
+    T5Gemma2Config,
+    T5Gemma2Model,
     T5GemmaConfig,
     T5GemmaModel,
     T5Model,
@@ -37,6 +42,7 @@ from transformers import (
     UMT5Model,
     ViTConfig,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
@@ -161,6 +167,14 @@ FAMILIES = {
         "decoder.final_layer_norm",
     ),
     "t5": Family(T5Config(**T5), "T5EncoderModel", True, "encoder.final_layer_norm", True),
+    # Its encoder sees, too: the text model is inside it.
+    "t5gemma2": Family(
+        T5Gemma2Config(encoder={"text_config": DECODER, "vision_config": VISION}, decoder=DECODER),
+        "T5Gemma2TextEncoder",
+        True,
+        "norm",
+        True,
+    ),
     "umt5": Family(UMT5Config(**T5), "UMT5Stack", True, "final_layer_norm", True),
     "clip_text": Family(CLIPTextConfig(**TEXT), "CLIPTextModel", False, "final_layer_norm"),
     "clip": Family(
@@ -199,6 +213,7 @@ ENCODER_DECODERS = {
     "T5": lambda: T5Config(**T5),
     "UMT5": lambda: UMT5Config(**T5),
     "T5Gemma": lambda: T5GemmaConfig(encoder=DECODER, decoder=DECODER),
+    "T5Gemma2": lambda: FAMILIES["t5gemma2"].config,
 }
 
 
@@ -413,8 +428,9 @@ def test_no_head_no_decoder_and_no_other_tower_is_kept(name, family):
         assert sum(p.numel() for p in trunk.parameters()) < sum(p.numel() for p in whole.parameters())
 
 
-def test_a_saved_model_loads_bit_equal(name, tmp_path):
+def test_a_saved_model_loads_bit_equal(name, tmp_path, make_tokenizer):
     model = plain_model(name)
+    model.tokenizer = make_tokenizer("[BOS]", "[EOS]")
     torch.nn.init.normal_(model.fusion.weights)
     model.save_pretrained(tmp_path)
     loaded, info = GrantedModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -423,7 +439,9 @@ def test_a_saved_model_loads_bit_equal(name, tmp_path):
     assert torch.equal(read(loaded, *inputs), read(model, *inputs))
 
 
-@pytest.mark.parametrize("saved_as", [T5Model, T5EncoderModel, UMT5Model, UMT5EncoderModel, T5GemmaModel])
+@pytest.mark.parametrize(
+    "saved_as", [T5Model, T5EncoderModel, UMT5Model, UMT5EncoderModel, T5GemmaModel, T5Gemma2Model]
+)
 def test_an_encoder_decoder_is_read_by_its_encoder_however_it_was_saved(saved_as, tmp_path, make_tokenizer):
     config = ENCODER_DECODERS[saved_as.__name__.removesuffix("EncoderModel").removesuffix("Model")]()
     saved_as(config).save_pretrained(tmp_path / "plain")
@@ -437,9 +455,10 @@ def test_an_encoder_decoder_is_read_by_its_encoder_however_it_was_saved(saved_as
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "llava", "clip"])
-def test_keep_vision_keeps_the_tower_and_changes_no_text(name, tmp_path):
+def test_keep_vision_keeps_the_tower_and_changes_no_text(name, tmp_path, make_tokenizer):
     family = FAMILIES[name]
     whole = build(family, keep_vision=True)
+    whole.tokenizer = make_tokenizer("[BOS]", "[EOS]")
     assert any("vis" in key for key in whole.state_dict())
     text_only = GrantedModel(GrantedConfig(encoder_config=family.config)).eval()
     text_only.encoder.load_state_dict(whole.text_trunk.state_dict())
@@ -501,3 +520,52 @@ def test_a_raw_last_layer_is_followed_where_the_encoder_reports_one():
 def test_a_model_without_text_raises():
     with pytest.raises(ValueError, match="expected a model with a text trunk"):
         GrantedModel(GrantedConfig(encoder_config=ViTConfig(hidden_size=32, num_hidden_layers=2)))
+
+
+# Encoders whose layers are no list of (B, N, D) that text runs through, and what is said of them.
+GEMMA3N = {
+    "vocab_size_per_layer_input": 90,
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 1,
+    "laurel_rank": 4,
+    "intermediate_size": [64] * 3,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "activation_sparsity_pattern": [0.0] * 3,
+}
+MLLAMA = {"cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+MLLAMA_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_global_layers": 1,
+    "attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+    "vision_output_dim": 64,
+    "intermediate_layers_indices": [0],
+    "supported_aspect_ratios": [[1, 1]],
+    "max_num_tiles": 1,
+}
+REFUSED = {
+    "several streams": (
+        lambda: Gemma3nTextConfig(**{**DECODER, **GEMMA3N}),
+        r"layer 0 of Gemma3nTextModel of shape \(4, 2, 7, 32\)",
+    ),
+    "layers for images": (
+        lambda: MllamaConfig(text_config={**DECODER, **MLLAMA}, vision_config=MLLAMA_VISION),
+        r"MllamaTextModel, whose layers \[1\] do not run once each on text",
+    ),
+    "tokens first": (
+        lambda: XLNetConfig(vocab_size=99, d_model=32, n_layer=3, n_head=4, d_inner=64),
+        r"layer 0 of XLNetModel of shape \(7, 2, 32\)",
+    ),
+    "no model of its own": (lambda: MllamaTextConfig(**DECODER, **MLLAMA), "AutoModel does not load alone"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_encoder_whose_layers_cannot_be_fused_is_refused_in_one_line(kind):
+    make, message = REFUSED[kind]
+    with pytest.raises(ValueError, match=message) as caught:
+        GrantedModel(GrantedConfig(encoder_config=make(), last_layer="pre_norm")).eval()(*batch())
+    assert "\n" not in str(caught.value)

@@ -488,6 +488,29 @@ def test_a_missing_a_fused_and_a_wrong_encoder_each_raise_one_clear_error(model,
         GrantedModel.from_encoder(tiny_encoder_folder, fusion="single", layer_index=9)
 
 
+def test_unknown_options_are_refused_with_the_legal_ones(model, tiny_encoder_folder):
+    with pytest.raises(
+        ValueError, match=r"unknown option fusoin, expected some of attn_implementation.* fusion, .*token"
+    ):
+        GrantedModel.from_encoder(tiny_encoder_folder, fusoin="norm_avg")
+    with pytest.raises(ValueError, match="got torch_dtype, expected dtype"):
+        GrantedModel.from_encoder(tiny_encoder_folder, torch_dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="unknown option dtype, expected some of encoder_name_or_path"):
+        GrantedModel.from_loaded(model.encoder, model.tokenizer, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("fusion_only", [False, True])
+def test_options_of_from_pretrained_hold_and_are_checked(model, tmp_path, fusion_only):
+    model.config.encoder_revision = "0123abc"
+    model.save_pretrained(tmp_path, fusion_only=fusion_only)
+    loaded = GrantedModel.from_pretrained(tmp_path, max_sequence_length=9, torch_dtype=torch.bfloat16)
+    assert loaded.config.max_sequence_length == 9 and loaded.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="got max_sequence_length=True, expected a whole number"):
+        GrantedModel.from_pretrained(tmp_path, max_sequence_length=True)
+    _, info = GrantedModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
 def test_offloaded_weights_give_the_same_features(model, sentences):
     accelerate = pytest.importorskip("accelerate")
     expected = model.encode(sentences)

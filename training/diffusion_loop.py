@@ -29,6 +29,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from granted.configuration_granted import check_weights
 from granted.encoding.features import feature_identity
 from granted.encoding.loading import load_encoder, place
 from granted.errors import InputError
@@ -455,14 +456,20 @@ def load_part(kind: type[ModelMixin], source: str, name: str, **options: Any) ->
     """A model of diffusers from a Hub id or folder: of a pipeline, whose part of that name it is, or its own.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, it lacks weights, or it has unknown ones.
     """
     problems = []
     for subfolder in (name, None):
         try:
-            return kind.from_pretrained(source, subfolder=subfolder, **options)
+            model, loaded = kind.from_pretrained(source, subfolder=subfolder, output_loading_info=True, **options)
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(" ".join(str(error).split())[:200])
+            continue
+        try:
+            check_weights(source, loaded["missing_keys"], loaded["unexpected_keys"])
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return model
     raise InputError(
         f"got {name} {source!r}, which cannot be loaded ({problems[-1]}), expected a {kind.__name__}: check the path"
     )

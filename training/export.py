@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from granted import GrantedModel, __version__
-from granted.configuration_granted import FUSIONS, check_choice
+from granted.configuration_granted import FUSIONS, check_choice, check_weights
 from granted.errors import InputError, refusing
 from granted.files import atomic_path, read_json, write_json
 from granted.training.run_folder import RECORD, RUN, STATE
@@ -216,8 +216,7 @@ def _load_base(base: str, revision: str | None, loading: dict) -> PreTrainedMode
         model, loaded = auto.from_pretrained(
             base, revision=revision, config=config, use_safetensors=True, output_loading_info=True, **loading
         )
-    if loaded["missing_keys"]:
-        raise InputError(f"got the base {base} without {min(loaded['missing_keys'])}, expected all of its weights")
+        check_weights(base, loaded["missing_keys"])
     return model
 
 

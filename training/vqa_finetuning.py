@@ -36,6 +36,7 @@ from transformers.utils import cached_file, extract_commit_hash
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from granted.command_line import run_as_program
+from granted.configuration_granted import check_weights
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
@@ -294,7 +295,11 @@ def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorM
     processor = as_input_error(lambda: AutoProcessor.from_pretrained(config.model, **source), what)
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
         raise InputError(f"{what}: it has a {type(processor).__name__} only")
-    model = as_input_error(lambda: AutoModelForImageTextToText.from_pretrained(config.model, **source, **load), what)
+    load["output_loading_info"] = True
+    model, loaded = as_input_error(
+        lambda: AutoModelForImageTextToText.from_pretrained(config.model, **source, **load), what
+    )
+    as_input_error(lambda: check_weights(config.model, loaded["missing_keys"]), what)
     as_input_error(lambda: find_text_trunk(model.base_model), what)
     train_only_what_is_asked(model, config)
     local = os.path.exists(config.model)
