@@ -3,17 +3,38 @@
 Importing the package registers its classes, so that AutoConfig and AutoModel load saved folders without remote code.
 """
 
-from transformers import AutoConfig, AutoModel
-
-from granted.configuration_granted import ContextAggregatorConfig, GrantedConfig
-from granted.modeling_context_aggregator import ContextAggregator
-from granted.modeling_granted import GrantedModel
-from granted.modeling_layer_fusion import LayerFusion
+import os.path
+import sys
 
 
 __version__ = "0.1.0"
 __all__ = ["ContextAggregator", "ContextAggregatorConfig", "GrantedConfig", "GrantedModel", "LayerFusion"]
 
-for _config, _model in ((GrantedConfig, GrantedModel), (ContextAggregatorConfig, ContextAggregator)):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModel.register(_config, _model, exist_ok=True)
+
+def register() -> None:
+    """Make the public names available here, and the classes known to AutoConfig and AutoModel."""
+    from transformers import AutoConfig, AutoModel
+
+    from granted.configuration_granted import ContextAggregatorConfig, GrantedConfig
+    from granted.modeling_context_aggregator import ContextAggregator
+    from granted.modeling_granted import GrantedModel
+    from granted.modeling_layer_fusion import LayerFusion
+
+    for one in (ContextAggregator, ContextAggregatorConfig, GrantedConfig, GrantedModel, LayerFusion):
+        globals()[one.__name__] = one
+    for config, model in ((GrantedConfig, GrantedModel), (ContextAggregatorConfig, ContextAggregator)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register()
+    return globals()[name]
+
+
+# The command line shows its help at once, and can be interrupted from its first moment: it registers when its work
+# begins. With `python -m granted.cli` argv[0] is "-m" until the package has been imported.
+if os.path.basename(sys.argv[0]) not in ("-m", "granted", "granted.exe"):
+    register()

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ from safetensors import SafetensorError
 
 from granted.errors import InputError
 
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where the temporary files of a killed process stay
+    fcntl = None
 
 # What the operating system says when the place cannot be written to, as against a network error or a failed read.
 _UNWRITABLE = frozenset(
@@ -40,6 +45,8 @@ _UNWRITABLE = frozenset(
         errno.ENAMETOOLONG,
     )
 )
+_LOCK = "granted.lock"  # in a temporary folder: held as long as the process that made it lives
+_looked_at: set[Path] = set()  # folders in which this process has looked for what killed ones left
 
 
 @contextmanager
@@ -48,41 +55,66 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The parent folder is created. If the block fails the temporary is removed and `path` is as it was before. A file
     replaces a file and a folder replaces a folder as a whole; a file never replaces a folder, nor a folder a file.
+    What a killed process has left in the same parent folder is removed.
 
     Args:
-        path (`str` or `os.PathLike`): the file or folder to make.
+        path (`str` or `os.PathLike`): the file or folder to make; of a link, what it points to.
 
     Raises:
         InputError: the disk is full or the place is not writable.
     """
-    target = Path(os.path.abspath(path))
+    target = Path(os.path.realpath(path))
     workplace = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A private folder beside the target: same file system, no clash with another process or with a stale one.
-        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent))
-        temporary = workplace / target.name
-        yield temporary
-        if temporary.is_dir() and target.is_dir():
-            retired = workplace / f"{target.name}.old"
-            target.rename(retired)
-            try:
-                temporary.rename(target)
-            except OSError:
-                retired.rename(target)
-                raise
-        else:
-            os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        number = _error_number(error)
-        if number not in _UNWRITABLE or not _concerns(getattr(error, "filename", None), target, workplace):
+        with _workplace(target) as workplace:
+            temporary = workplace / target.name
+            yield temporary
+            if temporary.is_dir() and target.is_dir():
+                retired = workplace / f"{target.name}.old"
+                target.rename(retired)
+                try:
+                    temporary.rename(target)
+                except OSError:
+                    retired.rename(target)
+                    raise
+            else:
+                os.replace(temporary, target)
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch, which names no cause
+        # Before there is a workplace, any error is about the place.
+        reason = unwritable(error, target.parent) if workplace else str(getattr(error, "strerror", None) or error)
+        if reason is None or not _concerns(getattr(error, "filename", None), target, workplace):
             raise
         raise InputError(
-            f"got '{os.strerror(number)}' while writing {path}, expected a writable place with free space: "
+            f"got '{reason}' while writing {path}, expected a writable place with free space: "
             "free some or choose another place"
         ) from error
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A private folder beside the target: same file system, no clash with another process; removed at the end."""
+    _remove_abandoned(target.parent)
+    workplace = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent))
+    try:
+        with open(workplace / f"{_LOCK}.new", "w") as lock:
+            with suppress(OSError):  # a file system without locks: nobody will know when this process is dead
+                if fcntl:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    os.rename(lock.name, workplace / _LOCK)  # only now: a lock that can be seen is held
+            yield workplace
     finally:
-        if workplace is not None:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the workplaces of dead processes from a folder: those whose lock is free. A process looks once."""
+    if fcntl is None or parent in _looked_at:
+        return
+    _looked_at.add(parent)
+    for workplace in parent.glob(".*.tmp"):
+        with suppress(OSError), open(workplace / _LOCK, "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(workplace, ignore_errors=True)
 
 
@@ -94,6 +126,19 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
     for path in list(Path(folder).rglob(".*.tmp")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def unwritable(error: Exception, folder: str | os.PathLike = ".") -> str | None:
+    """The operating system's reason if a file could not be written, and `None` for any other error.
+
+    Args:
+        error (`Exception`): what a library raised.
+        folder (`str` or `os.PathLike`): where it wrote; a torch that cannot write says nothing about the reason.
+    """
+    number = _error_number(error)
+    if number is None and isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 16:
+        number = errno.ENOSPC
+    return os.strerror(number) if number in _UNWRITABLE else None
 
 
 def _error_number(error: Exception) -> int | None:
@@ -125,6 +170,63 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """Read a UTF-8 file, with or without a byte order mark, as it is: no line end is changed.
+
+    Raises:
+        InputError: the file is missing or not readable, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(error, path, "a text file") from error
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """Read the lines of a UTF-8 text file: they end in a line feed, with or without a carriage return before it.
+
+    Raises:
+        InputError: as of `read_text`, or a line holds a carriage return.
+    """
+    lines = read_text(path).split("\n")
+    lines = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+    for number, line in enumerate(lines, start=1):
+        if "\r" in line:
+            raise InputError(
+                f"got a carriage return within line {number} of {path}, expected lines that end in a line feed: "
+                "save it with the line ends of Unix or of Windows"
+            )
+    return lines
+
+
+def parts_of(text: str) -> list[str]:
+    """The parts of an option, which commas separate. A path that exists is one part, whatever is in its name."""
+    pieces, parts = text.split(","), []
+    while pieces:
+        several = (n for n in range(len(pieces), 1, -1) if _exists(",".join(pieces[:n]).strip()))
+        count = next(several, 1)
+        parts.append(",".join(pieces[:count]).strip())
+        pieces = pieces[count:]
+    return [part for part in parts if part]
+
+
+def as_path(text: str) -> str:
+    """A value of an option as its user means it: `~/` is the home folder, also where shells leave it, as in quotes and
+    after `=`, and `a/../b` is `b` where there is no `a`.
+    """
+    text = re.sub(r"(^|[=,:])~(?=/)", lambda found: found[1] + os.path.expanduser("~"), text)
+    path = text.rpartition("=")[2]
+    if ".." not in Path(path).parts or os.path.exists(path):
+        return text
+    real = os.path.realpath(path)
+    return text.removesuffix(path) + (real if os.path.isabs(path) else os.path.relpath(real))
+
+
+def _exists(part: str) -> bool:
+    """Whether a part of an option is a path, or ends in one, as `NAME=PATH` and `weights:PATH` do."""
+    return os.path.exists(part) or os.path.exists(re.sub(r"^[^,=:]*[=:]", "", part))
+
+
 def read_json(path: str | os.PathLike, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a UTF-8 JSON file.
 
@@ -135,9 +237,10 @@ def read_json(path: str | os.PathLike, object_pairs_hook: Callable[[list[tuple[s
     Raises:
         InputError: the file is missing or not readable, is not UTF-8 or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
+    except (ValueError, RecursionError) as error:
         raise _unreadable(error, path, "one JSON value") from error
 
 
@@ -155,7 +258,7 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
         with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    text = line.decode("utf-8")
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                     value = json.loads(text) if text.strip() else None
                 except (ValueError, RecursionError) as error:
                     raise _unreadable(error, f"{path} line {number}", "one JSON value a line") from error

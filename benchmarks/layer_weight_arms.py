@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from granted.command_line import run_as_command
 from granted.errors import InputError
 from granted.eval_metric.generation import Scores
 from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.files import atomic_path, read_json, write_json
 from granted.model_cards.figures import without_folders
+from granted.utils.program import run_as_command
 
 
 MODES = ("norm_avg", "continuous", "two_step")

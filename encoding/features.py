@@ -7,13 +7,13 @@ Tiny, on CPU: `granted encode results/tiny/granted texts.txt --output features`.
 """
 
 import os
-from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from granted.embedding_cache import EmbeddingCache
 from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.errors import InputError
+from granted.files import read_lines
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 
@@ -39,21 +39,13 @@ def encode_file(
         InputError: the file is missing, not UTF-8 or has no text; the encoder cannot be loaded; the folder holds the
             features of another encoder.
     """
-    texts_file = Path(texts_file)
-    try:
-        texts = [line for line in texts_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"got {texts_file}, expected a text file ({error.strerror}): check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"got bytes in {texts_file} that are not UTF-8 (offset {error.start}): save it as UTF-8"
-        ) from error
+    texts = [line for line in read_lines(texts_file) if line.strip()]
     if not texts:
         raise InputError(f"got no text in {texts_file}, expected one a line")
-    _, encoder = load_encoder(spec, options, max_length=max_length, fusion=fusion, layer_index=layer_index)
+    name, encoder = load_encoder(spec, options, max_length=max_length, fusion=fusion, layer_index=layer_index)
     cache = EmbeddingCache(output_dir, feature_identity(encoder))
     missing = cache.missing(texts)
-    with tqdm(total=len(missing), desc="encoding", unit="text", disable=not missing) as bar:
+    with tqdm(total=len(missing), desc=f"encoding by {name}", unit="text", disable=not missing) as bar:
         for start in range(0, len(missing), batch_texts):
             part = missing[start : start + batch_texts]
             features = encoder.encode(part, token_budget=token_budget, show_progress=False)  # (N_i, D) each

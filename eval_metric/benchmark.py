@@ -191,7 +191,7 @@ def score_encoder(
     }
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
     texts = unique_texts(records)
-    encode_missing(encoder, model, texts, cache, token_budget, show_progress)
+    encode_missing(encoder, model, texts, cache, token_budget, f"encoding by {encoder_name}" * show_progress)
     tokens, cut = count_tokens(cache, texts)
     work = cache.work(texts)
     if cut:
@@ -257,13 +257,16 @@ def encode_missing(
     texts: Sequence[str],
     cache: EmbeddingCache,
     token_budget: int,
-    show_progress: bool,
+    shown: str,
 ) -> None:
-    """Encode the texts that the cache lacks, length-sorted among those near them, one shard per batch."""
+    """Encode the texts that the cache lacks, length-sorted among those near them, one shard per batch.
+
+    The progress bar is called `shown`; there is none without.
+    """
     missing = cache.missing(texts)
     limit, device = reading_of(encoder)["max_length"], encoder.input_device
-    silent = not (show_progress and missing)
-    with evaluating(encoder), tqdm(total=len(missing), desc="encoding", unit="text", disable=silent) as bar:
+    silent = not (shown and missing)
+    with evaluating(encoder), tqdm(total=len(missing), desc=shown, unit="text", disable=silent) as bar:
         started = time.perf_counter()
         for start in range(0, len(missing), TOGETHER):
             part = missing[start : start + TOGETHER]

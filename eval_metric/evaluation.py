@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
@@ -90,7 +92,8 @@ def evaluate(
             )
     max_length = common_length(encoders, options, max_length)
     results = []
-    for spec in encoders:
+    for spec in (bar := tqdm(encoders, unit="encoder", disable=None if show_progress else True)):
+        bar.set_description(f"evaluating {split_spec(spec)[0]}")
         name, encoder = load_encoder(spec, options, max_length=max_length)
         heads: list[Head] = find_heads(aggregator) if aggregator is not None else []
         for seed in seeds if pairs is not None else ():

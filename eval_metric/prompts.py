@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.errors import InputError, refusing
-from granted.files import read_json, read_jsonl
+from granted.files import read_json, read_jsonl, read_lines
 
 
 GROUPS = ("basic", "advanced")  # of GenAI-Bench's skills; the groups are among the tags of genai_skills.json
@@ -138,10 +138,8 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    with refusing(str(path), "a file of UTF-8 text: save it as UTF-8"):
-        # Without the mark that some editors begin a file with; other separators than line ends belong to a prompt.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    return [{"id": str(number), "prompt": line.strip()} for number, line in enumerate(lines, 1) if line.strip()]
+    lines = enumerate(read_lines(path), 1)
+    return [{"id": str(number), "prompt": line.strip()} for number, line in lines if line.strip()]
 
 
 def _json_lines(path: Path) -> list[Any]:

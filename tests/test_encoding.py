@@ -10,6 +10,7 @@ from accelerate import dispatch_model
 from typer.main import get_command
 
 from granted import cli
+from granted.cli.commands import app
 from granted.encoding.loading import EncoderOptions, choose_device, load_encoder, place, split_spec
 from granted.errors import InputError, refusing
 from granted.modeling_granted import GrantedModel
@@ -36,7 +37,7 @@ def commands_with_encoder_options():
         if any(parameter.name == "device" for parameter in command.params):
             found.append(words)
 
-    walk(get_command(cli.app), [])
+    walk(get_command(app), [])
     return found
 
 

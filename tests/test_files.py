@@ -4,13 +4,14 @@ import errno
 import gzip
 import json
 import os
+import signal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granted.errors import InputError
-from granted.files import atomic_path, read_json, read_jsonl, write_json
+from granted.files import as_path, atomic_path, parts_of, read_json, read_jsonl, read_lines, write_json
 
 
 def one_line(caught) -> str:
@@ -112,6 +113,50 @@ def test_two_writers_of_one_path_do_not_meet(tmp_path):
     assert (tmp_path / "a").read_text() == "first"
 
 
+def in_a_child(work) -> int:
+    """Do something in a forked process that ends with it; its number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    return child
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there_and_a_living_one_goes_on(tmp_path):
+    ready, tell = os.pipe()
+
+    def write(name, then):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("half")
+            os.write(tell, b".")
+            then()
+
+    killed = in_a_child(lambda: write("killed", lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    os.waitpid(killed, 0)
+    living = in_a_child(lambda: write("living", signal.pause))
+    try:
+        os.read(ready, 1), os.read(ready, 1)
+        write_json(tmp_path / "a.json", 1)
+        temporary, written = sorted(os.listdir(tmp_path))
+        assert temporary.startswith(".living.") and written == "a.json"
+    finally:
+        os.kill(living, signal.SIGKILL)
+        os.waitpid(living, 0)
+
+
+def test_a_link_is_followed_and_a_folder_that_is_not_there_can_be_left_again(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "a.json")
+    write_json(tmp_path / "link", 1)
+    assert read_json(tmp_path / "far" / "a.json") == 1 and (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(tmp_path)
+    write_json("none/../b.json", 2)
+    assert read_json("b.json") == 2 and not os.path.exists("none")
+
+
 def test_nan_is_refused(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", float("nan"))
@@ -141,9 +186,7 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path, content, words):
 
 @settings(deadline=None)
 @given(
-    values=st.lists(
-        st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=3), max_size=5
-    )
+    values=st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=3), max_size=5)
 )
 def test_json_lines_round_trip(tmp_path_factory, values):
     for name, opener in (("a.jsonl", open), ("a.jsonl.gz", gzip.open)):
@@ -170,3 +213,49 @@ def test_bad_json_lines_are_named_by_number(tmp_path):
         one_line(caught)
     with pytest.raises(InputError, match="does not exist"):
         list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+# ----------------------------------------------------------------------------------------- lines, and parts of options
+
+
+def test_lines_end_in_a_line_feed_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\ufeffa\u2028b\x0cc\x85d\r\n\n e\n", encoding="utf-8", newline="")
+    assert read_lines(path) == ["a\u2028b\x0cc\x85d", "", " e"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+    for content, words in ((b"a\rb", "carriage return within line 1"), ("a".encode("utf-16"), "not UTF-8")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=words) as caught:
+            read_lines(path)
+        assert str(path) in one_line(caught)
+    path.write_text('\ufeff{"a": 1}', encoding="utf-8")
+    assert read_json(path) == {"a": 1} and list(read_jsonl(path)) == [(1, {"a": 1})]
+
+
+def test_a_path_that_exists_is_one_part_of_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "x=y,z"):
+        (tmp_path / name).touch()
+    assert parts_of("last, avg,,") == ["last", "avg"]
+    assert parts_of("c,a,b,weights:a,b,d") == ["c", "a,b", "weights:a,b", "d"]
+    assert parts_of("n=a,b,x=y,z") == ["n=a,b", "x=y,z"]
+
+
+def test_a_path_is_what_its_user_means(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "there").mkdir()
+    for typed, meant in {
+        "~/a": "/home/me/a",
+        "--output=~/a": "--output=/home/me/a",
+        "n=~/a,~/b": "n=/home/me/a,/home/me/b",
+        "a~/b": "a~/b",
+        "~": "~",
+        "none/../b": "b",
+        "--output=none/../b": "--output=b",
+        "/none/../b": "/b",
+        "there/..": "there/..",
+        "..": "..",
+    }.items():
+        assert as_path(typed) == meant

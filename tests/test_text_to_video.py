@@ -9,9 +9,9 @@ from diffusers import DiffusionPipeline, WanTransformer3DModel
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from granted.command_line import parse_settings
 from granted.errors import InputError
 from granted.files import read_json
-from granted.training.diffusion_settings import parse
 from granted.training.flow_matching import Draw
 from granted.training.text_to_video import TextToVideoConfig, TextToVideoTrainer, is_image_step
 
@@ -196,5 +196,5 @@ def test_what_cannot_be_used_is_said_in_one_line(settings, changes, message):
 def test_the_settings_in_the_repository_are_legal(name):
     path = Path(__file__).parents[1] / "training/configs" / f"{name}.yaml"
     given = ["--config", str(path), "--encoder=e", "--data=d", "--output_dir=o", "--image_data=i"]
-    config = parse(TextToVideoConfig, given, "train")
+    config = parse_settings(TextToVideoConfig, given, "train")
     assert config.image_steps == 7

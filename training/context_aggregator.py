@@ -220,7 +220,7 @@ def train_context_aggregators(
     silent = not (show_progress and accelerator.is_main_process)
     started = time.perf_counter() - seconds
     batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
-    with tqdm(total=total, initial=first, desc="aggregator", disable=silent) as bar:
+    with tqdm(total=total, initial=first, desc=f"aggregators of {encoder_name}", disable=silent) as bar:
         for step, batch in zip(range(first, total), batches):
             mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
             texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)

@@ -34,7 +34,7 @@ from granted.encoding.features import feature_identity
 from granted.encoding.loading import load_encoder, place
 from granted.errors import InputError
 from granted.eval_metric.results import library_versions
-from granted.files import atomic_path, read_json, write_json
+from granted.files import atomic_path, read_json, read_lines, write_json
 from granted.modeling_granted import GrantedModel
 from granted.training.conditioning import Conditioning
 from granted.training.context_aggregator import learning_rate_factor
@@ -318,12 +318,7 @@ class DiffusionTrainer(ABC):
         """The prompts of the grids."""
         if self.config.sample_prompts is None:
             return list(islice(dict.fromkeys(self.captions()), self.config.sample_count))
-        try:
-            lines = Path(self.config.sample_prompts).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"got sample_prompts {self.config.sample_prompts}, expected UTF-8 text ({error})"
-            ) from error
+        lines = read_lines(self.config.sample_prompts)
         prompts = [line for line in lines if line.strip()][: self.config.sample_count]
         if not prompts:
             raise InputError(f"got no prompt in {self.config.sample_prompts}, expected one a line: write some")

@@ -1,25 +1,18 @@
-"""Settings shared by the trainings of diffusion models, and how a command line and a YAML file give them.
+"""Settings of the trainings of diffusion models. No library is loaded with them, so that `--help` shows them at once.
 
-config = parse(TextToImageConfig, ["--config", "t2i_miniature_32.yaml", "--seed", "1"], "granted train text-to-image")
+config = parse_settings(TextToImageConfig, ["--config", "t2i_miniature_32.yaml"], "granted train text-to-image")
 """
 
-import argparse
-import inspect
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from fractions import Fraction
+from typing import Any, Literal
 
-import yaml
-from transformers import HfArgumentParser
-
-from granted.encoding.loading import EncoderOptions
+from granted.encoding.options import EncoderOptions
 from granted.errors import InputError
-from granted.training.two_step import MODES, freeze_step
 from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, Share
 
 
-Settings = TypeVar("Settings", bound="DiffusionTrainingConfig")
+MODES = ("norm_avg", "continuous", "two_step", "as_saved")  # of the layer weights
 # Where a run is written, how it is shown, read and spread: the result does not depend on it. Encoder, VAE and data are
 # known by their content instead.
 APART = (
@@ -165,44 +158,97 @@ class DiffusionTrainingConfig(EncoderOptions):
         return {name: value for name, value in asdict(self).items() if name not in APART}
 
 
-def parse(kind: type[Settings], arguments: Sequence[str], command: str) -> Settings:
-    """Settings from options and from a YAML file (`--config`); options win.
+@dataclass
+class TextToImageConfig(DiffusionTrainingConfig):
+    """Settings of a text-to-image training.
+
+    Args:
+        image_column (`str`): the pictures.
+        resolution (`int`): side of a picture in pixels, 256 as in the paper by default; aspect_buckets (`bool`):
+            instead of the square only, shapes from 1:2 to 2:1 of the same area.
+        streaming (`bool`): read the data as it comes, in windows of stream_window (`int`) rows a process.
+
+    Those of every diffusion training:
+    """
+
+    image_column: str = "image"
+    resolution: Count = 256
+    aspect_buckets: bool = False
+    streaming: bool = False
+    stream_window: Count = 1024
+
+
+TextToImageConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
+
+
+@dataclass
+class TextToVideoConfig(DiffusionTrainingConfig):
+    """Settings of a text-to-video training.
+
+    `data` are clips, `batch_size` is theirs. The defaults of image_batch_size and image_steps are the paper's; height,
+    width, num_frames, shift and max_sequence_length are Wan 2.1's. ema_decay is 0: the paper names no average, and one
+    over 20,000 steps of fine-tuning would keep much of their beginning.
+
+    Args:
+        pretrained (`str`, *optional*): Hub id or folder of the Wan transformer, or of a pipeline with one, that is
+            fine-tuned; its text-embedding layers are initialised anew for this encoder. Without it a transformer of
+            the configured shape is trained from scratch.
+        frames_column (`str`): the clips, as lists of pictures or as videos; num_frames (`int`): evenly spread frames
+            taken of each; height (`int`), width (`int`): in pixels.
+        image_data (`str`): pictures, given as `data` is; image_column (`str`): in them; image_batch_size (`int`).
+        image_steps (`int`): of any ten steps in a row, those of pictures; 0 trains on clips alone.
+
+    Those of every diffusion training:
+    """
+
+    pretrained: str | None = None
+    frames_column: str = "frames"
+    num_frames: Count = 81
+    height: Count = 480
+    width: Count = 832
+    image_data: str = ""
+    image_column: str = "image"
+    image_batch_size: Count = 512
+    image_steps: Natural = 7
+    batch_size: Count = 128
+    max_steps: Count = 20_000
+    freeze_at: str = "0.6"
+    max_sequence_length: Count = 512
+    ema_decay: Share = 0.0
+    shift: Positive = 3.0
+    guidance_scale: NonNegative = 5.0
+    sample_count: Count = 4
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.image_steps < 10 or bool(self.image_steps) != bool(self.image_data):
+            raise InputError(
+                f"got image_steps={self.image_steps} with image_data {self.image_data!r}, expected 1 to 9 of ten "
+                "steps with pictures, or 0 without: set both"
+            )
+
+
+TextToVideoConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
+
+
+def freeze_step(freeze_at: str, total_steps: int) -> int:
+    """The step before which the weights are frozen.
+
+    Args:
+        freeze_at (`str`): a number of steps, or a fraction of the run below 1, such as `"2/3"` or `"0.6"`.
+        total_steps (`int`): length of the run.
 
     Raises:
-        InputError: an option, a key of the file or a value is unknown.
+        InputError: it is neither, or not within the run.
     """
-    parser = HfArgumentParser(
-        kind,
-        prog=command,
-        description=inspect.getdoc(kind),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.register("type", dict, yaml.safe_load)  # a mapping on the command line, in YAML's or JSON's notation
-    parser.add_argument("--config", help="YAML file with any of these settings")
-    parser.error = lambda message: _refuse(message, command)  # instead of the usage, which fills the screen
-    given = parser.parse_args(arguments)
-    known = {one.name: one for one in fields(kind)}
-    if given.config:
-        values = _read_yaml(given.config, known)
-        parser.set_defaults(**values)
-        given = parser.parse_args(arguments)
     try:
-        return kind(**{name: getattr(given, name) for name in known})
-    except TypeError as error:
-        raise InputError(f"got a value of the wrong type ({error}): see {command} --help") from error
-
-
-def _read_yaml(path: str, known: dict[str, Any]) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
-    unknown = sorted(set(map(str, values)) - set(known)) if isinstance(values, dict) else ["no mapping"]
-    if unknown:
-        raise InputError(f"got {', '.join(unknown)} in {path}, expected settings of this command: see --help")
-    return values
-
-
-def _refuse(message: str, command: str) -> None:
-    raise InputError(f"got options that cannot be read: {message}: see {command} --help")
+        value = Fraction(freeze_at)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    step = round(value * total_steps) if value < 1 else value
+    if not 0 < step < total_steps or step != int(step):
+        raise InputError(
+            f"got freeze_at={freeze_at!r}, expected a step between 1 and {total_steps - 1}, a fraction of the run "
+            "such as 2/3, or auto: correct it, or use continuous"
+        )
+    return int(step)

@@ -13,23 +13,23 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from accelerate.state import AcceleratorState, GradientState
 from transformers import TrainerCallback
 from transformers.modeling_utils import PreTrainedModel
 
+from granted.command_line import read_settings
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.errors import InputError, refusing
 from granted.eval_metric.benchmark import load_head, score_encoder
 from granted.eval_metric.evaluation import check_apart, dataset_description
 from granted.eval_metric.results import Result
-from granted.files import read_json, write_json
+from granted.files import parts_of, read_json, write_json
 from granted.modeling_granted import GrantedModel
 from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
 
@@ -106,8 +106,10 @@ class TedProbe(TrainerCallback):
             InputError: benchmark, pairs or settings cannot be used.
         """
         records, info = read_ted(config.ted)
-        pairs = [pair for path in config.ted_pairs.split(",") for pair in read_pairs(path)]
-        settings = read_settings(config.ted_config) if config.ted_config else AggregatorTrainingConfig()
+        pairs = [pair for path in parts_of(config.ted_pairs) for pair in read_pairs(path)]
+        settings = AggregatorTrainingConfig()
+        if config.ted_config:
+            settings = read_settings(AggregatorTrainingConfig, config.ted_config)
         folder = Path(config.output_dir) / "ted"
         dataset = dataset_description(records, info)
         return cls(records, dataset, pairs, settings, folder, processor.tokenizer, config.ted_steps)
@@ -191,23 +193,3 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in trained.items():
             parameter.requires_grad_(requires_grad)
-
-
-def read_settings(path: str) -> AggregatorTrainingConfig:
-    """An aggregator's training settings from a YAML file with the options of `granted train aggregator`.
-
-    Raises:
-        InputError: the file is missing or has other options.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"got {path}, expected a readable YAML file ({str(error).splitlines()[0]})") from error
-    known = {one.name for one in fields(AggregatorTrainingConfig)}
-    unknown = sorted(set(values) - known) if isinstance(values, dict) else ["no mapping"]
-    if unknown:
-        raise InputError(f"got {', '.join(unknown)} in {path}, expected some of {', '.join(sorted(known))}")
-    for name in ("features", "learning_rates"):
-        if name in values and not isinstance(values[name], list):
-            values[name] = [values[name]]
-    return AggregatorTrainingConfig(**values)

@@ -8,7 +8,6 @@ to go on after an interruption. The outcome is `run/pipeline`, which `DiffusionP
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
 
-from granted.command_line import run_as_program
+from granted.command_line import parse_settings
 from granted.embedding_cache import EmbeddingCache, identity_hash
 from granted.errors import InputError
 from granted.files import atomic_path
@@ -25,34 +24,11 @@ from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion_loop import DiffusionTrainer
-from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
+from granted.training.diffusion_settings import TextToImageConfig
 from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.picture_data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
 from granted.training.run_folder import data_fingerprint, stream_fingerprint
-from granted.utils.settings import Count
-
-
-@dataclass
-class TextToImageConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-image training.
-
-    Args:
-        image_column (`str`): the pictures.
-        resolution (`int`): side of a picture in pixels, 256 as in the paper by default; aspect_buckets (`bool`):
-            instead of the square only, shapes from 1:2 to 2:1 of the same area.
-        streaming (`bool`): read the data as it comes, in windows of stream_window (`int`) rows a process.
-
-    Those of every diffusion training:
-    """
-
-    image_column: str = "image"
-    resolution: Count = 256
-    aspect_buckets: bool = False
-    streaming: bool = False
-    stream_window: Count = 1024
-
-
-TextToImageConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
+from granted.utils.program import run_as_program
 
 
 class TextToImageTrainer(DiffusionTrainer):
@@ -227,10 +203,14 @@ def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 9
         make_image_grid(pictures, rows, columns).save(temporary, format="PNG")
 
 
-def run(arguments: Sequence[str]) -> str:
-    """Do what the command line asks; what is to be shown at the end."""
-    config = parse(TextToImageConfig, arguments, "granted train text-to-image")
+def train(config: TextToImageConfig) -> str:
+    """Train; what is to be shown at the end."""
     return f"wrote {TextToImageTrainer(config).run() / 'pipeline'}"
+
+
+def run(arguments: Sequence[str]) -> str:
+    """Do what the command line asks."""
+    return train(parse_settings(TextToImageConfig, arguments, "granted train text-to-image"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ seven are of pictures, and three of clips. Run the command again to go on after 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -18,69 +17,19 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import nn
 
-from granted.command_line import run_as_program
+from granted.command_line import parse_settings
 from granted.errors import InputError
 from granted.files import atomic_path
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.training.diffusion_loop import DiffusionTrainer, load_part
-from granted.training.diffusion_settings import DiffusionTrainingConfig, parse
+from granted.training.diffusion_settings import TextToVideoConfig
 from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.picture_data import Batch, CaptionedPictures, load_rows
 from granted.training.run_folder import data_fingerprint
 from granted.training.text_to_image import save_grid
-from granted.utils.settings import Count, Natural, NonNegative, Positive, Share
-
-
-@dataclass
-class TextToVideoConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-video training.
-
-    `data` are clips, `batch_size` is theirs. The defaults of image_batch_size and image_steps are the paper's; height,
-    width, num_frames, shift and max_sequence_length are Wan 2.1's. ema_decay is 0: the paper names no average, and one
-    over 20,000 steps of fine-tuning would keep much of their beginning.
-
-    Args:
-        pretrained (`str`, *optional*): Hub id or folder of the Wan transformer, or of a pipeline with one, that is
-            fine-tuned; its text-embedding layers are initialised anew for this encoder. Without it a transformer of
-            the configured shape is trained from scratch.
-        frames_column (`str`): the clips, as lists of pictures or as videos; num_frames (`int`): evenly spread frames
-            taken of each; height (`int`), width (`int`): in pixels.
-        image_data (`str`): pictures, given as `data` is; image_column (`str`): in them; image_batch_size (`int`).
-        image_steps (`int`): of any ten steps in a row, those of pictures; 0 trains on clips alone.
-
-    Those of every diffusion training:
-    """
-
-    pretrained: str | None = None
-    frames_column: str = "frames"
-    num_frames: Count = 81
-    height: Count = 480
-    width: Count = 832
-    image_data: str = ""
-    image_column: str = "image"
-    image_batch_size: Count = 512
-    image_steps: Natural = 7
-    batch_size: Count = 128
-    max_steps: Count = 20_000
-    freeze_at: str = "0.6"
-    max_sequence_length: Count = 512
-    ema_decay: Share = 0.0
-    shift: Positive = 3.0
-    guidance_scale: NonNegative = 5.0
-    sample_count: Count = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.image_steps < 10 or bool(self.image_steps) != bool(self.image_data):
-            raise InputError(
-                f"got image_steps={self.image_steps} with image_data {self.image_data!r}, expected 1 to 9 of ten "
-                "steps with pictures, or 0 without: set both"
-            )
-
-
-TextToVideoConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
+from granted.utils.program import run_as_program
 
 
 def is_image_step(step: int, image_steps: int) -> bool:
@@ -276,10 +225,14 @@ def without_text_embedding(transformer: WanTransformer3DModel) -> nn.Module:
     return nn.ModuleDict(kept | {f"condition_{name}": part for name, part in inner if name != "text_embedder"})
 
 
-def run(arguments: Sequence[str]) -> str:
-    """Do what the command line asks; what is to be shown at the end."""
-    config = parse(TextToVideoConfig, arguments, "granted train text-to-video")
+def train(config: TextToVideoConfig) -> str:
+    """Train; what is to be shown at the end."""
     return f"wrote {TextToVideoTrainer(config).run() / 'pipeline'}"
+
+
+def run(arguments: Sequence[str]) -> str:
+    """Do what the command line asks."""
+    return train(parse_settings(TextToVideoConfig, arguments, "granted train text-to-video"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@
 
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from granted.errors import InputError
 from granted.files import atomic_path, write_json
 from granted.modeling_granted import GrantedModel
 from granted.modeling_layer_fusion import LayerFusion
+from granted.training.diffusion_settings import MODES, freeze_step
 
 
-MODES = ("norm_avg", "continuous", "two_step", "as_saved")
 PATIENCE = 3  # windows in a row without a new low, after which the weights' movement has stopped falling
 
 
@@ -192,29 +191,6 @@ def set_fusion(encoder: GrantedModel, fusion: str) -> None:
     replacement = LayerFusion(fusion, config.num_hidden_layers, -1, layers, config.layer_norm_eps)
     config.fusion, config.layer_index, config.layers = fusion, -1, layers
     encoder.fusion = replacement.to(device)
-
-
-def freeze_step(freeze_at: str, total_steps: int) -> int:
-    """The step before which the weights are frozen.
-
-    Args:
-        freeze_at (`str`): a number of steps, or a fraction of the run below 1, such as `"2/3"` or `"0.6"`.
-        total_steps (`int`): length of the run.
-
-    Raises:
-        InputError: it is neither, or not within the run.
-    """
-    try:
-        value = Fraction(freeze_at)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    step = round(value * total_steps) if value < 1 else value
-    if not 0 < step < total_steps or step != int(step):
-        raise InputError(
-            f"got freeze_at={freeze_at!r}, expected a step between 1 and {total_steps - 1}, a fraction of the run "
-            "such as 2/3, or auto: correct it, or use continuous"
-        )
-    return int(step)
 
 
 def moved(before: Sequence[float], after: Sequence[float]) -> float:

@@ -33,9 +33,9 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, SFTTrainer
 
-from granted.command_line import run_as_program
+from granted.command_line import parse_settings
 from granted.configuration_granted import check_weights
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
@@ -56,6 +56,7 @@ from granted.training.run_folder import (
 )
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
+from granted.utils.program import run_as_program
 
 
 ADAPTERS = ("none", "lora", "dora", "qlora")
@@ -432,20 +433,7 @@ def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
     Raises:
         InputError: an option or a value is unknown.
     """
-    parser = TrlParser(VqaFinetuningConfig, prog="granted train vqa")
-    parser.error = lambda message: _refuse(message)  # instead of the usage, which fills the screen
-    words = [word for argument in arguments for word in re.split(r"(?<=^--config)=", argument, maxsplit=1)]
-    try:
-        (config,) = parser.parse_args_and_config(words)
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"got options that cannot be read: {' '.join(str(error).split())[:300]}") from error
-    return config
-
-
-def _refuse(message: str) -> None:
-    raise InputError(f"got options that cannot be read: {message}: see granted train vqa --help")
+    return parse_settings(VqaFinetuningConfig, arguments, "granted train vqa")
 
 
 def run(arguments: Sequence[str]) -> str:

@@ -1,1 +1,1 @@
-"""What every part of the package uses: values of settings checked against their declarations."""
+"""What every part of the package uses: settings and their files, and how a program of ours begins and ends."""

@@ -1,4 +1,4 @@
-"""The `granted` command. It reads options, calls the library and prints; anything worth testing is elsewhere.
+"""The commands of `granted`. They read options, call the library and print; anything worth testing is elsewhere.
 
 granted evaluate smollm2=SmolLM2-135M-Instruct.gguf --ted sample --pairs pairs.parquet --features last,norm_avg
 """
@@ -10,19 +10,30 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from granted.cli_data import data
-from granted.command_line import ConfigFile, console, numbers_of, parts_of, run_as_command, takes, whole_numbers_of
-from granted.encoding.loading import EncoderOptions, LoadingOptions
+from granted.cli.data import data
+from granted.command_line import (
+    LAST_SEED,
+    Commands,
+    ConfigFile,
+    console,
+    numbers_of,
+    parse_settings,
+    parts_of,
+    seeds_of,
+    status,
+    takes,
+)
+from granted.encoding.options import EncoderOptions, LoadingOptions
 from granted.errors import InputError
 
 
-app = typer.Typer(
+app = Commands(
     help="Score, adapt and plug in the text encoders of diffusion models (GRAN-TED, arXiv 2512.15560).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-train = typer.Typer(
+train = Commands(
     help="Train: the context aggregator, the encoder by VQA (stage 1), the diffusion model (stage 2).",
     no_args_is_help=True,
 )
@@ -38,7 +49,8 @@ app.add_typer(train, name="train")
 takes_encoder_options = takes(EncoderOptions, "encoder_options", "Encoder")
 takes_loading_options = takes(LoadingOptions, "loading", "Model")
 MaxLength = Annotated[
-    int | None, typer.Option(help="Most tokens read of a text, template included; the encoder's own limit by default.")
+    int | None,
+    typer.Option(min=1, help="Most tokens read of a text, template included; the encoder's own limit by default."),
 ]
 Pairs = Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")]
 Features = Annotated[
@@ -46,24 +58,25 @@ Features = Annotated[
     typer.Option(help="last, penultimate, layer_I, all_layers, avg, norm_avg, learned, weights:PATH; with commas."),
 ]
 LearningRates = Annotated[str, typer.Option(help="One, or several from which held-out pairs choose.")]
-BatchSize = Annotated[int, typer.Option(help="Pairs per process and step.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the pairs.")]
-MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pairs per process and step.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the pairs.")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")]
 Schedule = Annotated[str, typer.Option(help="constant or cosine.")]
-WarmupSteps = Annotated[int, typer.Option(help="Steps of linear rise.")]
-WeightDecay = Annotated[float, typer.Option(help="Of AdamW.")]
-MaxGradNorm = Annotated[float, typer.Option(help="Gradient clip, per aggregator.")]
-Temperature = Annotated[float, typer.Option(help="Of the contrastive loss.")]
+WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps of linear rise.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="Of AdamW.")]
+MaxGradNorm = Annotated[float, typer.Option(min=0, help="Gradient clip, per aggregator.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Of the contrastive loss.")]
 AggregatorWidth = Annotated[
-    int | None, typer.Option(help="Width of the aggregators' blocks, a multiple of 16; the encoder's by default.")
+    int | None,
+    typer.Option(min=1, help="Width of the aggregators' blocks, a multiple of 16; the encoder's by default."),
 ]
 HardNegatives = Annotated[bool, typer.Option(help="Use the pairs' negatives column.")]
-HeldOut = Annotated[int, typer.Option(help="Pairs kept to measure on (at most a tenth).")]
+HeldOut = Annotated[int, typer.Option(min=0, help="Pairs kept to measure on (at most a tenth).")]
 MixedPrecision = Annotated[str, typer.Option(help="Of the aggregators: bf16 or no.")]
 RecomputeLayers = Annotated[bool, typer.Option(help="Least memory, not least time, for learned layer weights.")]
-TokenBudget = Annotated[int, typer.Option(help="Most tokens the encoder reads at a time, padding included.")]
-SaveSteps = Annotated[int, typer.Option(help="Steps between checkpoints; 1 loses nothing to a kill.")]
-LogSteps = Annotated[int, typer.Option(help="Steps between points of the curve.")]
+TokenBudget = Annotated[int, typer.Option(min=1, help="Most tokens the encoder reads at a time, padding included.")]
+SaveSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints; 1 loses nothing to a kill.")]
+LogSteps = Annotated[int, typer.Option(min=1, help="Steps between points of the curve.")]
 Tracker = Annotated[str, typer.Option(help="Where curves go: file or trackio.")]
 Ted = Annotated[str, typer.Option(help="TED-6K.json, an exported folder, or the word sample.")]
 
@@ -124,7 +137,7 @@ def evaluate(
         output,
         pairs=rows,
         settings=settings,
-        seeds=whole_numbers_of(seeds),
+        seeds=seeds_of(seeds),
         aggregator=aggregator,
         options=encoder_options,
         max_length=max_length,
@@ -223,7 +236,7 @@ def train_aggregator(
     pairs: Pairs,
     output: Annotated[Path, typer.Option(help="Folder that gets one aggregator per feature.")],
     config: ConfigFile = None,
-    seed: Annotated[int, typer.Option(help="Of initialisation and data order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of initialisation and data order.")] = 0,
     max_length: MaxLength = None,
     features: Features = "norm_avg",
     learning_rates: LearningRates = "1e-5",
@@ -253,7 +266,7 @@ def train_aggregator(
 
     settings = _training_settings(locals())
     rows = _read_pairs(pairs)
-    with console.status(f"loading {encoder}"):
+    with status(f"loading {encoder}"):
         name, model = load_encoder(encoder, encoder_options, max_length=max_length)
     folders = train_context_aggregators(model, rows, output, settings, encoder_name=name)
     for folder in folders.values():
@@ -265,23 +278,29 @@ def train_vqa(context: typer.Context):
     """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
     from granted.training.vqa_finetuning import run
 
-    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+    console.print(run(context.args))
 
 
 @train.command("text-to-image", **OPTIONS_PASSED_ON)
 def train_text_to_image(context: typer.Context):
     """Stage 2: train a Lumina 2 transformer with the encoder's layer weights, jointly and then frozen, see --help."""
-    from granted.training.text_to_image import run
+    from granted.training.diffusion_settings import TextToImageConfig
 
-    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+    config = parse_settings(TextToImageConfig, context.args, "granted train text-to-image")
+    from granted.training.text_to_image import train
+
+    console.print(train(config))
 
 
 @train.command("text-to-video", **OPTIONS_PASSED_ON)
 def train_text_to_video(context: typer.Context):
     """Stage 2: fine-tune Wan on pictures and clips with the encoder's layer weights, see --help."""
-    from granted.training.text_to_video import run
+    from granted.training.diffusion_settings import TextToVideoConfig
 
-    console.print(run(context.args), markup=False, highlight=False, soft_wrap=True)
+    config = parse_settings(TextToVideoConfig, context.args, "granted train text-to-video")
+    from granted.training.text_to_video import train
+
+    console.print(train(config))
 
 
 @app.command()
@@ -317,8 +336,10 @@ def export(
 @app.command()
 def miniature(
     output: Annotated[Path, typer.Option(help="The folder to make.")],
-    seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
-    pictures: Annotated[int, typer.Option(help="Shown to the vision tower, so that it sees; 0 for none.")] = 36000,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the weights.")] = 0,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Shown to the vision tower, so that it sees; 0 for none.")
+    ] = 36000,
 ):
     """Make a Qwen3-VL in miniature: the real classes, small enough to train on two cores."""
     from granted.training.miniature import build_miniature
@@ -337,7 +358,7 @@ def vqa(
     training_data: Annotated[str, typer.Option(help="The rows trained on, for the majority answers.")],
     output: Annotated[Path, typer.Option(help="Folder for vqa.json and questions.png.")],
     config: ConfigFile = None,
-    batch_size: Annotated[int, typer.Option(help="Rows answered at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows answered at a time.")] = 32,
     *,
     loading: LoadingOptions,
 ):
@@ -366,16 +387,18 @@ def generate(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the pictures, manifest.jsonl and grid.png.")],
     config: ConfigFile = None,
-    seed: Annotated[int, typer.Option(help="With the prompts' ids it decides the noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Of denoising; like all below by default the pipeline's.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="With the prompts' ids it decides the noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of denoising; like all below by default the pipeline's.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Scale of classifier-free guidance.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="For all pictures.")] = None,
-    images_per_prompt: Annotated[int, typer.Option(help="Pictures or clips of each prompt.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Pictures made at a time.")] = 8,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Of a clip.")] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second at which clips are meant to be seen.")] = 16.0,
+    images_per_prompt: Annotated[int, typer.Option(min=1, help="Pictures or clips of each prompt.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at a time.")] = 8,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip.")] = None,
+    fps: Annotated[float, typer.Option(min=0, help="Frames a second at which clips are meant to be seen.")] = 16.0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Such as cpu or cuda:1; auto takes a GPU if there is one.")] = "auto",
     device_map: Annotated[
@@ -396,7 +419,7 @@ def generate(
     options = locals()
     settings = SamplingSettings(**{field.name: options[field.name] for field in fields(SamplingSettings)})
     rows = read_prompts(prompts)
-    with console.status(f"loading {pipeline}"):
+    with status(f"loading {pipeline}"):
         loaded = load_pipeline(
             pipeline,
             dtype=dtype,
@@ -432,9 +455,11 @@ def evaluate_generation(
             "geometric mean over the answer's tokens and the end token. The two cannot be compared."
         ),
     ] = "answer_probability",
-    max_frames: Annotated[int, typer.Option(help="Frames of a clip that the judge sees.")] = 16,
-    batch_size: Annotated[int, typer.Option(help="Questions asked at a time.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the control, which swaps the prompts of shapes.")] = 0,
+    max_frames: Annotated[int, typer.Option(min=1, help="Frames of a clip that the judge sees.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at a time.")] = 8,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Of the control, which swaps the prompts of shapes.")
+    ] = 0,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read.")
     ] = False,
@@ -534,13 +559,13 @@ def push(
         raise InputError(f"got --preset {preset}, expected tiny: correct it, or leave it out")
     if preset and given:
         raise InputError(f"got --preset with {', '.join(given)}, which it has of its own: leave one of them out")
-    with console.status("building"):
+    with status("building"):
         released = build_release(output, miniature() if preset else Sources(**given), owner=to, tag=tag)
     for name, files in released.items():
         size = sum(file.size for file in files)
-        console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+        console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB")
         for file in files if dry_run else ():
-            console.print(f"  {file.sha256[:16]} {file.size:>12,}  {file.path}", highlight=False, soft_wrap=True)
+            console.print(f"  {file.sha256[:16]} {file.size:>12,}  {file.path}")
     if to and not build_only and not dry_run:
         push_release(output, to, private=not public, tag=tag, report=_show_pushed)
 
@@ -548,7 +573,7 @@ def push(
 def _show_pushed(pushed) -> None:
     done = f"commit {pushed.commit[:7]}" if pushed.commit else "nothing had changed"
     done += f", tag {pushed.tag}" if pushed.tag else ""
-    console.print(f"{pushed.url}: {done}", highlight=False, soft_wrap=True)
+    console.print(f"{pushed.url}: {done}")
 
 
 # --------------------------------------------------------------------------------------------------------- plumbing
@@ -557,7 +582,7 @@ def _show_pushed(pushed) -> None:
 def _read_pairs(paths: str) -> list[dict]:
     from granted.dataset_builders.caption_pairs.pairs import read_pairs
 
-    with console.status("reading pairs"):
+    with status("reading pairs"):
         return [pair for path in parts_of(paths) for pair in read_pairs(path)]
 
 
@@ -581,12 +606,3 @@ def _show_report(results, records, output: Path) -> None:
     console.print(table)
     for path in paths:
         console.print(f"wrote {path}")
-
-
-def main() -> None:
-    """Entry point of the `granted` command."""
-    run_as_command(lambda: app(prog_name="granted"))
-
-
-if __name__ == "__main__":
-    main()
