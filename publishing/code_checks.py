@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 _STANDARD = (
     *("__future__", "abc", "ast", "collections", "collections.abc", "contextlib", "copy", "csv", "dataclasses"),
     *("enum", "functools", "hashlib", "inspect", "itertools", "json", "math", "numbers", "operator", "os"),
-    *("pathlib", "re", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
+    *("pathlib", "re", "reprlib", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
 )
 # Libraries that they may import; those not named here, torch and transformers.
 _LIBRARIES = {
