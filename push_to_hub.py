@@ -26,7 +26,7 @@ def push(
     *,
     private: bool = True,
     tag: str | None = None,
-    report: Callable[[Pushed], None] = lambda pushed: None,
+    report: Callable[[str], object] = lambda line: None,
 ) -> list[Pushed]:
     """Check the folders of a release once more and push them, models before what names them.
 
@@ -35,7 +35,7 @@ def push(
         owner (`str`): user or organisation.
         private (`bool`, defaults to `True`): the visibility of new repositories.
         tag (`str`, *optional*): of the commits.
-        report (`Callable`): called with what was done, repository by repository.
+        report (`Callable`): called with a line about what is being done and one about what was done.
 
     Raises:
         InputError: one of them may not be published or could not be pushed. What was pushed before it stays, and the
@@ -44,8 +44,10 @@ def push(
     pushed = []
     folders = {name: kind for name, kind in KINDS.items() if (Path(release) / name).is_dir()}
     for name, kind in folders.items():
+        report(f"checking {name}")
         check_folder(Path(release) / name, kind)
     for name, kind in folders.items():
+        report(f"pushing {name}")
         one = push_folder(
             Path(release) / name,
             f"{owner}/{name}",
@@ -54,8 +56,10 @@ def push(
             tag=tag,
             message=f"Release by granted {__version__}",
             space_sdk="gradio" if kind == "metric" else None,
+            report=report,
         )
-        report(one)
+        done = f"commit {one.commit[:7]}" if one.commit else "nothing had changed"
+        report(f"{one.url}: {done}" + (f", tag {tag}" if tag else ""))
         pushed.append(one)
     return pushed
 

@@ -548,6 +548,7 @@ def push(
 
     Made from --preset, --encoder or --checkpoint. Run the same command again to go on after an interruption.
     """
+    console.print(f"loading what builds {output}")
     from granted.publishing.build import Sources, build_release, miniature
     from granted.push_to_hub import push as push_release
 
@@ -559,21 +560,17 @@ def push(
         raise InputError(f"got --preset {preset}, expected tiny: correct it, or leave it out")
     if preset and given:
         raise InputError(f"got --preset with {', '.join(given)}, which it has of its own: leave one of them out")
-    with status("building"):
-        released = build_release(output, miniature() if preset else Sources(**given), owner=to, tag=tag)
+    sources = miniature() if preset else Sources(**given)
+    with status("building the release"):
+        released = build_release(output, sources, owner=to, tag=tag, report=console.print)
     for name, files in released.items():
         size = sum(file.size for file in files)
         console.print(f"{output / name}: {len(files)} files, {size / 1e6:.1f} MB")
         for file in files if dry_run else ():
             console.print(f"  {file.sha256[:16]} {file.size:>12,}  {file.path}")
     if to and not build_only and not dry_run:
-        push_release(output, to, private=not public, tag=tag, report=_show_pushed)
-
-
-def _show_pushed(pushed) -> None:
-    done = f"commit {pushed.commit[:7]}" if pushed.commit else "nothing had changed"
-    done += f", tag {pushed.tag}" if pushed.tag else ""
-    console.print(f"{pushed.url}: {done}")
+        with status("pushing"):
+            push_release(output, to, private=not public, tag=tag, report=console.print)
 
 
 # --------------------------------------------------------------------------------------------------------- plumbing

@@ -22,6 +22,7 @@ from granted.errors import InputError
 from granted.eval_metric.results import load
 from granted.files import read_json
 from granted.model_cards.figures import (
+    at_chance,
     by_dataset,
     code_of,
     count_parameters,
@@ -37,6 +38,7 @@ from granted.model_cards.figures import (
     ted_section,
     training_rows,
     vqa_table,
+    without_folders,
 )
 from granted.model_cards.validation import validate_card
 from granted.templates import fill_template
@@ -45,7 +47,7 @@ from granted.templates import fill_template
 GRADIO_VERSION = "6.31.0"  # the one that the page of the metric was tried with
 _TAGS = ["granted", "text-encoder"]
 _PIPELINES = {
-    "GrantedLumina2Pipeline": ("text-to-image", "pictures"),
+    "GrantedLumina2Pipeline": ("text-to-image", "images"),
     "GrantedWanPipeline": ("text-to-video", "videos"),
 }
 _FUSIONS = {
@@ -137,7 +139,9 @@ def model_card(
         sentence_transformers=sentence,
         ted=[ted_section(runs) for runs in tables.values()],
         vqa=vqa_table(vqa_scores) if vqa_scores else None,
+        at_chance=at_chance(results, feature),
         ted_in_training=ted_in_training(record),
+        ted_settings=without_folders(record.get("settings", {})),
         training=training_rows(record) if record else None,
         demonstration=demonstration,
     )

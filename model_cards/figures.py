@@ -9,6 +9,7 @@ Tiny, on CPU: tests/test_model_cards.py. A file of another kind than it is given
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,45 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
     """What the card tells of results on one data set: its name and size, their table, how the aggregators learned."""
     dataset = results[0].dataset
     aggregators = [run.provenance.get("aggregator") or {} for run in results]
+    shown = feature_labels(results)
     pairs = sorted({entry["pairs"]["training"] for entry in aggregators if "training" in (entry.get("pairs") or {})})
     return {
         "name": _DATASETS[dataset["config"]],
         "config": dataset["config"],
         "instances": dataset["instances"],
         "captions": dataset["captions"],
-        "table": markdown_table(results).strip(),
+        "table": markdown_table([replace(run, feature=shown[run.feature]) for run in results]).strip(),
         "has_baselines": any(run.baselines for run in results),
         "pairs": pairs,
     }
+
+
+def feature_labels(results: Sequence[Result]) -> dict[str, str]:
+    """What people read for the features of results: `frozen_NAME` is what `weights:PATH` is stored under."""
+    features = {run.feature for run in results}
+    frozen = sorted(feature for feature in features if feature.startswith("frozen_"))
+    labels = {feature: feature for feature in features}
+    for feature in frozen:
+        labels[feature] = "learned layer weights, frozen"
+        if len(frozen) > 1:
+            labels[feature] += f" ({feature.removeprefix('frozen_')})"
+    return labels
+
+
+def at_chance(results: Sequence[Result], feature: str) -> bool:
+    """Whether aggregators of a feature (as of [`feature_name`]) do not score above chance on any data."""
+    scored = [
+        one
+        for runs in by_dataset(results).values()
+        for one in group_seeds(runs)
+        if one.pooling == "aggregator" and _is_of(one.feature, feature)
+    ]
+    return bool(scored) and all(one.estimate.low <= one.runs[0].baselines.get("chance", {}).get("accuracy", 0) for one in scored)
+
+
+def _is_of(stored: str, feature: str) -> bool:
+    """Whether results are of what a model computes; its learned weights may be those of a saved model, frozen."""
+    return stored == feature or (feature == "learned" and stored.startswith("frozen_"))
 
 
 def feature_name(config: Mapping[str, Any]) -> str:
@@ -130,9 +160,9 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
     Args:
         results (`Sequence[Result]`): on the same data.
         repo (`str`): the Hub id of the data.
-        feature (`str`): as of [`feature_name`]; to results, its learned weights may be those of a saved model, frozen.
+        feature (`str`): as of [`feature_name`].
     """
-    dataset = results[0].dataset
+    dataset, shown = results[0].dataset, feature_labels(results)
     return [
         EvalResult(
             task_type="feature-extraction",
@@ -143,12 +173,12 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
             dataset_split="test",
             dataset_args={"fingerprint": dataset["fingerprint"], "instances": dataset["instances"]},
             metric_type="accuracy",
-            metric_name=f"TED accuracy ({one.feature}, {one.pooling})",
+            metric_name=f"TED accuracy ({shown[one.feature]}, {one.pooling})",
             metric_value=one.estimate.accuracy,
             metric_args={"ci95": [one.estimate.low, one.estimate.high], "seeds": len(one.runs)},
         )
         for one in group_seeds(results)
-        if one.feature == feature or (feature == "learned" and one.feature.startswith("frozen_"))
+        if _is_of(one.feature, feature)
     ]
 
 

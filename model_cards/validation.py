@@ -22,6 +22,7 @@ METADATA = {
     "dataset": ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
     "metric": ("title", "sdk", "sdk_version", "app_file", "license", "tags"),
 }
+_LONGEST, _DEEPEST = 200_000, 20  # characters and levels of metadata; a hundred results are 40,000 and 8
 _CARD_DATA = {"dataset": DatasetCardData, "metric": SpaceCardData}
 _FENCED = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]*`")
@@ -68,8 +69,10 @@ def _metadata_findings(front: str | None, kind: str) -> list[str]:
     if front is None:
         return ["metadata is missing, expected YAML between two lines of ---"]
     try:
+        if refused := _refused_before_loading(front):
+            return [refused]
         metadata = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError):
         return ["metadata is no YAML"]
     if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
         return ["metadata is no mapping of names"]
@@ -83,6 +86,20 @@ def _metadata_findings(front: str | None, kind: str) -> list[str]:
     except (ValueError, TypeError, KeyError, AttributeError):
         findings.append("metadata cannot be read by huggingface_hub, expected what its card data takes")
     return findings
+
+
+def _refused_before_loading(front: str) -> str | None:
+    """What no machine should be made to load: few lines of YAML can stand for more than a memory or a stack holds."""
+    if len(front) > _LONGEST:
+        return f"metadata is longer than {_LONGEST:,} characters"
+    depth = 0
+    for event in yaml.parse(front, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            return "metadata has a YAML alias, expected every value written out"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            return f"metadata is nested more than {_DEEPEST} deep"
+    return None
 
 
 def _empty(value: Any, place: str = "") -> list[str]:

@@ -45,21 +45,6 @@ FILE_TYPES = {
     "dataset": (".parquet", ".json", ".py", ".md"),
     "metric": (".py", ".txt", ".md"),
 }
-# What the Python files may import beside the standard library: by kind, and of some files more.
-_LIBRARIES = {
-    "model": ("torch", "transformers"),
-    "pipeline": ("torch", "transformers"),
-    "dataset": (),
-    "metric": (),
-}
-_MORE_LIBRARIES = {
-    ("model", "sentence_granted.py"): ("sentence_transformers",),
-    ("pipeline", "sentence_granted.py"): ("sentence_transformers",),
-    ("pipeline", "pipeline_granted.py"): ("diffusers", "numpy"),
-    ("dataset", "ted_6k.py"): ("datasets",),
-    ("metric", "ted_accuracy.py"): ("datasets", "evaluate", "numpy", "scipy"),
-    ("metric", "app.py"): ("evaluate", "gradio"),
-}
 _PICKLED = frozenset(
     (".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth")
 )
@@ -114,8 +99,11 @@ def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for path, problem in _walk(folder):
         name = path.relative_to(folder).as_posix()
-        names[name.casefold()].append(name)
-        shown = "a file whose name holds a secret" if find_leaks(name) else ascii(name)[1:-1]
+        shown = ascii(name)[1:-1]
+        if find_leaks(name, paths=False):
+            shown = f"a file of {path.stat(follow_symlinks=False).st_size:,} bytes"
+            lines.append(f"{shown}: has a name that holds a secret, expected another")
+        names[name.casefold()].append(shown)
         if problem:
             lines.append(f"{shown}: {problem}")
         if problem or path.is_dir():
@@ -183,8 +171,7 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
         return [(None, "is a pickle, expected safetensors")]
     findings: list[Finding] = []
     if suffix == ".py":
-        libraries = (*_LIBRARIES[kind], *_MORE_LIBRARIES.get((kind, path.name), ()))
-        findings += check_code(parts[0][1], path, libraries, folder)
+        findings += check_code(parts[0][1], path.relative_to(folder).as_posix(), kind)
     if suffix == ".json" and path.name not in _VOCABULARIES:
         names = filter(_CODE_ELSEWHERE.fullmatch, _strings(json.loads(parts[0][1])))
         findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
@@ -254,15 +241,16 @@ def _json(path: Path) -> Iterator[tuple[str | None, str]]:
 
 
 def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    """All texts in a JSON value, in any order; not by recursion, which deep nesting would break."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str | None, str]]:
@@ -282,8 +270,10 @@ def _parquet(path: Path) -> Iterator[tuple[str | None, str]]:
         for batch in pq.ParquetFile(path).iter_batches():
             for values in batch.to_pylist():
                 row += 1
-                yield f"row {row}", json.dumps(values, default=_as_text, ensure_ascii=False)
-                yield f"row {row}", "\n".join(_strings(values))
+                text = json.dumps(values, default=_as_text, ensure_ascii=False)
+                yield f"row {row}", text
+                if "\\" in text:
+                    yield f"row {row}", "\n".join(_strings(values))  # as they are without escapes
         yield "metadata", path.read_bytes().decode("latin-1")
     except (pa.ArrowException, OSError):
         raise _Unfit("is not Parquet") from None

@@ -43,10 +43,11 @@ _ROOTS = (
     r"workspaces?|datasets|opt|srv|kaggle|Volumes|"
     r"dev/shm|var/(?:tmp|folders|lib|run)|private/(?:tmp|var)|content/drive|run/user|System/Volumes"
 )
-_BEFORE = r"(?:(?<![\w./\\~<})\]*$-])|(?<=\\[nrt]))"  # an absolute path begins here: no part of a URL or of `a/b`
+# The slash that an absolute path begins with: no part of a URL or of `a/b`.
+_SLASH = r"/(?:(?<![\w./\\~<})\]*$-]/)|(?<=\\[nrt]/))"
 _PATHS = {
-    "path of a machine": rf"{_BEFORE}/(?:{_ROOTS})\\?/[\w.@+-]"
-    + rf"|{_BEFORE}/(?:root|tmp)(?=[\"'`,;)\s]|$)"
+    "path of a machine": rf"{_SLASH}(?:{_ROOTS})\\?/[\w.@+-]"
+    + rf"|{_SLASH}(?:root|tmp)(?=[\"'`,;)\s]|$)"
     + r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\{1,4}|/)(?:Users|Documents and Settings|Windows|Program Files|ProgramData|Temp)"
     + r"(?:\\{1,4}|/)",
     "file URL": r"(?<![A-Za-z0-9])file:\\?/\\?/[\w/\\.~%]",

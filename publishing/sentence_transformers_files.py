@@ -9,15 +9,16 @@ Tiny, on CPU: tests/test_sentence_granted.py.
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from granted import ContextAggregator, GrantedModel
 from granted.errors import InputError
 from granted.files import atomic_path, read_json, write_json
+from granted.publishing.code_checks import with_imports
 
 
 # The module in sentence_granted.py (which cannot be imported without sentence-transformers), and where it looks.
@@ -46,19 +47,28 @@ def write_sentence_transformers_files(folder: str | os.PathLike, aggregator: Con
             feature. Nothing is written then.
     """
     folder = Path(folder)
-    _check_fit(_load(folder), aggregator, folder)
+    model = load_saved(folder)
+    add_aggregator(folder, aggregator, model, model.fingerprint)
+
+
+def add_aggregator(
+    folder: Path, aggregator: ContextAggregator, model: GrantedModel, fingerprint: Callable[[], str]
+) -> None:
+    """As [`write_sentence_transformers_files`], of the `model` in the folder and with a way to its fingerprint."""
+    _check_fit(model, fingerprint, aggregator, folder)
     with atomic_path(folder / AGGREGATOR_FOLDER) as temporary:
         aggregator.save_pretrained(temporary)
         for code in temporary.glob("*.py"):
             code.unlink()  # transformers looks for code at the root only
-    for code in (CODE, *get_relative_import_files(CODE)):
-        with atomic_path(folder / Path(code).name) as temporary:
+    for code in with_imports(CODE):
+        with atomic_path(folder / code.name) as temporary:
             shutil.copyfile(code, temporary)
     write_json(folder / "config_sentence_transformers.json", SETTINGS)
     write_json(folder / "modules.json", MODULES)  # last: it is what makes the folder a SentenceTransformer
 
 
-def _load(folder: Path) -> GrantedModel:
+def load_saved(folder: Path) -> GrantedModel:
+    """The model that `GrantedModel.save_pretrained` wrote, with its tokenizer; raises an InputError otherwise."""
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("model_type") != GrantedModel.config_class.model_type:
         raise InputError(f"got {folder}, expected a folder that GrantedModel.save_pretrained wrote: save one there")
@@ -73,7 +83,9 @@ def _load(folder: Path) -> GrantedModel:
     return model
 
 
-def _check_fit(model: GrantedModel, aggregator: ContextAggregator, folder: Path) -> None:
+def _check_fit(
+    model: GrantedModel, fingerprint: Callable[[], str], aggregator: ContextAggregator, folder: Path
+) -> None:
     """Refuse an aggregator that would get other features than it was trained on."""
     config, width = aggregator.config, model.config.fused_size()
     if config.encoder_hidden_size != width:
@@ -81,7 +93,7 @@ def _check_fit(model: GrantedModel, aggregator: ContextAggregator, folder: Path)
             f"got an aggregator for features of width {config.encoder_hidden_size}, expected {width} as in {folder}: "
             "train one for that encoder"
         )
-    if config.encoder_fingerprint is not None and config.encoder_fingerprint != model.fingerprint():
+    if config.encoder_fingerprint is not None and config.encoder_fingerprint != fingerprint():
         raise InputError(
             f"got an aggregator trained for {config.encoder}, whose weights or dtype are not those of {folder}, "
             "expected one trained for that encoder: train one"

@@ -7,21 +7,19 @@ that the Hub has already are not sent again. The token is the one that `hf auth 
 Tiny: a folder with one file will do; the environment variable HF_ENDPOINT names another Hub than huggingface.co.
 """
 
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES, SPACES_SDK_TYPES
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from granted.errors import InputError
+from granted.publishing.hub import Hub, HubError
 
 
 RepoType = Literal["model", "dataset", "space"]
@@ -56,6 +54,7 @@ def push_folder(
     tag: str | None = None,
     message: str,
     space_sdk: str | None = None,
+    report: Callable[[str], object] = lambda line: None,
 ) -> Pushed:
     """Make a repository on the Hub hold exactly the files of `folder`.
 
@@ -71,6 +70,7 @@ def push_folder(
         tag (`str`, *optional*): a tag for the commit. A tag is never moved.
         message (`str`): of the commit.
         space_sdk (`str`, *optional*): for a Space and only for one: `"gradio"`, `"static"`, `"docker"`.
+        report (`Callable`): called with a line each time that the Hub is asked again.
 
     Returns:
         [`Pushed`]: what was done.
@@ -80,34 +80,31 @@ def push_folder(
             do. If the push had begun, doing it again goes on where it stopped.
     """
     _check_arguments(folder, repo_id, repo_type, tag, message, space_sdk)
-    token = _stored_token()
-    with _as_input_error(repo_id, token):
-        api = HfApi(token=token)
-        additions = [
-            CommitOperationAdd(path.relative_to(folder).as_posix(), path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        ]
-        head = _head(api, repo_id, repo_type)
+    hub = Hub(repo_id, repo_type, report)
+    additions = _additions(folder)
+    head = _head(hub, repo_type)
+    if head is None:
+        _check_other_types(hub)
+        # That of a creation whose answer was lost exists.
+        hub.ask(
+            hub.api.create_repo, repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True
+        )
+        head = _head(hub, repo_type)
         if head is None:
-            _check_other_types(api, repo_id, repo_type)
-            api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk)
-            head = _head(api, repo_id, repo_type)
-        changes = _changes(api, repo_id, repo_type, head, additions)
-        tagged = _commit_of_tag(api, repo_id, repo_type, tag) if tag else None
-        if tagged and (changes or tagged != head):
-            raise InputError(
-                f"got the tag {tag}, which {repo_id} has at another content (commit {tagged[:7]}), expected a new "
-                "one, since tags do not move: choose another"
-            )
-        commit = None
-        if changes:
-            commit = api.create_commit(
-                repo_id, changes, commit_message=message, repo_type=repo_type, parent_commit=head
-            ).oid
-        if tag and not tagged:
-            api.create_tag(repo_id, tag=tag, revision=commit or head, repo_type=repo_type)
-    url = f"{api.endpoint}/{REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
+            raise InputError(f"got no repository {repo_id} after creating it, expected one: run it again to go on")
+    changes = _changes(hub, head, additions)
+    tagged = _commit_of_tag(hub, tag) if tag else None
+    if tagged and (changes or tagged != head):
+        raise InputError(
+            f"got the tag {tag}, which {repo_id} has at another content (commit {tagged[:7]}), expected a new one, "
+            "since tags do not move: choose another"
+        )
+    commit = _commit(hub, head, changes, additions, message) if changes else None
+    if commit and _changes(hub, commit, additions):
+        raise InputError(f"got other files in {repo_id} than were pushed, expected the same: run it again")
+    if tag and not tagged:
+        _create_tag(hub, tag, commit or head)
+    url = f"{hub.api.endpoint}/{REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
     return Pushed(repo_id, url, commit, tag)
 
 
@@ -123,6 +120,8 @@ def _check_arguments(
         raise InputError(f"got the type {repo_type!r}, expected model, dataset or space")
     if (space_sdk is not None) != (repo_type == "space"):
         raise InputError(f"got the SDK {space_sdk} for a {repo_type}, expected one for a Space and for nothing else")
+    if space_sdk not in (None, *SPACES_SDK_TYPES):
+        raise InputError(f"got the SDK {space_sdk!r}, expected one of {', '.join(SPACES_SDK_TYPES)}: correct it")
     if not message.strip():
         raise InputError("got no message for the commit, expected one: say what is new")
     if tag is not None:
@@ -138,45 +137,98 @@ def check_tag(tag: str) -> None:
         raise InputError(f"got the tag {tag!r}, expected a v before the numbers: v{tag}")
 
 
-def _stored_token() -> str:
-    """The token that huggingface_hub will send."""
-    with _as_input_error("the stored token"):
-        token = get_token()
-    if not token:
-        raise InputError("got no token for the Hub, expected one with write access: run `hf auth login`")
-    if not token.isascii() or not token.isprintable():  # the HTTP library's error would quote the header
-        raise InputError("got a token with characters that no token has, expected a valid one: run `hf auth login`")
-    return token
+def _additions(folder: Path) -> list[CommitOperationAdd]:
+    """The files of a folder, hashed."""
+    try:
+        return [
+            CommitOperationAdd(path.relative_to(folder).as_posix(), path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+    except OSError as error:
+        raise InputError(f"got '{error.strerror}' at {error.filename}, expected a file that can be read") from error
+    except ValueError as error:  # such as one of .git
+        raise InputError(f"got a file in {folder} that the Hub does not take ({error}): take it away") from error
 
 
-def _head(api: HfApi, repo_id: str, repo_type: str) -> str | None:
+def _head(hub: Hub, repo_type: str) -> str | None:
     """The last commit of the repository, `None` if there is no such repository (that we may see)."""
     try:
-        return api.repo_info(repo_id, repo_type=repo_type).sha
-    except RepositoryNotFoundError:
-        return None
+        return hub.ask(lambda: _oid(hub.api.repo_info(hub.repo_id, repo_type=repo_type).sha))
+    except HubError as error:
+        if error.no_repository:
+            return None
+        raise
 
 
-def _check_other_types(api: HfApi, repo_id: str, repo_type: str) -> None:
+def _oid(value: object) -> str:
+    """A commit's hash; an answer with anything else in its place is none."""
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{40}", value):
+        raise ValueError(f"{value!r} for the hash of a commit")
+    return value
+
+
+def _check_other_types(hub: Hub) -> None:
     """Raises if the name, new as this type, is in use as another: the Hub allows it, but here it is a slip."""
     for other in ("model", "dataset", "space"):
-        with suppress(HfHubHTTPError):  # where the token may not look we cannot know
-            if other != repo_type and _head(api, repo_id, other) is not None:
-                raise InputError(
-                    f"got {repo_id} for a {repo_type}, which is a {other} on the Hub, expected a name of its own: "
-                    "choose another"
-                )
+        if other == hub.repo_type:
+            continue
+        try:
+            found = _head(hub, other)
+        except HubError as error:
+            if error.status is None:
+                raise
+            continue  # where the token may not look we cannot know
+        if found is not None:
+            raise InputError(
+                f"got {hub.repo_id} for a {hub.repo_type}, which is a {other} on the Hub, expected a name of its own: "
+                "choose another"
+            )
 
 
 def _changes(
-    api: HfApi, repo_id: str, repo_type: str, head: str, additions: list[CommitOperationAdd]
+    hub: Hub, head: str, additions: list[CommitOperationAdd]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     """What a commit on top of `head` has to do: delete what is gone, add what differs."""
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type=repo_type)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def read_tree() -> dict[str, RepoFile]:
+        tree = hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=head, repo_type=hub.repo_type)
+        files = {str(entry.path): entry for entry in tree if isinstance(entry, RepoFile)}
+        if any(file.lfs and not isinstance(file.lfs.sha256, str) for file in files.values()):
+            raise ValueError
+        return files
+
+    remote = hub.ask(read_tree)
     gone = remote.keys() - {addition.path_in_repo for addition in additions} - {_OF_THE_HUB}
     differing = [addition for addition in additions if not _equals(addition, remote.get(addition.path_in_repo))]
     return [CommitOperationDelete(path) for path in sorted(gone)] + differing
+
+
+def _commit(
+    hub: Hub,
+    head: str,
+    changes: list[CommitOperationAdd | CommitOperationDelete],
+    additions: list[CommitOperationAdd],
+    message: str,
+) -> str:
+    """Commits on top of `head`."""
+
+    def create() -> str:
+        made = hub.api.create_commit(
+            hub.repo_id, changes, commit_message=message, repo_type=hub.repo_type, parent_commit=head
+        )
+        return _oid(made.oid)
+
+    try:
+        return hub.ask(create)
+    except HubError as error:
+        # The head has moved: by somebody else, or by a commit of ours whose answer was lost.
+        if error.status not in (409, 412):
+            raise
+        now = _head(hub, hub.repo_type)
+        if now in (None, head) or _changes(hub, now, additions):
+            raise
+        return now
 
 
 def _equals(addition: CommitOperationAdd, remote: RepoFile | None) -> bool:
@@ -189,59 +241,20 @@ def _equals(addition: CommitOperationAdd, remote: RepoFile | None) -> bool:
         return remote.blob_id == git_hash(file.read())
 
 
-def _commit_of_tag(api: HfApi, repo_id: str, repo_type: str, tag: str) -> str | None:
+def _commit_of_tag(hub: Hub, tag: str) -> str | None:
     """The commit that the tag is at, if there is such a tag."""
-    tags = api.list_repo_refs(repo_id, repo_type=repo_type).tags
-    return next((ref.target_commit for ref in tags if ref.name == tag), None)
+
+    def read_tags() -> dict[str, str]:
+        refs = hub.api.list_repo_refs(hub.repo_id, repo_type=hub.repo_type)
+        return {ref.name: _oid(ref.target_commit) for ref in refs.tags}
+
+    return hub.ask(read_tags).get(tag)
 
 
-# What to do about an HTTP status. The library has tried several times where the Hub is in trouble or overrun.
-_AGAIN = "run it again to go on"
-_ADVICE = {
-    408: _AGAIN,
-    429: _AGAIN,
-    401: "the token is not valid (any more): run `hf auth login`, or correct HF_TOKEN where it is set",
-    402: "that account has to pay for it: choose another account, or `static` as a Space's SDK",
-    403: "the token may not write there: run `hf auth login` with one that may, or choose another namespace",
-    404: "check the name, and that the token may see it",
-    409: "it was changed at the same time: run it again",
-    412: "it was changed at the same time: run it again",
-    413: "the Hub takes no file that large: split it",
-}
-
-
-@contextmanager
-def _as_input_error(repo_id: str, token: str = "") -> Iterator[None]:
-    """Turns what goes wrong with the Hub into one line that says what to do and holds no secret."""
+def _create_tag(hub: Hub, tag: str, commit: str) -> None:
     try:
-        yield
-    except InputError:
-        raise
-    except (TypeError, AttributeError):  # a mistake of ours
-        raise
-    # huggingface_hub, its HTTP library (httpx or httpx2, by version) and its storage library each raise their own.
-    except Exception as error:
-        while isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading", and why
-            error = error.__cause__
-        if isinstance(error, OfflineModeIsEnabled):
-            line = "got HF_HUB_OFFLINE in the environment, expected to reach the Hub: unset it"
-        elif isinstance(error, HfHubHTTPError):
-            status = error.response.status_code
-            advice = _AGAIN if status >= 500 else _ADVICE.get(status, "correct that")
-            said = _without_secrets(error.server_message or error.response.reason_phrase, token)
-            line = f"got HTTP {status} ({said}) from the Hub for {repo_id}, expected it to be accepted: {advice}"
-        elif isinstance(error, OSError) and error.filename:
-            line = f"got '{error.strerror}' at {error.filename}, expected files that can be read: correct that"
-        elif isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-            line = f"got what the Hub does not take for {repo_id} ({_without_secrets(error, token)}): correct that"
-        else:
-            said = _without_secrets(f"{type(error).__name__}: {error}", token)
-            line = f"got no proper answer from the Hub for {repo_id} ({said}): check the network, {_AGAIN}"
-        raise InputError(line) from error
-
-
-def _without_secrets(said: object, token: str) -> str:
-    """At most 300 characters in one line, without the token, headers, or the signatures in addresses."""
-    text = " ".join((str(said).replace(token, "***") if token else str(said)).split())
-    text = re.sub(r"(?i)\b(hf_|bearer |basic )[^\s'\"]+", "***", text)
-    return re.sub(r"\?[^\s'\"]+", "", text)[:300]
+        hub.ask(hub.api.create_tag, hub.repo_id, tag=tag, revision=commit, repo_type=hub.repo_type)
+    except HubError as error:
+        # There is such a tag by now: somebody else's, or ours, and the answer was lost.
+        if error.status != 409 or _commit_of_tag(hub, tag) != commit:
+            raise

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import os
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -51,6 +52,10 @@ class Answer:
     content: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+
+
+Failure = int | str | Answer  # what goes wrong on the way, see `fail_next`
+FAULTS = (500, 429, "drop", "lose", "hang", Answer(b'["no answer of a Hub"]'))
 
 
 @dataclass
@@ -155,6 +160,7 @@ class LoopbackHub:
         self.log: list[Request] = []
         self.tokens = {TOKEN: (OWNER, True), READ_TOKEN: (OWNER, False)}
         self._failures: list[list] = []
+        self.fail_at_random(0, seed=0)
         self._lock = threading.RLock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -178,20 +184,26 @@ class LoopbackHub:
         own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
         return kept | own | ({"HF_TOKEN": token} if token else {})
 
-    def fail_next(self, method: str, path: str, failure: int | str = 500, times: int = 1) -> None:
+    def fail_next(self, method: str, path: str, failure: Failure = 500, times: int = 1) -> None:
         """Let the next `times` requests fail whose path has the regular expression `path` in it.
 
         Args:
             method (`str`): of HTTP.
             path (`str`): regular expression.
-            failure (`int` or `str`): an HTTP status; `"drop"`: the connection ends in the middle of the request;
-                `"lose"`: the request is carried out, and the connection ends before the answer.
+            failure (`int`, `str` or `Answer`): an HTTP status; `"drop"`: the connection ends in the middle of the
+                request; `"lose"`: the request is carried out, and the connection ends before the answer; `"hang"`:
+                it is never answered; an [`Answer`]: it is carried out, and this is sent instead of its answer.
             times (`int`): how often.
         """
         self._failures.append([method, path, failure, times])
 
+    def fail_at_random(self, rate: float, seed: int, faults: tuple[Failure, ...] = FAULTS) -> None:
+        """Let this share of the requests fail, each in one of the ways of [`fail_next`], the same ones for a seed."""
+        self._rate, self._random, self._faults = rate, random.Random(seed), faults
+
     def stop_failing(self) -> None:
         self._failures.clear()
+        self._rate = 0
 
     def requests(self, method: str, path: str) -> list[Request]:
         """The logged requests whose path has the regular expression `path` in it."""
@@ -202,14 +214,14 @@ class LoopbackHub:
 
     # From a request to its answer.
 
-    def planned_failure(self, request: Request) -> int | str | None:
+    def planned_failure(self, request: Request) -> Failure | None:
         with self._lock:
             for planned in self._failures:
                 method, path, failure, times = planned
                 if times > 0 and method == request.method and re.search(path, request.path):
                     planned[3] -= 1
                     return failure
-        return None
+            return self._random.choice(self._faults) if self._random.random() < self._rate else None
 
     def answer(self, request: Request) -> Answer:
         try:
@@ -447,10 +459,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             else:
                 request.body = self._read_body()
-                answer = _json({"error": "planned"}, failure) if isinstance(failure, int) else hub.answer(request)
+            if failure == "hang":
+                self.rfile.read(1)  # until the client gives up
+            elif isinstance(failure, int):
+                answer = _json({"error": "planned"}, failure)
+            elif failure != "drop":
+                answer = hub.answer(request)
             if isinstance(failure, str):
                 self.close_connection = True
                 return
+            if isinstance(failure, Answer):
+                answer = failure
             request.status = answer.status
             self.send_response(answer.status)
             for name, value in answer.headers.items():

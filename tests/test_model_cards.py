@@ -114,7 +114,7 @@ def test_every_line_of_python_in_the_cards_runs_in_a_fresh_process_without_this_
         blocks.append(tmp_path / f"of_{name.replace('-', '_')}.py")
         blocks[-1].write_text(python_of((release / name / "README.md").read_text(encoding="utf-8")))
     run_without_package(PROGRAM, tmp_path, *blocks)
-    assert (tmp_path / "picture.png").is_file() and (tmp_path / "clip.gif").is_file()
+    assert (tmp_path / "image.png").is_file() and (tmp_path / "video.gif").is_file()
 
 
 @EACH
@@ -229,6 +229,23 @@ def test_results_on_several_data_sets_get_a_table_each_and_never_pass_for_the_of
     assert sorted(result.dataset_config for result in told) == ["default", "default", "official", "synthetic"]
 
 
+@pytest.mark.parametrize(
+    ("right", "claim"), [([True, False] * 8, "any better than chance"), ([True] * 16, "is what TED measures")]
+)
+def test_vectors_are_offered_for_what_they_are_scored_at_and_features_have_the_names_people_read(
+    release, tmp_path, right, claim
+):
+    folder = Path(shutil.copytree(release / "granted", tmp_path / "granted"))
+    (folder / "modules.json").write_text("[]")
+    paths = [ted_result(feature, 0, right).save(tmp_path) for feature in ("frozen_granted", "norm_avg")]
+    card = model_card(folder, license="mit", ted_results=paths)
+    assert claim in card and "frozen_" not in card and "| learned layer weights, frozen | aggregator |" in card
+    (told,) = ModelCardData(**front(card)).eval_results
+    assert told.metric_name == "TED accuracy (learned layer weights, frozen, aggregator)"
+    paths.append(ted_result("frozen_other", 0, right).save(tmp_path))
+    assert "learned layer weights, frozen (other)" in model_card(folder, license="mit", ted_results=paths)
+
+
 def test_results_of_another_encoder_are_refused(release, tmp_path):
     paths = [ted_result("last", 0, [True, False], encoder=name).save(tmp_path) for name in ("mine", "other")]
     with pytest.raises(InputError, match="got results of mine, other, expected those of the encoder"):
@@ -263,6 +280,8 @@ def test_stage_1_figures_of_a_card_are_those_of_its_files(release):
             figures = f"{100 * score['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
             assert f"| {int(step):,} | {feature} | {score['n']} | {score['captions']} | {figures} |" in card
     assert "**This is a demonstration**" in card
+    ted, pairs = record["settings"]["ted"], record["settings"]["ted_pairs"]
+    assert f"on `{ted}`, with" in card and f"(`{pairs}`)" in card
 
 
 def test_the_model_is_told_as_its_folder_is(release, encoder):
@@ -417,6 +436,9 @@ def test_each_missing_entry_of_the_metadata_does_not_validate(finished, name):
         (("license: apache-2.0", "license: apache-2.0\nbase_model: null", 1), "has base_model without a value"),
         (("license: apache-2.0", "license: apache-2.0\ndatasets: ['None']", 1), r"has datasets\[0\] without a value"),
         (("license: apache-2.0", "license: apache-2.0\nmodel-index: 3", 1), "cannot be read by huggingface_hub"),
+        (("license: apache-2.0", "license: &a apache-2.0\nx: *a", 1), "metadata has a YAML alias"),
+        (("license: apache-2.0", f"license: apache-2.0\nx: {'[' * 5000}{']' * 5000}", 1), "nested more than 20 deep"),
+        (("license: apache-2.0", f"license: {'a' * 300_000}", 1), "longer than 200,000 characters"),
         (("## Limits\n", "## Limits\n\n## More\n", 1), "line .* has a section without text"),
         (("## Limits\n", "##  \n", 1), "a heading without a title"),
     ],
@@ -442,3 +464,4 @@ def test_the_citation_is_that_of_the_citation_file():
     assert entry.count("{") == entry.count("}")
     metric = " ".join((ROOT / "eval_metric/ted_accuracy/ted_accuracy.py").read_text().split())  # it ships alone
     assert all(f"{author['family-names']}, {author['given-names']}" in metric for author in stated["authors"])
+    assert entry.partition(",")[0] in metric, "another key"

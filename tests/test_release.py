@@ -7,17 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
 from granted.errors import InputError
+from granted.pipeline_granted import GrantedWanPipeline
 from granted.publishing.build import KINDS, Sources, build_release, miniature
 from granted.tests.fresh_process import offline, run_without_package
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
+from granted.tests.tiny_models import video_transformer
+
+
+ROOT = Path(__file__).parents[1]
 
 
 # The lines of the README and the cards, with an owner in front of the names on the Hub and none beside the folders.
@@ -68,23 +76,50 @@ def code_of(card: Path) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    """The SHA-256 of all files of the repositories."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent != folder]
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="session")
-def release(tmp_path_factory) -> Path:
-    """The miniature's release, for use beside its folders."""
+def sources(tmp_path_factory) -> Sources:
+    """The miniature's, and a pipeline for videos whose weights are random."""
+    folder = tmp_path_factory.mktemp("sources")
+    tiny = miniature()
+    encoder = GrantedModel.from_pretrained(tiny.checkpoint)
+    transformer = video_transformer(text_dim=encoder.config.hidden_size)
+    wan = GrantedWanPipeline(transformer, FlowMatchEulerDiscreteScheduler(), None, encoder, None)
+    wan.save_pretrained(folder / "granted-wan")
+    scores = Path(shutil.copytree(tiny.scores, folder / "scores"))
+    (scores / "granted-wan").mkdir()
+    for name in ("grid.png", "training_record.json"):
+        shutil.copy(ROOT / "results" / "stage2" / "video" / name, scores / "granted-wan")
+    return replace(tiny, wan=folder / "granted-wan", scores=scores)
+
+
+@pytest.fixture(scope="session")
+def release(sources, tmp_path_factory) -> Path:
+    """A whole release, for use beside its folders."""
     folder = tmp_path_factory.mktemp("built") / "release"
-    build_release(folder, miniature())
+    build_release(folder, sources)
     return folder
 
 
-def test_the_same_sources_give_the_same_bytes(release, tmp_path):
-    files = build_release(tmp_path / "again", miniature())
+def test_the_same_sources_give_the_same_bytes_and_every_step_is_told(release, sources, tmp_path):
+    killed, running = tmp_path / ".again.x.tmp", tmp_path / ".again.y.tmp"  # what builds leave when they are killed
+    for one in (killed, running):
+        (one / "again").mkdir(parents=True)
+        (one / ".lock").touch()
+    (tmp_path / ".again.z.tmp").mkdir()  # somebody else's
+    lines = []
+    with FileLock(running / ".lock"):
+        files = build_release(tmp_path / "again", sources, report=lines.append)
+        assert sorted(os.listdir(tmp_path)) == [".again.y.tmp", ".again.z.tmp", "again"]
     assert hashes(tmp_path / "again") == hashes(release)
     named = {f"{name}/{file.path}": file.sha256 for name, entries in files.items() for file in entries}
     assert named == hashes(release), "the list of files is not what was built"
+    for name in KINDS:
+        assert f"building {name}" in lines and f"checking and hashing {name}" in lines
 
 
 def test_the_folders_load_by_the_names_people_type(release, tmp_path):
@@ -106,20 +141,25 @@ def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> s
     return ran
 
 
-def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(loopback_hub, tmp_path):
+def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sources, loopback_hub, tmp_path):
     hub = loopback_hub
     owner = hub.environment(tmp_path / "owner", TOKEN)
-    command = ("push", "--preset", "tiny", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
-    hub.fail_next("POST", "/api/datasets/.*/commit/", 500)
+    command = ("push", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
+    for name in ("checkpoint", "aggregator", "lumina2", "wan", "scores", "license"):
+        command = (*command, f"--{name}", getattr(sources, name))
+    command = (*command, "--ted", release / "ted-6k")
+    hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself
+    hub.fail_next("POST", "/api/datasets/.*/commit/", 402)
     failed = granted(*command, environment=owner, code=2)
-    assert failed.stderr.count("\n") == 1 and "again" in failed.stderr and TOKEN not in failed.stderr
+    assert failed.stderr.count("\n") == 1 and "HTTP 402" in failed.stderr
     done = granted(*command, environment=owner).stdout
-    assert hub.count("POST", "/commit/") == len(KINDS) + 1, "the rerun made more than the commits that were missing"
+    assert hub.count("POST", "/commit/") == len(KINDS) + 2, "the rerun made more than the commits that were missing"
     assert set(hub.repos) == {(kind_of(name), f"{OWNER}/{name}") for name in KINDS}
     assert all(f"{OWNER}/{name}: " in done for name in KINDS)
+    assert "HTTP 500 (planned) from the Hub; trying again" in failed.stdout + done
     again = granted(*command, environment=owner).stdout
     assert again.count("nothing had changed") == len(KINDS)
-    assert hub.count("POST", "/commit/") == len(KINDS) + 1, "a push of nothing new made a commit"
+    assert hub.count("POST", "/commit/") == len(KINDS) + 2, "a push of nothing new made a commit"
 
     reader = hub.environment(tmp_path / "reader")  # empty caches, no token
     (tmp_path / "empty").mkdir()
@@ -228,13 +268,13 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
         (Sources(**good, ted=tmp_path), "release", "expected"),
         (Sources(encoder="me/nowhere", license="mit"), "release", "expected a plain encoder on the Hub"),
         (Sources(**good), "mine", "holds thesis.txt"),
-        (Sources(**good), "runs", "runs/granted with .* findings"),
+        (Sources(**good), "runs", "runs, which holds granted/"),
     ]
     before = sorted(os.listdir(tmp_path))
     for sources, output, message in bad:
         with pytest.raises(InputError, match=message) as caught:
             build_release(tmp_path / output, sources)
-        assert "\n" not in str(caught.value) or "findings" in message
+        assert "\n" not in str(caught.value)
     assert (tmp_path / "runs" / "granted" / "model.safetensors").exists()
     assert sorted(os.listdir(tmp_path)) == before
 

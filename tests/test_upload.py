@@ -6,6 +6,7 @@ The Hub is the one of loopback_hub.py; the client is huggingface_hub itself.
 import hashlib
 import json
 import shutil
+import traceback
 
 import pytest
 from datasets import Dataset
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 
 from granted.errors import InputError
+from granted.publishing import hub as asking
 from granted.publishing.upload import push_folder
 from granted.tests import loopback_hub as loopback
 from granted.tests.fresh_process import run_without_package
@@ -41,9 +43,9 @@ def hub(loopback_hub, monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    """The library's own retries, without the seconds between them."""
+    """The seconds between retries, ours and the library's, which nobody waits."""
     waited = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
+    monkeypatch.setattr("time.sleep", waited.append)
     return waited
 
 
@@ -232,7 +234,7 @@ def test_where_it_cannot_be_seen_whether_a_name_is_in_use_the_push_goes_on(hub, 
         ({"repo_type": "models"}, "model, dataset or space"),
         ({"repo_type": "space"}, "SDK"),
         ({"space_sdk": "gradio"}, "SDK"),
-        ({"repo_type": "space", "space_sdk": "flask"}, "space_sdk"),
+        ({"repo_type": "space", "space_sdk": "flask"}, "got the SDK 'flask'"),
         ({"tag": "v 1"}, "tag"),
         ({"tag": "-v1"}, "tag"),
         ({"tag": "v1..2"}, "tag"),
@@ -330,12 +332,22 @@ def test_what_a_server_quotes_does_not_bring_secrets_into_the_message(
     assert "400" in line and "https://storage/a" in line and token not in line
 
 
-def test_neither_output_nor_log_of_a_push_shows_the_token(hub, folder, capfd, caplog):
+@pytest.mark.parametrize("times", [1, 1000])
+@pytest.mark.parametrize("failure", [500, "drop"])
+def test_neither_output_nor_log_nor_traceback_of_a_push_shows_the_token_or_a_signed_address(
+    hub, folder, capfd, caplog, failure, times
+):
     caplog.set_level("DEBUG")
-    hub.fail_next("PUT", BLOB, 500)
-    push(folder, tag="v1")
+    hub.fail_next("PUT", BLOB, failure, times)
+    lines = []
+    try:
+        push(folder, tag="v1", report=lines.append)
+    except InputError:
+        lines.append(traceback.format_exc())
     out, err = capfd.readouterr()
-    assert TOKEN not in out + err + caplog.text
+    assert hub.count("PUT", BLOB) > 1 and "/lfs/" in caplog.text, "this test would see nothing"
+    for secret in (TOKEN, "Signature"):
+        assert secret not in out + err + caplog.text + "".join(lines)
 
 
 # Failures on the way.
@@ -355,22 +367,96 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("failure", [500, 503, "drop", "lose"])
+def pushed_once(hub, folder, repo_id=REPO) -> bool:
+    """Whether the Hub has the folder, by one commit, and the tag."""
+    repo = hub.repos["models", repo_id]
+    return (
+        content(hub, repo_id) == local(folder)
+        and [commit.title for commit in repo.commits] == ["initial commit", "Release"]
+        and repo.tags == {"v1": repo.head.oid}
+    )
+
+
+def test_a_push_finishes_by_itself_where_three_of_ten_requests_go_wrong(hub, folder, monkeypatch):
+    monkeypatch.setattr(asking, "TIMEOUT", 0.5)
+    for seed in range(6):
+        hub.fail_at_random(0.3, seed)
+        commit = push(folder, f"{OWNER}/{seed}", tag="v1").commit
+        assert pushed_once(hub, folder, f"{OWNER}/{seed}"), "something is missing, or was done twice"
+        assert commit == hub.repos["models", f"{OWNER}/{seed}"].head.oid
+
+
+@pytest.mark.parametrize("failure", [500, 429, "drop", "lose"])
 @pytest.mark.parametrize(("method", "path"), STEPS)
 def test_a_push_that_broke_off_anywhere_is_finished_by_a_rerun_and_nothing_is_doubled(
-    hub, folder, method, path, failure
+    hub, folder, monkeypatch, method, path, failure
 ):
-    hub.fail_next(method, path, failure, times=50)  # more often than the library tries
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    hub.fail_next(method, path, failure, times=1000)
     line = refused(folder, tag="v1")
     assert "run it again to go on" in line and REPO in line
     hub.stop_failing()
     push(folder, tag="v1")
-    repo = hub.repos["models", REPO]
-    assert content(hub) == local(folder)
-    assert [commit.title for commit in repo.commits] == ["initial commit", "Release"]
-    assert repo.tags == {"v1": repo.head.oid}
+    assert pushed_once(hub, folder)
     stored = [request.path for request in hub.requests("PUT", BLOB) if request.status == 200]
     assert len(stored) == len(set(stored)) <= 2
+
+
+@pytest.mark.parametrize(("method", "path"), STEPS)
+def test_an_effect_whose_answer_was_lost_is_not_repeated(hub, folder, method, path):
+    hub.fail_next(method, path, "lose")
+    assert push(folder, tag="v1").commit == hub.repos["models", REPO].head.oid
+    assert pushed_once(hub, folder)
+
+
+@pytest.mark.parametrize(("method", "path"), STEPS)
+def test_a_hub_that_never_answers_is_given_up(hub, folder, monkeypatch, method, path):
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    monkeypatch.setattr(asking, "TIMEOUT", 0.3)
+    hub.fail_next(method, path, "hang", times=1000)
+    assert "check the network, run it again" in refused(folder, tag="v1")
+
+
+OTHER_JSON = [
+    b"",
+    b"<html>",
+    b"null",
+    b"5",
+    b'"yes"',
+    b"[]",
+    b"[[]]",
+    b"{}",
+    b'{"sha": 5, "commitOid": 5, "commitUrl": 5, "files": 5, "objects": 5, "tags": 5, "id": 5}',
+    b'{"files": [{}], "objects": [{}], "tags": [{}], "branches": [{}], "sha": null, "url": null}',
+    b'[{"type": "file", "path": 5, "size": "x", "oid": []}]',
+]
+
+
+@pytest.mark.parametrize(("method", "path"), STEPS)
+def test_an_answer_that_is_not_the_hubs_is_one_line_if_it_matters(hub, folder, monkeypatch, method, path):
+    monkeypatch.setattr(asking, "ATTEMPTS", 2)
+    for i, other in enumerate(OTHER_JSON):
+        repo_id = f"{OWNER}/{i}"
+        hub.fail_next(method, path, loopback.Answer(other), times=1000)
+        try:
+            push(folder, repo_id, tag="v1")
+            assert pushed_once(hub, folder, repo_id)
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600, other
+            hub.stop_failing()
+            push(folder, repo_id, tag="v1")
+            assert pushed_once(hub, folder, repo_id)
+        hub.stop_failing()
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "77"}, {"RateLimit": '"api";r=0;t=77'}])
+def test_the_hub_is_given_the_time_it_asks_for(hub, folder, no_waiting, headers):
+    hub.fail_next("GET", "/refs", loopback.Answer(b"{}", 429, headers))
+    lines = []
+    push(folder, tag="v1", report=lines.append)
+    assert max(no_waiting) >= 77 and "HTTP 429" in lines[0] and "trying again in 77 s" in lines[0]
+    hub.fail_next("GET", "/refs", loopback.Answer(b"{}", 429, {"Retry-After": "86400"}))
+    assert "wait 86400 s, then run it again" in refused(folder, tag="v2")
 
 
 @pytest.mark.parametrize("failure", [500, "drop"])
@@ -383,7 +469,7 @@ def test_a_short_trouble_is_not_noticed(hub, folder, no_waiting, failure):
 
 
 def test_large_files_that_arrived_before_a_failure_are_not_sent_again(hub, folder):
-    hub.fail_next("POST", COMMIT, 500)
+    hub.fail_next("POST", COMMIT, 403)
     refused(folder)
     assert hub.count("PUT", BLOB) == 2
     push(folder)

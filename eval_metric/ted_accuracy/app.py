@@ -30,7 +30,7 @@ counted from 0.
 - **JSON**: a list of objects with `scores` and `label`, if you like `category` and `media`.
 """
 
-metric = evaluate.load(str(Path(__file__).with_name("ted_accuracy.py")), keep_in_memory=True)
+Metric = type(evaluate.load(str(Path(__file__).with_name("ted_accuracy.py"))))
 
 
 def read_rows(text):
@@ -45,6 +45,8 @@ def read_rows(text):
     Raises:
         ValueError: the text is neither, or a row lacks something.
     """
+    if len(text) > MAX_CHARACTERS:  # the page itself lets no more in, but its API does
+        raise ValueError(f"got {len(text):,} characters, expected at most {MAX_CHARACTERS:,}: score them in parts")
     if not text.strip():
         raise ValueError("got no text, expected rows of scores and labels: paste some")
     if text.lstrip()[0] in "[{":
@@ -106,9 +108,10 @@ def score(text):
     parts = {}
     for name, argument in (("category", "categories"), ("media", "media")):
         given = [row.get(name) for row in rows]
-        if any(given):
+        if any(value not in (None, "") for value in given):  # an empty column says nothing
             parts[argument] = given
     predictions, references = [row["scores"] for row in rows], [row["label"] for row in rows]
+    metric = Metric(keep_in_memory=True)  # for this request alone: nothing of another one is left in it
     result = metric.compute(predictions=predictions, references=references, **parts)
     whole = {"accuracy": result["accuracy"], "ci95": result["accuracy_ci95"], "n": result["n"], "ties": result["ties"]}
     table = [_cells("all", whole)]

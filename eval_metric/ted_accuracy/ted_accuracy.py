@@ -9,6 +9,7 @@ Tiny, offline and on CPU: run the lines above in the folder that holds `ted_accu
 
 import math
 import numbers
+from reprlib import repr
 
 import datasets
 import evaluate
@@ -28,6 +29,7 @@ CATEGORIES = (
     "Temporal",
 )
 MEDIA = ("image", "video")
+_MIXED = "got lists of scores and indices mixed, expected one form: pass scores for every instance"
 
 _DESCRIPTION = """
 TED accuracy is the share of TED instances that a text encoder answers rightly. An instance is one caption, one
@@ -69,7 +71,7 @@ Examples:
 """
 
 _CITATION = """
-@article{granted2025,
+@article{li2025granted,
   title={GRAN-TED: Generating Robust, Aligned, and Nuanced Text Embedding for Diffusion Models},
   author={Li, Bozhou and Yang, Sihan and Guan, Yushuo and An, Ruichuan and Chen, Xinlong and Shi, Yang and Wan,
     Pengfei and Zhang, Wentao and Zhang, Yuanxing},
@@ -100,12 +102,20 @@ class TedAccuracy(evaluate.Metric):
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add a batch of instances; bad input is refused here, before it is stored."""
         predictions, references = _checked(predictions, references)
+        self._check_form(predictions[0])
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
         """Add one instance; bad input is refused here, before it is stored."""
         (prediction,), (reference,) = _checked([prediction], [reference])
+        self._check_form(prediction)
         super().add(prediction=prediction, reference=reference, **kwargs)
+
+    def _check_form(self, prediction):
+        """Raises if scores were added before and this is an index, or the other way round."""
+        stored = self.selected_feature_format
+        if stored is not None and isinstance(stored["predictions"], datasets.Value) == isinstance(prediction, list):
+            raise ValueError(_MIXED)
 
     def _compute(self, predictions, references, categories=None, media=None):
         judged = [_judge(prediction, label) for prediction, label in zip(predictions, references)]
@@ -138,16 +148,16 @@ def _checked(predictions, references):
         )
     predictions = [_plain(prediction) for prediction in predictions]
     if len({isinstance(prediction, list) for prediction in predictions}) > 1:
-        raise ValueError("got lists of scores and indices mixed, expected one form: pass scores for every instance")
+        raise ValueError(_MIXED)
     for i, (prediction, label) in enumerate(zip(predictions, references)):
         if not _is_index(label):
-            raise ValueError(f"got label {label!r} at instance {i}, expected an index from 0: pass whole numbers")
+            raise ValueError(f"got label {repr(label)} at instance {i}, expected an index from 0: pass whole numbers")
         if isinstance(prediction, list):
             _check_scores(i, prediction, label)
         elif not _is_index(prediction):
             raise ValueError(
-                f"got prediction {prediction!r} at instance {i}, expected a list of scores or the index of the chosen "
-                "statement: pass one of the two"
+                f"got prediction {repr(prediction)} at instance {i}, expected a list of scores or the index of the "
+                "chosen statement: pass one of the two"
             )
     return predictions, references
 
@@ -156,13 +166,14 @@ def _check_scores(i, scores, label):
     if len(scores) < 2:
         raise ValueError(f"got {len(scores)} scores at instance {i}, expected 2 or more: score every statement")
     for score in scores:
-        if isinstance(score, bool) or not isinstance(score, numbers.Real) or not math.isfinite(score):
+        if isinstance(score, bool) or not isinstance(score, numbers.Real) or not _is_float(score):
             raise ValueError(
-                f"got score {score!r} at instance {i}, expected finite numbers: check the encoder's output"
+                f"got score {repr(score)} at instance {i}, expected finite numbers that float64 holds: check the "
+                "encoder's output"
             )
     if label >= len(scores):
         raise ValueError(
-            f"got label {label} at instance {i} with {len(scores)} scores, expected 0 to {len(scores) - 1}: "
+            f"got label {repr(label)} at instance {i} with {len(scores)} scores, expected 0 to {len(scores) - 1}: "
             "pass the index of the true statement"
         )
 
@@ -175,7 +186,15 @@ def _plain(values):
 
 
 def _is_index(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63  # what int64 holds
+
+
+def _is_float(value):
+    """Whether float64 holds a number, so that no two become one."""
+    try:
+        return math.isfinite(value) and float(value) == value
+    except OverflowError:
+        return False
 
 
 def _judge(prediction, label):
@@ -205,6 +224,6 @@ def _by(names, right, tied, argument, legal):
         )
     unknown = [name for name in names if name not in legal]
     if unknown:
-        raise ValueError(f"got {unknown[0]!r} in {argument}, expected one of {', '.join(legal)}: correct the name")
+        raise ValueError(f"got {repr(unknown[0])} in {argument}, expected one of {', '.join(legal)}: correct the name")
     masks = {name: np.array([other == name for other in names]) for name in legal if name in names}  # each (n,) bool
     return {name: _summary(right[mask], tied[mask]) for name, mask in masks.items()}
