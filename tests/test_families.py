@@ -383,8 +383,8 @@ def test_a_width_that_the_configuration_does_not_tell_is_refused():
 POSITIONS = {
     "clip": 77,
     "siglip": 64,
-    "altclip": 40 - 2,  # RoBERTa's table begins after the row of the padding token, 1
-    "xlm_roberta": 40 - 1,  # that token is 0 here
+    "altclip": 40 - 1,  # as RoBERTa's, its table begins after the row of the padding token, here 0
+    "xlm_roberta": 40 - 1,
     "opt": 40,  # whose table has two rows more
     "bert": 512,
     "modernbert": None,
