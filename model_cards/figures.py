@@ -138,7 +138,8 @@ def at_chance(results: Sequence[Result], feature: str) -> bool:
         for one in group_seeds(runs)
         if one.pooling == "aggregator" and _is_of(one.feature, feature)
     ]
-    return bool(scored) and all(one.estimate.low <= one.runs[0].baselines.get("chance", {}).get("accuracy", 0) for one in scored)
+    chance = [one.runs[0].baselines.get("chance", {}).get("accuracy", 0) for one in scored]
+    return bool(scored) and all(one.estimate.low <= floor for one, floor in zip(scored, chance))
 
 
 def _is_of(stored: str, feature: str) -> bool:
