@@ -57,8 +57,7 @@ def data_ted(
         # A file that is not the whole benchmark is exported as what it is: custom.
         config, skipped = info["config"], info["skipped"]
         source = f"Made from `{Path(input).name}`." if input else "Written by hand for this package."
-    with console.status(f"writing {output}"):
-        export_dataset(records, output, config_name=config, source_note=source)
+    export_dataset(records, output, config_name=config, source_note=source)
     stats = read_json(output / "statistics.json")
     header, *lines = rows(stats)
     table = Table(*header, title=f"{output} ({config})")
