@@ -95,7 +95,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_report_and_is_not_repeated(
     while not any(output.rglob("checkpoint-*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=600)[1]
     assert process.returncode == 130, error
     assert error.rstrip().endswith("granted: interrupted; run the same command again to go on")
     assert "Traceback" not in error and not (output / "results").exists()

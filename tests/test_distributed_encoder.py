@@ -43,7 +43,7 @@ def average(parameter: torch.Tensor) -> None:
 def worker(rank: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=600)
     )
     model, input_ids, attention_mask, upstream = build()
     expected = model(input_ids, attention_mask).last_hidden_state
@@ -82,7 +82,7 @@ def test_ddp_and_fsdp2_give_the_features_and_gradients_of_one_process(tmp_path):
         subprocess.Popen([sys.executable, __file__, rank, tmp_path / "store"], stderr=subprocess.PIPE, text=True)
         for rank in ("0", "1")
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(error[-3000:] for error in errors)
 
 

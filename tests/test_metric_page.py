@@ -110,7 +110,7 @@ def test_the_page_runs_as_a_space_does_from_its_own_folder_and_is_for_this_machi
             [sys.executable, "-I", "-u", "app.py"], cwd=tmp_path, env=environment, stdout=log, stderr=log
         )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while "Running on" not in (tmp_path / "log").read_text():
             assert page.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.2)

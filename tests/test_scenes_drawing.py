@@ -2,7 +2,6 @@
 
 import math
 import random
-import time
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -354,14 +353,6 @@ def test_random_motions_are_of_every_kind():
     assert {motion.direction for motion in motions if motion.kind == "moves"} == set(DIRECTIONS)
     assert {motion.speed for motion in motions if motion.kind == "grows"} == set(SPEEDS)
     assert all((motion.start == motion.end) == (motion.kind in SUDDEN) for motion in motions)
-
-
-def test_a_hundred_pictures_a_second():
-    drawings = [random_drawing(random.Random(seed), "image", 5, letters_share=0.5) for seed in range(100)]
-    begun = time.process_time()
-    for drawing in drawings:
-        render_image(drawing, 128)
-    assert time.process_time() - begun < 1
 
 
 def test_a_contact_sheet_shows_pictures_and_clips(tmp_path):

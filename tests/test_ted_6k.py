@@ -39,6 +39,7 @@ from granted.dataset_builders.ted_6k.records import (
 from granted.dataset_builders.ted_6k.statistics import describe, rows
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES, Ted6K
 from granted.errors import InputError
+from granted.tests.loopback_hub import OWNER, File, Repo
 
 
 DEV = Path(__file__).parents[2] / "shared" / "data" / "ted" / "ted6k_dev.json"
@@ -274,9 +275,11 @@ def test_files_that_are_no_text_or_not_there_are_one_line(tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["caption", "caption_type", "statements", "OCR", "status", "statement", "question"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["caption", "caption_type", "statements", "OCR", "status", "statement", "question"]), inner
+        )
     ),
     max_leaves=12,
 )
@@ -373,7 +376,7 @@ def test_the_export_has_the_documented_layout(exported):
     ]
     assert files == sorted(["README.md", "statistics.json", "ted_6k.py", *expected])
     written = json.loads((exported / "statistics.json").read_text("utf-8"))
-    assert written == {"config_name": "sample", "source_note": written["source_note"], **stats}
+    assert written == {"source_note": written["source_note"], **stats} and stats["config_name"] == "sample"
     for name in expected:
         assert b"huggingface" not in (pq.read_schema(exported / name).metadata or {})
 
@@ -424,6 +427,48 @@ def test_load_dataset_takes_the_folder_by_its_name(exported):
         assert got == sorted(r["id"] for r in records if name in (r["media"], snake_case(r["category"]))), name
 
 
+LOADED = """
+import json, os, sys
+from datasets import load_dataset
+
+found = []
+for parent in sys.argv[2:]:
+    os.chdir(parent)
+    rows = [load_dataset(sys.argv[1], name, split="test").to_list() for name in (None, "adverb")]
+    assert rows[0] == rows[1]
+    found.append([rows[0][0]["caption"], rows[0][0]["source"], len(rows[0])])
+print(json.dumps(found))
+"""
+
+
+def loaded(name: str, *parents: Path, environment: dict[str, str]) -> list:
+    """What `load_dataset(name)` finds in each folder, one after the other: first caption, first source, instances."""
+    command = [sys.executable, "-c", LOADED, name, *map(str, parents)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_load_dataset_never_takes_one_export_for_another(tmp_path, loopback_hub):
+    one, two = [record()], [record(), record(id="b/adverb")]
+    exports = [one, two, [record(caption="A dog sleeps soundly.")], [record(source="else")], one]  # sizes alike, too
+    contents = [[part[0]["caption"], part[0]["source"], len(part)] for part in exports]
+    parents = []
+    for number, records in enumerate(exports):
+        parents.append(tmp_path / str(number))
+        export_dataset(records, parents[-1] / "ted-6k", config_name="custom", source_note="The same.")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    assert loaded("ted-6k", *parents, environment=environment) == contents
+
+    repo = loopback_hub.repos["datasets", f"{OWNER}/ted-6k"] = Repo("datasets", f"{OWNER}/ted-6k", False, None)
+    for parent, content in zip(parents[:2], contents):
+        folder = parent / "ted-6k"
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        repo.commit("another export", {name: File(path.read_bytes()) for name, path in files.items()})
+        answer = loaded(f"{OWNER}/ted-6k", tmp_path, environment=loopback_hub.environment(tmp_path / "home"))
+        assert answer == [content]
+
+
 def test_configurations_without_rows_are_left_out(tmp_path):
     folder = export_dataset([record()], tmp_path / "ted-6k", config_name="custom", source_note="One.")
     front = yaml.safe_load((folder / "README.md").read_text("utf-8").split("---\n")[1])
@@ -444,9 +489,11 @@ def test_configurations_without_rows_are_left_out(tmp_path):
         ("custom", "unknown", ["**custom**", "Unknown"]),
     ],
 )
-def test_the_card_says_what_the_data_is(name, licence, words):
-    stats = describe([record()])
-    text = export.render_card(stats, ["data/image/adverb.parquet"], name, "Some note.")
+def test_the_card_says_what_the_data_is(name, licence, words, tmp_path):
+    folder = export_dataset([record()], tmp_path / "ted-6k", config_name="custom", source_note=".")
+    text = export.render_card(
+        folder, {"data/image/adverb.parquet": 1}, {**describe([record()]), "config_name": name}, "Some note."
+    )
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["license"] == licence
     for word in (*words, "must never be presented", "Some note.", "cosine", "| all | 1 | 0 | 1 |", "25.0%"):
@@ -476,14 +523,14 @@ def test_a_failing_export_leaves_nothing_behind(tmp_path, monkeypatch):
 
     refused(lambda: export_dataset([record(label=7)], folder, config_name="custom", source_note="."), "label 7")
     if os.path.exists("/dev/full"):
-        write_table = pq.write_table
+        writer = pq.ParquetWriter
 
-        def write_to_full_disk(table, path):
+        def writer_on_full_disk(path, schema):
             path.symlink_to("/dev/full")
-            write_table(table, path)
+            return writer(path, schema)
 
         with monkeypatch.context() as patch:
-            patch.setattr(export.pq, "write_table", write_to_full_disk)
+            patch.setattr(export.pq, "ParquetWriter", writer_on_full_disk)
             refused(export_one, "No space left", str(folder))
     assert os.listdir(tmp_path) == []
     export_one()

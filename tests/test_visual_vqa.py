@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import threading
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -273,6 +274,111 @@ def test_a_damaged_image_is_opened_or_refused(position, damage):
         assert open_image(bytes(data)).mode == "RGB"
     except RowError as error:
         assert error.kind == "image"
+
+
+def grey(value, dtype):
+    return PIL.Image.fromarray(np.full((4, 6), value, dtype))
+
+
+def palette(*colour):
+    image = PIL.Image.new("P", (6, 4), 0)
+    image.putpalette([*colour, *[0] * 765])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("data", "pixel"),
+    [
+        (encoded(grey(0x8080, np.uint16)), (128,) * 3),
+        (encoded(grey(0xFFFF, np.uint16), "TIFF"), (255,) * 3),
+        (encoded(grey(256, np.uint16)), (1,) * 3),
+        (encoded(grey(0x4040, np.uint16), transparency=0x4040), (255,) * 3),
+        (encoded(grey(0.2, np.float32), "TIFF"), (51,) * 3),
+        (encoded(PIL.Image.new("RGBA", (6, 4), (200, 30, 10, 0))), (255,) * 3),
+        (encoded(PIL.Image.new("RGBA", (6, 4), (200, 30, 10, 51))), (244, 210, 206)),  # a fifth of it, the rest white
+        (encoded(PIL.Image.new("LA", (6, 4), (40, 0))), (255,) * 3),
+        (encoded(PIL.Image.new("L", (6, 4), 40), transparency=40), (255,) * 3),
+        (encoded(picture(), transparency=(200, 30, 10)), (255,) * 3),
+        (encoded(palette(9, 8, 7), transparency=0), (255,) * 3),
+        (encoded(palette(9, 8, 7)), (9, 8, 7)),
+        (encoded(PIL.Image.new("CMYK", (6, 4), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+        (encoded(PIL.Image.new("1", (6, 4), 1)), (255,) * 3),
+        (encoded(picture(color=(9, 8, 7)), "GIF", save_all=True, append_images=[picture()]), (9, 8, 7)),
+    ],
+)
+def test_an_image_of_any_mode_has_the_colours_that_are_seen(data, pixel):
+    for image in (open_image(data), open_image(PIL.Image.open(io.BytesIO(data)))):
+        assert image.mode == "RGB" and image.size == (6, 4)
+        assert {image.getpixel((x, y)) for x in range(6) for y in range(4)} == {pixel}
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (grey(1.5, np.float32), "from 1.5 to 1.5, not from 0 to 1"),
+        (grey(np.nan, np.float32), "nan"),
+        (grey(300, np.int32), "32 bits"),
+    ],
+)
+def test_greys_of_unknown_range_are_refused(image, words):
+    refused(lambda: open_image(encoded(image, "TIFF")), "image", "unreadable", words)
+
+
+def test_a_truncated_jpeg_is_refused():
+    noise = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, "JPEG")
+    refused(lambda: open_image(data[: len(data) // 2]), "image", "unreadable", "truncated")
+
+
+def test_frames_of_a_variable_rate_are_chosen_by_their_times(tmp_path):
+    times = [0, 100, 200, 300, 400, 500, 600, 700, 2000, 3000]  # milliseconds; the last one is shown for 100
+    for name, codec in (("v.mp4", "libx264"), ("v.mkv", "mpeg4")):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            for n, time in enumerate(times):
+                frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 20 * n, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        clip = open_clip(tmp_path / name, max_frames=4)  # seen at 0, 775, 1550 and 2325 milliseconds
+        assert brightness(clip) == [0, 7, 7, 8] and clip.fps == pytest.approx(4 / 3.1)
+        whole = open_clip(tmp_path / name)  # every 310 milliseconds
+        assert brightness(whole) == [0, 3, 6, 7, 7, 7, 7, 8, 8, 8] and whole.fps == pytest.approx(10 / 3.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("v.mp4", "mpeg4", {"movflags": "faststart"}),
+        ("v.mkv", "mpeg4", {}),
+        ("v.avi", "mpeg4", {}),
+        ("v.webm", "libvpx-vp9", {}),
+    ],
+)
+def test_a_video_that_is_cut_off_is_refused(tmp_path, name, codec, options):
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / name), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        for _ in range(20):
+            frame = rng.integers(0, 256, (16, 32, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / name).read_bytes()
+    assert len(open_clip(data).frames) == 20
+    refused(lambda: open_clip(data[: len(data) // 2]), "video", "unreadable")
+    cut = [problem.kind for problem in check_rows([row(text(), videos=[data[: len(data) // 2]])])]
+    assert cut == ["video"], "the check of the rows lets it pass"
+
+
+def test_a_transparent_video_is_on_white(tmp_path):
+    image = palette(9, 8, 7)
+    image.save(
+        tmp_path / "v.gif", save_all=True, append_images=[image.copy()], transparency=0, duration=200, disposal=2
+    )
+    assert (open_clip(tmp_path / "v.gif").frames == 255).all()
 
 
 def test_frames_become_a_clip(tmp_path):

@@ -307,7 +307,7 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_fold
     arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
     command = [sys.executable, "-m", "granted.training.vqa_finetuning", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

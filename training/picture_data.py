@@ -71,9 +71,9 @@ def bucket_shapes(resolution: int, multiple: int, several: bool) -> list[tuple[i
 
 
 def to_pixels(image: PIL.Image.Image, shape: tuple[int, int]) -> torch.Tensor:
-    """A picture that covers (height, width), cut in the middle, as (3, H, W) in [-1, 1]."""
+    """An RGB picture that covers (height, width), cut in the middle, as (3, H, W) in [-1, 1]."""
     height, width = shape
-    fitted = PIL.ImageOps.fit(image.convert("RGB"), (width, height), PIL.Image.Resampling.LANCZOS)
+    fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float().div(127.5).sub(1)  # (3, H, W)
 
 

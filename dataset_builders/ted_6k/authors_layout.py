@@ -9,7 +9,6 @@ The authors' file is one object `{caption_key: {"caption", "caption_type", "stat
 
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -99,9 +98,8 @@ def read_ted(path: str | os.PathLike, seed: int = SEED) -> tuple[list[TedRecord]
         records, report = read_authors_file(path, seed=seed, source="sample" if path == SAMPLE_FILE else "TED-6K")
         skipped = asdict(report)
     digest = fingerprint(records)
-    is_sample = digest == _sample_fingerprint() or path == SAMPLE_FILE
     info = {
-        "config": "sample" if is_sample else composition_name(records),
+        "config": "sample" if path == SAMPLE_FILE else config_of(digest, composition_name(records)),
         "source": "the sample shipped with granted" if path == SAMPLE_FILE else str(path),
         "fingerprint": digest,
         "skipped": skipped,
@@ -119,9 +117,9 @@ def _sample_fingerprint() -> str:
     return fingerprint(load_sample())
 
 
-def config_of(records: Sequence[TedRecord]) -> str:
-    """What these records are: `"official"` (the published composition), `"synthetic"`, `"sample"` or `"custom"`."""
-    return "sample" if fingerprint(records) == _sample_fingerprint() else composition_name(records)
+def config_of(digest: str, composition: str) -> str:
+    """What records are, by their fingerprint and [`composition_name`]: that name, or `"sample"`."""
+    return "sample" if digest == _sample_fingerprint() else composition
 
 
 def read_authors_file(

@@ -1,21 +1,23 @@
 """Writing a benchmark as the folder of a Hub dataset repository.
 
-    records, info = read_ted("TED-6k.json")
-    export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
-    load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
+records, info = read_ted("TED-6k.json")
+export_dataset(records, "ted-6k", config_name=info["config"], source_note="The authors' file of 2025-12.")
+load_dataset("ted-6k", "spatial_relationship", split="test")      # from the parent folder, or from the Hub
 
-    ted-6k/
-        README.md                       the card, made from card.md and the statistics
-        ted_6k.py                       the builder
-        statistics.json
-        data/{image,video}/{category}.parquet
+ted-6k/
+    README.md                       the card, made from card.md and the statistics
+    ted_6k.py                       the builder
+    statistics.json
+    data/{image,video}/{category}.parquet
 """
 
 import fnmatch
 import hashlib
+import math
 import shutil
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from granted.citation import bibtex
-from granted.dataset_builders.ted_6k.authors_layout import config_of
 from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     FEATURES,
@@ -43,6 +44,8 @@ from granted.templates import fill_template
 HERE = Path(__file__).parent
 # The authors' file states no licence; what the user brings has the licence it came with.
 LICENSES = {"official": "other", "synthetic": "apache-2.0", "sample": "apache-2.0", "custom": "unknown"}
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", math.inf: "n>1M"}
+ROWS_PER_GROUP = 200  # of a Parquet file; this many of each file wait in memory
 # Without the schema key `huggingface`: datasets 3 cannot read the one that datasets 4 and 5 write.
 SCHEMA = FEATURES.arrow_schema.remove_metadata()
 MEANINGS = {
@@ -59,7 +62,7 @@ MEANINGS = {
 
 
 def export_dataset(
-    records: Sequence[TedRecord],
+    records: Iterable[TedRecord],
     output_dir: str | Path,
     *,
     config_name: str,
@@ -67,10 +70,10 @@ def export_dataset(
     repo_id: str = "ted-6k",
     revision: str | None = None,
 ) -> Path:
-    """Write the records as a dataset folder; the same records give the same bytes.
+    """Write the records as a dataset folder, as they come; the same records give the same bytes.
 
     Args:
-        records (`Sequence[TedRecord]`): the benchmark.
+        records (`Iterable[TedRecord]`): the benchmark, read once; little more than the ids is kept in memory.
         output_dir (`str` or `Path`): the folder to make. One that this function made earlier is replaced.
         config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`, as `read_ted` answers.
         source_note (`str`): a sentence for the card saying where the records come from.
@@ -85,28 +88,58 @@ def export_dataset(
             something else, or the disk is full. `output_dir` is then as it was.
     """
     output_dir = Path(output_dir)
-    stats = describe(records)
-    _check_name(records, config_name, stats)
+    if config_name not in LICENSES:
+        raise InputError(f"got config_name {config_name!r}, expected one of {', '.join(LICENSES)}: correct it")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "ted_6k.py").is_file():
         raise InputError(f"got {output_dir}, which holds other files, expected a new folder: choose another")
-    groups: defaultdict[str, list[TedRecord]] = defaultdict(list)
-    for record in records:
-        groups[f"data/{record['media']}/{snake_case(record['category'])}.parquet"].append(record)
-    card = render_card(stats, sorted(groups), config_name, source_note, repo_id=repo_id, revision=revision)
     with atomic_path(output_dir) as folder:
-        for name, members in groups.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(members, schema=SCHEMA), folder / name)
-        write_json(folder / "statistics.json", {"config_name": config_name, "source_note": source_note, **stats})
+        sizes: Counter[str] = Counter()
+        with closing(_written(records, folder, sizes)) as written:
+            stats = describe(written)
+        if config_name != stats["config_name"]:
+            raise InputError(
+                f"got config_name {config_name!r} for {stats['instances']} instances that are "
+                f"{stats['config_name']!r}, expected {stats['config_name']!r}: scores of one are never to be "
+                "presented as those of another"
+            )
+        write_json(folder / "statistics.json", {"source_note": source_note, **stats})
         shutil.copyfile(HERE / "ted_6k.py", folder / "ted_6k.py")
+        card = render_card(folder, sizes, stats, source_note, repo_id=repo_id, revision=revision)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return output_dir
 
 
+def _written(records: Iterable[TedRecord], folder: Path, sizes: Counter[str]) -> Iterator[TedRecord]:
+    """The records as they come; each is put into its file after whoever takes them has looked at it.
+
+    `sizes` counts the bytes of each file's rows in memory.
+    """
+    writers: dict[str, pq.ParquetWriter] = {}
+    waiting: defaultdict[str, list[TedRecord]] = defaultdict(list)
+
+    def write(name: str) -> None:
+        if name not in writers:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            writers[name] = stack.enter_context(pq.ParquetWriter(folder / name, SCHEMA))
+        table = pa.Table.from_pylist(waiting.pop(name), schema=SCHEMA)
+        writers[name].write_table(table)
+        sizes[name] += table.nbytes
+
+    with ExitStack() as stack:
+        for record in records:
+            yield record
+            name = f"data/{record['media']}/{snake_case(record['category'])}.parquet"
+            waiting[name].append(record)
+            if len(waiting[name]) == ROWS_PER_GROUP:
+                write(name)
+        for name in list(waiting):
+            write(name)
+
+
 def render_card(
+    folder: Path,
+    sizes: Mapping[str, int],
     stats: dict[str, Any],
-    files: Sequence[str],
-    config_name: str,
     source_note: str,
     *,
     repo_id: str = "ted-6k",
@@ -114,39 +147,46 @@ def render_card(
 ) -> str:
     """The dataset card: YAML with one configuration per selection that has rows, and the text of `card.md`.
 
+    `load_dataset` keeps what it has read of a folder under a hash of the YAML alone. So the YAML says what the files
+    hold, and of two benchmarks of one name neither is taken for the other.
+
     Args:
+        folder (`Path`): where the Parquet files are.
+        sizes (`Mapping[str, int]`): their names in it, and the bytes of their rows in memory.
         stats (`dict`): the answer of `describe`.
-        files (`Sequence[str]`): the Parquet files, relative to the folder.
-        config_name (`str`): `"official"`, `"synthetic"`, `"sample"` or `"custom"`.
         source_note (`str`): where the records come from.
         repo_id (`str`, defaults to `"ted-6k"`), revision (`str`, *optional*): as of [`export_dataset`].
     """
-    configs = {name: pattern for name, pattern in CONFIG_FILES.items() if fnmatch.filter(files, pattern)}
+    config_name = stats["config_name"]
+    patterns = dict(CONFIG_FILES)
     if config_name in ("official", "synthetic"):  # so that a loader can insist on the benchmark that is meant
-        configs[config_name] = configs["default"]
+        patterns[config_name] = patterns["default"]
+    files = {name: found for name, pattern in patterns.items() if (found := fnmatch.filter(sorted(sizes), pattern))}
+    size = next(name for most, name in SIZE_CATEGORIES.items() if stats["instances"] < most)
     data = DatasetCardData(
         language="en",
         license=LICENSES[config_name],
         pretty_name="TED-6K" if config_name == "official" else f"TED-6K layout, {config_name}",
         task_categories=["sentence-similarity"],
         tags=["text-encoder", "text-to-image", "text-to-video", "benchmark"],
-        size_categories=["n<1K" if stats["instances"] < 1000 else "1K<n<10K"],
+        size_categories=[size],
         configs=[
             {
                 "config_name": name,
+                "description": f"SHA-256 of the files: {_sha256_of(folder / file for file in files[name])}",
                 **({"default": True} if name == "default" else {}),
-                "data_files": [{"split": "test", "path": pattern}],
+                "data_files": [{"split": "test", "path": patterns[name]}],
             }
-            for name, pattern in configs.items()
+            for name in files
         ],
-        dataset_info=[{"config_name": name, "features": FEATURES._to_yaml_list()} for name in configs],
+        dataset_info=[{"config_name": name, **_info_of(folder, files[name], sizes)} for name in files],
     )
     text = fill_template(
         HERE / "card.md",
         citation=bibtex(),
-        code_sha256=hashlib.sha256((HERE / "ted_6k.py").read_bytes()).hexdigest(),
+        code_sha256=_sha256_of([HERE / "ted_6k.py"]),
         config_name=config_name,
-        configs=list(configs),
+        configs=list(files),
         fields=[
             (field["name"], field.get("dtype") or f"list of {field['list']}", MEANINGS[field["name"]])
             for field in FEATURES._to_yaml_list()
@@ -164,12 +204,19 @@ def render_card(
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
-def _check_name(records: Sequence[TedRecord], config_name: str, stats: dict[str, Any]) -> None:
-    if config_name not in LICENSES:
-        raise InputError(f"got config_name {config_name!r}, expected one of {', '.join(LICENSES)}: correct it")
-    actual = config_of(records)
-    if config_name != actual:
-        raise InputError(
-            f"got config_name {config_name!r} for {stats['instances']} instances that are {actual!r}, expected "
-            f"{actual!r}: scores of one are never to be presented as those of another"
-        )
+def _sha256_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _info_of(folder: Path, files: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The fields and sizes of a configuration, as `datasets` writes them into a card."""
+    rows, size = sum(pq.read_metadata(folder / file).num_rows for file in files), sum(sizes[file] for file in files)
+    return {
+        "features": FEATURES._to_yaml_list(),
+        "splits": [{"name": "test", "num_bytes": size, "num_examples": rows}],
+        "download_size": sum((folder / file).stat().st_size for file in files),
+        "dataset_size": size,
+    }

@@ -11,8 +11,10 @@ data, `ted_6k.py`.
 
 import hashlib
 import json
+import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
 from granted.dataset_builders.ted_6k.ted_6k import CATEGORIES, FEATURES, MEDIA, snake_case
@@ -26,12 +28,16 @@ __all__ = [
     "MEDIA",
     "OFFICIAL_COUNTS",
     "SYNTHETIC",
+    "Fingerprint",
     "TedRecord",
     "caption_text",
     "composition_name",
+    "composition_of",
     "fingerprint",
+    "kind_of",
     "snake_case",
     "validate_records",
+    "validated",
 ]
 
 SYNTHETIC = "synthetic"  # how the field `source` of generated records begins
@@ -77,32 +83,43 @@ class TedRecord(TypedDict):
     source: str
 
 
-def validate_records(records: Sequence[TedRecord]) -> None:
-    """Check every record against the schema.
+def validate_records(records: Iterable[TedRecord]) -> None:
+    """Check every record against the schema, as [`validated`] does.
 
     Args:
-        records (`Sequence[TedRecord]`): the benchmark, or a part of it.
+        records (`Iterable[TedRecord]`): the benchmark, or a part of it.
+    """
+    for _ in validated(records):
+        pass
+
+
+def validated(records: Iterable[TedRecord]) -> Iterator[TedRecord]:
+    """The records as they come, each checked against the schema; their texts are not kept.
+
+    Args:
+        records (`Iterable[TedRecord]`): the benchmark, or a part of it.
 
     Raises:
         InputError: there is no record, or one (which is named) breaks the schema, or an id occurs twice, or two
             records give one caption_id to different captions.
     """
-    if not records:
-        raise InputError("got no record, expected at least one: check that the file is the right one and is complete")
     seen: set[str] = set()
-    captions: dict[str, tuple[str, str]] = {}
+    captions: dict[str, bytes] = {}  # of each caption the hash
     for number, record in enumerate(records):
         _validate_record(record, number)
         name = record["id"]
         if name in seen:
             raise InputError(f"got the record id {name!r} twice, expected unique ids: remove or rename one")
         seen.add(name)
-        caption = (record["caption"], record["media"])
+        caption = hashlib.sha256(caption_text(record).encode("utf-8")).digest()
         if captions.setdefault(record["caption_id"], caption) != caption:
             raise InputError(
                 f"got record {name!r} with another caption than an earlier record of caption_id "
                 f"{record['caption_id']!r}, expected one caption per caption_id: rename one"
             )
+        yield record
+    if not seen:
+        raise InputError("got no record, expected at least one: check that the file is the right one and is complete")
 
 
 def _validate_record(record: Any, number: int) -> None:
@@ -159,33 +176,70 @@ def caption_text(record: TedRecord) -> str:
     return f"Caption Type: {record['media']}\nCaption: {record['caption']}"
 
 
-def fingerprint(records: Sequence[TedRecord]) -> str:
+def fingerprint(records: Iterable[TedRecord]) -> str:
     """SHA-256, in hexadecimal, of what a score depends on: every field but `source`, in any order of records.
 
     The same benchmark read from JSON and from Parquet has one fingerprint.
     """
-    rows = [
-        {field: record[field] for field in FEATURES if field != "source"}
-        for record in sorted(records, key=lambda record: record["id"])
-    ]
-    text = json.dumps(rows, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    digest = Fingerprint()
+    for record in records:
+        digest.add(record)
+    return digest.hexdigest()
 
 
-def composition_name(records: Sequence[TedRecord]) -> str:
+class Fingerprint:
+    """The [`fingerprint`] of records that come one after the other.
+
+    They are hashed in the order of their ids; until all are there they wait in a file, so that any number can come.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._ends = array("Q", [0])  # where in the file each record ends
+        self._file = tempfile.SpooledTemporaryFile(max_size=2**20)  # noqa: SIM115
+
+    def add(self, record: TedRecord) -> None:
+        """Take a record in."""
+        row = {field: record[field] for field in FEATURES if field != "source"}
+        text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8")
+        self._file.write(text)
+        self._ids.append(record["id"])
+        self._ends.append(self._ends[-1] + len(text))
+
+    def hexdigest(self) -> str:
+        """Of all records that were added, as one JSON list; no more can be added."""
+        digest = hashlib.sha256(b"[")
+        for number, i in enumerate(sorted(range(len(self._ids)), key=self._ids.__getitem__)):
+            self._file.seek(self._ends[i])
+            digest.update((b"," if number else b"") + self._file.read(self._ends[i + 1] - self._ends[i]))
+        self._file.close()
+        digest.update(b"]")
+        return digest.hexdigest()
+
+
+def composition_name(records: Iterable[TedRecord]) -> str:
     """What a score on these records may be called.
 
     `"synthetic"` for records that were all generated from scenes, `"official"` for others with the published number of
     instances per category and media, else `"custom"`.
     """
-    generated = {record["source"].startswith(SYNTHETIC) for record in records}
+    return composition_of(Counter(map(kind_of, records)))
+
+
+def kind_of(record: TedRecord) -> tuple[str, str, bool]:
+    """Its category, its media and whether it was generated from a scene."""
+    return record["category"], record["media"], record["source"].startswith(SYNTHETIC)
+
+
+def composition_of(kinds: Counter[tuple[str, str, bool]]) -> str:
+    """The [`composition_name`] of so many records of each kind."""
+    generated = {synthetic for *_, synthetic in kinds}
     if True in generated:
         return "custom" if False in generated else "synthetic"
-    counts = Counter((record["category"], record["media"]) for record in records)
     official = {
-        (category, media): count
+        (category, media, False): count
         for category, pair in OFFICIAL_COUNTS.items()
         for media, count in zip(MEDIA, pair)
         if count
     }
-    return "official" if counts == official else "custom"
+    return "official" if kinds == official else "custom"

@@ -10,6 +10,7 @@ and, to go through this builder:
     load_dataset("ted-6k/ted_6k.py", trust_remote_code=True)               # datasets 3, from a local copy or the Hub
 """
 
+import glob
 import os
 
 import datasets
@@ -80,7 +81,8 @@ class Ted6K(datasets.GeneratorBasedBuilder):
             if not isinstance(files, dict):
                 files = {"test": [files] if isinstance(files, str) else list(files)}
             here = os.path.dirname(os.path.abspath(__file__))
-            root = base_path if data_files else data_dir or base_path or here
+            # A folder is no pattern, whatever its name.
+            root = base_path if data_files else glob.escape(str(data_dir or base_path or here))
             data_files = DataFilesDict.from_patterns(files, base_path=root)
         super().__init__(*args, config_name=config_name, base_path=base_path, data_files=data_files, **kwargs)
 
@@ -93,7 +95,7 @@ class Ted6K(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, files):
         wanted = self.config.name
-        names = [str(file) for file in files]
+        names = [glob.escape(str(file)) for file in files]
         for row in datasets.load_dataset("parquet", data_files=names, split="train", streaming=True):
             if wanted in ("default", row["media"], snake_case(row["category"])):
                 yield row["id"], row

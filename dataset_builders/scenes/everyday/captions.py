@@ -162,7 +162,7 @@ class _Writer:
     def opening(self) -> list[str]:
         parts = {name: self.caption.form(concept) for name, concept in self.scene.setting.items()}
         medium = "picture" if self.scene.media == "image" else "video"
-        first = self.say("opening", a_style=with_article(parts["style"]), medium=medium, **parts)
+        first = self.say("opening", a_style=parts["style"], medium=medium, **parts)
         return [self.say("opening_and_air", first=first, air=parts["air"], Air=_upper(parts["air"]))]
 
     def closing(self) -> list[str]:

@@ -3,7 +3,7 @@
     plural("coil of rope")             # "coils of rope"
     present("mend a torn net")         # "mends a torn net"
 
-Each is looked up once: the libraries behind them are slow.
+Each is looked up once: the libraries behind them are slow. What is remembered grows with the lexicon alone.
 """
 
 import re
@@ -29,10 +29,14 @@ def plural(noun: str) -> str:
     return _inflect.plural_noun(head) + noun[len(head) :]
 
 
-@cache
 def with_article(phrase: str) -> str:
     """`"old hat"` -> `"an old hat"`."""
-    return _inflect.a(phrase)
+    return f"{_article(phrase.split(' ', 1)[0])} {phrase}"
+
+
+@cache
+def _article(word: str) -> str:
+    return _inflect.a(word).split()[0]
 
 
 @cache

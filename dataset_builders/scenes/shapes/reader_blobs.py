@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from granted.dataset_builders.scenes.shapes.drawing import BACKGROUNDS, GRID, SIZES
+from granted.dataset_builders.visual_vqa.media import to_rgb
 
 
 WORK_PIXELS = 128  # larger pictures are read at this size
@@ -88,7 +89,7 @@ class Window:
 def to_pixels(image: Image.Image) -> np.ndarray:
     """The picture as numbers from 0 to 255, made square and at most 128 pixels wide."""
     side = min(max(image.size), WORK_PIXELS)
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if image.size != (side, side):
         image = image.resize(
             (side, side), Image.Resampling.BOX if min(image.size) >= side else Image.Resampling.BICUBIC
