@@ -322,6 +322,7 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_fold
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert not list((tmp_path / "killed").rglob(".*"))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
@@ -485,7 +486,15 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"adapter": "prefix"}, "expected one of none, lora, dora, qlora"),
+        ({"adapter": "prefix"}, "expected one of 'none', 'lora', 'dora', 'qlora'"),
+        ({"lora_r": True}, "lora_r=True, expected a whole number above 0"),
+        ({"lora_r": 16.0}, "lora_r=16.0"),
+        ({"video_fps": float("nan")}, "video_fps=nan"),
+        ({"max_frames": 1.5}, "max_frames=1.5"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf, expected a finite number"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_steps": 0}, "above 0, or -1"),
+        ({"dataloader_num_workers": 1.5}, "dataloader_num_workers=1.5, expected a whole number"),
         ({"adapter": "qlora"}, "without a GPU"),
         ({"adapter": "lora", "lora_targets": "no_such_.*"}, "match none of"),
         ({"adapter": "lora", "lora_targets": "("}, "expected a regular expression"),

@@ -16,8 +16,10 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from accelerate.utils import gather_object
@@ -59,11 +61,40 @@ from granted.training.run_folder import (
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 from granted.utils.program import run_as_program
+from granted.utils.settings import (
+    Bounds,
+    Count,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    check_settings,
+    check_value,
+)
 
 
 logger = logging.getLogger(__name__)
 COMMAND = "granted train vqa"
-ADAPTERS = ("none", "lora", "dora", "qlora")
+# Of TRL's numbers those that have bounds; the others have to be finite, and whole where they are counts.
+BOUNDS = {
+    "per_device_train_batch_size": Count,
+    "gradient_accumulation_steps": Count,
+    "num_train_epochs": Positive,
+    "max_steps": Annotated[int, Bounds("a whole number above 0, or -1", lambda value: value > 0 or value == -1)],
+    "learning_rate": Positive,
+    "warmup_steps": NonNegative,
+    "weight_decay": NonNegative,
+    "max_grad_norm": NonNegative,
+    "adam_beta1": Share,
+    "adam_beta2": Share,
+    "adam_epsilon": Positive,
+    "label_smoothing_factor": Share,
+    "seed": Seed,
+    "data_seed": Seed | None,
+    "save_steps": Positive,
+    "save_total_limit": Count | None,
+    "logging_steps": Positive,
+}
 # Where a run is written, how it is shown and how its data are read: the result does not depend on it.
 _APART = re.compile(
     r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted"
@@ -102,17 +133,19 @@ class VqaFinetuningConfig(SFTConfig):
     revision: str | None = option(None, "Of the model on the Hub: branch, tag or commit.")
     data: str = option("", "Rows in TRL's layout: Parquet or JSON Lines, comma-separated; a folder; or a Hub id.")
     skip_broken: bool = option(False, "Leave out rows that cannot be used, instead of refusing all.")
-    adapter: str = option("lora", "none (the whole language model), lora, dora, or qlora (four bits; needs a GPU).")
-    lora_r: int = option(16, "Rank of the adapter.")
-    lora_alpha: int = option(32, "Its scale, divided by the rank.")
-    lora_dropout: float = option(0.0, "Dropout before the adapter.")
+    adapter: Literal["none", "lora", "dora", "qlora"] = option(
+        "lora", "none (the whole language model), lora, dora, or qlora (four bits; needs a GPU)."
+    )
+    lora_r: Count = option(16, "Rank of the adapter.")
+    lora_alpha: Count = option(32, "Its scale, divided by the rank.")
+    lora_dropout: Share = option(0.0, "Dropout before the adapter.")
     lora_targets: str | None = option(None, "Regular expression of module names; by default all projections.")
     train_vision: bool = option(False, "Train what is not the language model, too (with adapter none).")
-    video_fps: float | None = option(None, "Frames a second seen of videos; by default as the processor wants.")
-    max_frames: int | None = option(None, "Most frames read of a video.")
+    video_fps: Positive | None = option(None, "Frames a second seen of videos; by default as the processor wants.")
+    max_frames: Count | None = option(None, "Most frames read of a video.")
     ted: str | None = option(None, "A TED benchmark on which the encoder is scored before, during and after.")
     ted_pairs: str | None = option(None, "Caption pairs that an aggregator is trained on for each score.")
-    ted_steps: int | None = option(None, "Steps between two scores; by default only before and after.")
+    ted_steps: Count | None = option(None, "Steps between two scores; by default only before and after.")
     ted_config: str | None = option(None, "YAML file with settings of the aggregator's training.")
     dry_run: bool = option(False, "Show three rows, count tokens and parameters, and train nothing.")
     bf16: bool | None = option(None, "Compute in bf16; by default where there is a GPU that does, else in fp32.")
@@ -123,8 +156,10 @@ class VqaFinetuningConfig(SFTConfig):
     save_total_limit: int | None = 2
 
     def __post_init__(self):
-        if self.adapter not in ADAPTERS:
-            raise InputError(f"got adapter {self.adapter!r}, expected one of {', '.join(ADAPTERS)}: correct it")
+        trl_fields = {one.name for one in fields(SFTConfig)}
+        check_settings(self, [one.name for one in fields(self) if one.name not in trl_fields])
+        for name, kind in numbers_of_trl().items():
+            check_value(name, getattr(self, name), kind)
         if self.adapter != "none" and self.train_vision:
             raise InputError(f"got train_vision with adapter {self.adapter}, expected adapter none: choose one")
         for name in ("model", "data", "output_dir"):
@@ -160,6 +195,14 @@ class VqaFinetuningConfig(SFTConfig):
                 "got ted with several processes, expected one: leave it out, and score checkpoints with granted "
                 "export and granted evaluate"
             )
+
+
+@cache
+def numbers_of_trl() -> dict[str, Any]:
+    """The kinds of TRL's settings that are numbers."""
+    kinds = get_type_hints(SFTConfig)
+    plain = {name: kind for name, kind in kinds.items() if {*(get_args(kind) or [kind])} <= {int, float, NoneType}}
+    return {one.name: plain[one.name] for one in fields(SFTConfig) if one.init and one.name in plain} | BOUNDS
 
 
 def finetune(config: VqaFinetuningConfig) -> Path:
