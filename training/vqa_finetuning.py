@@ -42,7 +42,8 @@ from granted.command_line import parse_settings
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.encoding.loading import option, whole_vision_language_model
+from granted.encoding.loading import whole_vision_language_model
+from granted.encoding.options import option
 from granted.errors import InputError, refusing
 from granted.eval_metric.results import library_versions
 from granted.files import read_json, write_json, writing
