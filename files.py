@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,12 +84,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch, which names no cause
         # Before there is a workplace, any error is about the place.
         reason = unwritable(error, target.parent) if workplace else str(getattr(error, "strerror", None) or error)
-        if reason is None or not _concerns(getattr(error, "filename", None), target, workplace):
-            raise
-        raise InputError(
-            f"got '{reason}' while writing {path}, expected a writable place with free space: "
-            "free some or choose another place"
-        ) from error
+        _refuse(reason, error, path, target, workplace)
+        raise
 
 
 @contextmanager
@@ -136,9 +133,43 @@ def unwritable(error: Exception, folder: str | os.PathLike = ".") -> str | None:
         folder (`str` or `os.PathLike`): where it wrote; a torch that cannot write says nothing about the reason.
     """
     number = _error_number(error)
-    if number is None and isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 16:
+    if number is None and isinstance(error, RuntimeError) and _from_torch_save(error):
+        if shutil.disk_usage(folder).free >= 1 << 16:
+            return "a file that was cut short"  # by a quota, or a limit of files
         number = errno.ENOSPC
     return os.strerror(number) if number in _UNWRITABLE else None
+
+
+def _from_torch_save(error: Exception) -> bool:
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    places = {(frame.f_globals.get("__name__"), frame.f_code.co_name) for frame in frames}
+    return ("torch.serialization", "save") in places
+
+
+@contextmanager
+def writing(folder: str | os.PathLike) -> Iterator[None]:
+    """For libraries that write into a folder by themselves, such as checkpoints; for all else there is `atomic_path`.
+
+    Raises:
+        InputError: the disk is full or the folder is not writable.
+    """
+    target = Path(os.path.abspath(folder))
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        _refuse(unwritable(error, folder), error, folder, target, target)
+        raise
+
+
+def _refuse(
+    reason: str | None, error: Exception, path: str | os.PathLike, target: Path, workplace: Path | None
+) -> None:
+    """Raise an InputError if there is a reason why `path` could not be written, and the error is about that path."""
+    if reason is not None and _concerns(getattr(error, "filename", None), target, workplace):
+        raise InputError(
+            f"got '{reason}' while writing {path}, expected a writable place with free space: "
+            "free some or choose another place"
+        ) from error
 
 
 def _error_number(error: Exception) -> int | None:

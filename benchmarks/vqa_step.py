@@ -8,7 +8,6 @@ activations are checkpointed; a batch has rows of one picture of 448 pixels (196
 """
 
 import argparse
-import platform
 import resource
 import time
 from statistics import median
@@ -17,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from granted.encoding.loading import choose_device, device_name
 from granted.files import write_json
 from granted.training.vqa_finetuning import VqaFinetuningConfig, lora_config, train_only_what_is_asked
 
@@ -80,8 +80,9 @@ def batch_of(config: Qwen3VLConfig, rows: int, length: int, device: str) -> dict
 
 def run_arm(adapter: str, shape: str, rows: int, length: int, steps: int) -> dict:
     """Median seconds of a step, tokens a second and peak memory of one arm."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = VqaFinetuningConfig(model="x", data="y", adapter=adapter, use_cpu=device == "cpu", lora_r=64)
+    device = choose_device().type
+    names = {"model": "none", "data": "none", "output_dir": "none"}
+    settings = VqaFinetuningConfig(**names, adapter=adapter, use_cpu=device == "cpu", lora_r=64)
     config = Qwen3VLConfig(**SHAPES[shape], image_token_id=IMAGE, vision_start_token_id=START, vision_end_token_id=END)
     config.dtype = torch.bfloat16
     with torch.device(device):
@@ -134,7 +135,7 @@ def main() -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+    device = device_name(choose_device())
     if arguments.output:
         write_json(
             arguments.output, {"device": device, "torch": torch.__version__, "shape": arguments.shape, "arms": arms}

@@ -119,7 +119,20 @@ def load_vision_language_model(
     """
     options = options or LoadingOptions()
     name, path = split_spec(spec)
-    loading = options.loading()
+    model, processor = whole_vision_language_model(path, **options.loading())
+    return name, place(model.eval(), options.device), processor
+
+
+def whole_vision_language_model(path: str, **loading: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A vision-language model with its processor as `from_pretrained` loads them, if nothing of them is missing.
+
+    Args:
+        path (`str`): Hub id or folder.
+        loading: arguments of `from_pretrained`, such as those of [`~LoadingOptions.loading`].
+
+    Raises:
+        InputError: there is no such model, it is not in safetensors, or a part of its weights is missing.
+    """
     with refusing(f"model {path!r}", "a vision-language model with its processor, in safetensors: check it"):
         source = {key: loading[key] for key in ("trust_remote_code", "revision") if key in loading}
         processor = AutoProcessor.from_pretrained(path, **source)
@@ -128,8 +141,9 @@ def load_vision_language_model(
         )
         check_weights(path, found["missing_keys"])
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
-        raise InputError(f"got model {path!r} with a {type(processor).__name__} alone, expected its processor: add it")
-    return name, place(model.eval(), options.device), processor
+        given = type(processor).__name__
+        raise InputError(f"got model {path!r} with a {given} alone, expected a vision-language model's processor")
+    return model, processor
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -40,6 +40,7 @@ from granted.eval_metric.vqa_score import (
     vqa_score_report,
 )
 from granted.files import atomic_path, read_json, write_json
+from granted.utils.settings import Count, check_value
 
 
 KIND = "granted.generation_score"
@@ -84,6 +85,8 @@ def evaluate_generation(
     """
     asking = {"question": question, "answer": answer, "measure": measure, "max_frames": max_frames}
     check_question(**asking)
+    check_value("batch_size", batch_size, Count)
+    check_value("seed", seed, int)
     rows, run = read_manifest(source)
     drawn = [row for row in rows if row.get("drawing") is not None]
     if not drawn and judge is None:

@@ -8,7 +8,6 @@ relative to the manifest; further fields are those of the prompts: `prompt_id`, 
 """
 
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.errors import InputError, refusing
 from granted.eval_metric.prompts import rated_pictures
 from granted.files import read_json, read_jsonl
+from granted.utils.settings import Positive, check_value
 
 
 MANIFEST, RECORD = "manifest.jsonl", "generation.json"
@@ -76,25 +76,13 @@ def read_manifest(source: str | os.PathLike) -> tuple[list[dict[str, Any]], Run]
     return [row | {"prompt_id": row.get("prompt_id") or row["id"]} for row in rows], Run(path.parent, record)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-# What else a row may say: what is expected, and whether a value is.
+# What else a row may say.
 _OPTIONAL = {
-    "fps": ("frames a second above 0", lambda value: _is_number(value) and value > 0),
-    "rating": ("a finite number", _is_number),
-    "skills": ("a list of texts", _are_texts),
-    "told": ("a list of texts", _are_texts),
-    **dict.fromkeys(("prompt_id", "drawing", "group", "model"), ("text", _is_text)),
+    "fps": Positive,
+    "rating": float,
+    "skills": list[str],
+    "told": list[str],
+    **dict.fromkeys(("prompt_id", "drawing", "group", "model"), str),
 }
 
 
@@ -107,10 +95,8 @@ def _check(rows: Sequence[Any], path: Path, record: Mapping[str, Any] | None) ->
             raise InputError(f"got row {number} of {path} without {wrong[0]}, expected text: complete the manifest")
         if row.get("media") not in MEDIA:
             raise InputError(f"got media {row.get('media')!r} in row {number} of {path}, expected image or video")
-        for name, (expected, fits) in _OPTIONAL.items():
-            value = row.get(name)
-            if value is not None and not fits(value):
-                raise InputError(f"got {name} {value!r:.80} in row {number} of {path}, expected {expected}: mend it")
+        for name, kind in _OPTIONAL.items():
+            check_value(f"row {number} of {path}: {name}", row.get(name), kind | None)
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise InputError(f"got the id {twice[0]!r} more than once in {path}, expected each picture once: rename")

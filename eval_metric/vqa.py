@@ -34,6 +34,7 @@ from granted.eval_metric.results import library_versions
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.files import atomic_path, read_json, write_json
 from granted.modeling_fingerprint import weights_hash
+from granted.utils.settings import Count, check_value
 
 
 REPORT = "vqa.json"
@@ -66,6 +67,7 @@ def evaluate_vqa(
     Raises:
         InputError: a model or the rows cannot be used.
     """
+    check_value("batch_size", batch_size, Count)
     names = dict(split_spec(spec) for spec in models)
     if not names or len(names) < len(models):
         raise InputError(

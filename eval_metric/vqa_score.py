@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -42,6 +42,7 @@ from granted.eval_metric.manifest import media_hash, open_media
 from granted.eval_metric.prompts import GROUPS
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
+from granted.utils.settings import Count, check_value
 
 
 QUESTION, ANSWER, MEASURE = 'Does this figure show "{}"? Please answer yes or no.', "Yes", "answer_probability"
@@ -246,13 +247,15 @@ def check_question(
     Raises:
         InputError: see [`Judge`].
     """
-    if question.count("{}") != 1 or not answer.strip() or max_frames < 1:
+    for name, value in (("question", question), ("answer", answer)):
+        check_value(name, value, str)
+    check_value("measure", measure, Literal[tuple(MEASURES)])
+    check_value("max_frames", max_frames, Count)
+    if question.count("{}") != 1 or not answer.strip():
         raise InputError(
-            f"got question {question!r}, answer {answer!r} and {max_frames} frames, expected one {{}} for the prompt, "
-            "an answer and at least 1 frame: correct them"
+            f"got question {question!r} and answer {answer!r}, expected one {{}} for the prompt and "
+            "an answer: correct them"
         )
-    if measure not in MEASURES:
-        raise InputError(f"got measure {measure!r}, expected one of {', '.join(MEASURES)}: choose one")
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -288,6 +291,7 @@ def score_prompts(
         "measure": judge.measure,
         "frames": judge.max_frames,
     }
+    check_value("batch_size", batch_size, Count)
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
     keys = [f"{media_hash(row, folder)} {row.get('fps')}\n{row['prompt']}" for row in rows]
     place = {key: i for i, key in enumerate(keys)}

@@ -196,13 +196,13 @@ def broken(folder, change):
         ("no prompt", "without prompt"),
         ("media", "'sound'"),
         ("record", "expected a run's record"),
-        ('{"fps": "8"}', "got fps '8' in row 1"),
+        ('{"fps": "8"}', "row 1 of"),
         ('{"fps": -1}', "above 0"),
         ('{"rating": NaN}', "finite number"),
-        ('{"skills": "scene"}', "a list of texts"),
-        ('{"told": [1]}', "a list of texts"),
-        ('{"prompt_id": 1}', "expected text"),
-        ('{"drawing": {}}', "expected text"),
+        ('{"skills": "scene"}', "skills='scene', expected a list, each part of it a text"),
+        ('{"told": [1]}', "each part of it a text"),
+        ('{"prompt_id": 1}', "expected a text"),
+        ('{"drawing": {}}', "expected a text"),
         ("some drawings", "5 of 6 rows"),
         ("no drawings", "--judge"),
     ],
@@ -219,6 +219,13 @@ def test_no_folder_and_no_judge(folder, tmp_path, monkeypatch, capsys):
     for arguments in ((tmp_path / "nowhere",), (folder, "--judge", tmp_path / "nowhere")):
         code, _, error = run(monkeypatch, capsys, "evaluate-generation", *arguments)
         assert code == 2 and "nowhere" in error.splitlines()[-1]
+    assert not (folder / "scores").exists()
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 0}, {"batch_size": True}, {"max_frames": 1.5}, {"measure": "yes"}])
+def test_settings_without_sense_are_refused_before_a_judge_is_loaded(folder, changed):
+    with pytest.raises(InputError, match=f"got {next(iter(changed))}="):
+        evaluate_generation(folder, judge="nowhere", **changed)
     assert not (folder / "scores").exists()
 
 

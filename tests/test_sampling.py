@@ -309,6 +309,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_pictures(pipelines, pipeline,
     for output in ("killed", "whole"):
         sample_prompts(pipeline, prompts, tmp_path / output, settings)
     assert same(pictures(tmp_path / "killed"), pictures(tmp_path / "whole"))
+    assert not list((tmp_path / "killed").rglob(".*"))
 
 
 def test_bad_input_on_the_command_line_is_one_line_and_exit_code_2(pipelines, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
+from transformers.utils import is_torch_bf16_gpu_available
 
 from granted import GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import write_pairs
@@ -50,7 +52,6 @@ from granted.training.vqa_finetuning import (
     finetune,
     load_model,
     lora_config,
-    parse,
     run,
 )
 
@@ -298,24 +299,52 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another(model_fold
     assert json.loads((tmp_path / "run" / RECORD).read_text()) == record
 
 
-def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
-    finetune(options(model_folder, data, tmp_path / "whole", max_steps=12, save_steps=1))
+def command(model_folder, data, output, steps):
+    """The settings of `options` as a command that saves every step."""
     settings = {"model": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
     arguments = [f"--{name}={value}" for name, value in settings.items()]
-    arguments += [f"--output_dir={tmp_path / 'killed'}", "--adapter=none", "--max_steps=12", "--use_cpu=true"]
+    arguments += [f"--output_dir={output}", "--adapter=none", f"--max_steps={steps}", "--use_cpu=true"]
     arguments += ["--per_device_train_batch_size=2", "--learning_rate=1e-3", "--bf16=false", "--save_steps=1"]
     arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
-    command = [sys.executable, "-m", "granted.training.vqa_finetuning", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return [sys.executable, "-m", "granted.training.vqa_finetuning", *arguments]
+
+
+def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
+    finetune(options(model_folder, data, tmp_path / "whole", max_steps=12, save_steps=1))
+    run = command(model_folder, data, tmp_path / "killed", steps=12)
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert not list((tmp_path / "killed").rglob(".*"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_what_was_saved_before(model_folder, data, tmp_path, file):
+    finetune(options(model_folder, data, tmp_path / "whole", max_steps=2, save_steps=1))
+    shutil.copytree(tmp_path / "whole", tmp_path / "full")
+    (tmp_path / "full" / RECORD).unlink()
+    cut = tmp_path / "full" / "checkpoint-2"
+    limit = (cut / file).stat().st_size - 100  # bytes that a file may have
+    (cut / "trainer_state.json").write_text('{"global_st')  # as a kill leaves it
+    done = subprocess.run(
+        command(model_folder, data, tmp_path / "full", steps=2),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("granted:")]
+    assert done.returncode == 2 and len(lines) == 1 and "while writing" in lines[0], done.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "full").glob("checkpoint-*")] == ["checkpoint-1"]
+    finetune(options(model_folder, data, tmp_path / "full", max_steps=2, save_steps=1))
+    assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "full"))
+    assert not list((tmp_path / "full").glob(".*.tmp"))
 
 
 def test_rows_grouped_by_length_resume_exactly_in_a_later_epoch(model_folder, data, tmp_path):
@@ -457,7 +486,15 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"adapter": "prefix"}, "expected one of none, lora, dora, qlora"),
+        ({"adapter": "prefix"}, "expected one of 'none', 'lora', 'dora', 'qlora'"),
+        ({"lora_r": True}, "lora_r=True, expected a whole number above 0"),
+        ({"lora_r": 16.0}, "lora_r=16.0"),
+        ({"video_fps": float("nan")}, "video_fps=nan"),
+        ({"max_frames": 1.5}, "max_frames=1.5"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf, expected a finite number"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_steps": 0}, "above 0, or -1"),
+        ({"dataloader_num_workers": 1.5}, "dataloader_num_workers=1.5, expected a whole number"),
         ({"adapter": "qlora"}, "without a GPU"),
         ({"adapter": "lora", "lora_targets": "no_such_.*"}, "match none of"),
         ({"adapter": "lora", "lora_targets": "("}, "expected a regular expression"),
@@ -557,9 +594,35 @@ def test_a_folder_of_another_run_is_refused(model_folder, data, tmp_path):
             finetune(options(model_folder, data, tmp_path / "run", **{"max_steps": 1} | changed))
 
 
-def test_unknown_options_and_files_are_one_line(tmp_path):
+def test_unknown_options_and_files_are_one_line_and_come_first(model_folder, tmp_path):
+    """Nothing else is given, and no GPU may be there: what the user wrote wrongly is named all the same."""
     (tmp_path / "bad.yaml").write_text("model: x\ndata: y\nno_such_setting: 1\n")
-    spoilt = [["--config", str(tmp_path / "bad.yaml")], [f"--config={tmp_path / 'none.yaml'}"], ["--max_steps=abc"]]
-    for arguments in spoilt:
-        with pytest.raises(InputError, match="options that cannot be read"):
-            parse([*arguments, "--use_cpu=true", "--bf16=false"])
+    for arguments, message in (
+        (["--config", str(tmp_path / "bad.yaml")], "no_such_setting in .*bad.yaml"),
+        ([f"--config={tmp_path / 'none.yaml'}"], "none.yaml, expected a readable YAML file"),
+        (["--max_steps=abc"], "options that cannot be read.*abc"),
+        (["--no_such_option=1"], "options that cannot be read.*no_such_option"),
+        (["--max_step=1"], "options that cannot be read.*max_step"),  # no abbreviations
+        ([f"--model={model_folder}", "--data=y"], "no output_dir"),
+        ([f"--model={model_folder}", "--data=gone.parquet", f"--output_dir={tmp_path / 'run'}"], "gone.parquet"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_is_the_default_only_where_a_gpu_computes_in_it(tmp_path, caplog):
+    config = VqaFinetuningConfig(model="x", data="y", output_dir=str(tmp_path))
+    assert config.bf16 == is_torch_bf16_gpu_available()
+    assert config.bf16 or "training in fp32" in caplog.text
+    assert VqaFinetuningConfig(model="x", data="y", output_dir=str(tmp_path), use_cpu=True, bf16=True).bf16
+
+
+def test_help_is_one_screen_and_all_of_it_is_there_on_request(capsys):
+    shown = run(["--help"])
+    assert len(shown.splitlines()) < 55 and max(map(len, shown.splitlines())) < 120
+    for name in ("model", "adapter", "learning_rate", "output_dir", "dry_run"):
+        assert f"--{name} " in shown
+    with pytest.raises(SystemExit) as end:
+        run(["--help-all"])
+    assert end.value.code == 0 and "--neftune_noise_alpha" in capsys.readouterr().out

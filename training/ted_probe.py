@@ -43,13 +43,13 @@ class TedProbe(TrainerCallback):
         settings ([`AggregatorTrainingConfig`]): how; its features are those scored.
         output (`Path`): the folder; `step-N/results` gets the results of a score, `scores.json` all of them with what
             was asked for.
-        tokenizer (`PreTrainedTokenizerBase`): the model's.
         every (`int`, *optional*): steps between two scores; by default only before and after.
 
     Raises:
         InputError: a text of the pairs is one of the benchmark.
 
     Attributes:
+        tokenizer (`PreTrainedTokenizerBase`), trainer (`Trainer`): to be set before the training begins.
         scores (`dict[str, dict[str, dict]]`): by step, then by feature: the summary of the [`Result`].
     """
 
@@ -60,14 +60,13 @@ class TedProbe(TrainerCallback):
         pairs: Sequence[dict],
         settings: AggregatorTrainingConfig,
         output: Path,
-        tokenizer,
         every: int | None = None,
     ):
         check_apart(pairs, records)
         self.records, self.dataset, self.pairs, self.settings = records, dataset, pairs, settings
-        self.output, self.tokenizer, self.every = Path(output), tokenizer, every
+        self.output, self.every = Path(output), every
         self.scores: dict[str, dict[str, dict]] = {}
-        self.trainer = None
+        self.tokenizer = self.trainer = None
         # What scores must have in common to be compared.
         self.asked = {
             "benchmark": dataset["fingerprint"],
@@ -99,7 +98,7 @@ class TedProbe(TrainerCallback):
             return dict(read_json(self._stored)[name])
 
     @classmethod
-    def from_files(cls, config, processor) -> "TedProbe":
+    def from_files(cls, config) -> "TedProbe":
         """The probe that a [`VqaFinetuningConfig`] asks for.
 
         Raises:
@@ -112,7 +111,7 @@ class TedProbe(TrainerCallback):
             settings = read_settings(AggregatorTrainingConfig, config.ted_config)
         folder = Path(config.output_dir) / "ted"
         dataset = dataset_description(records, info)
-        return cls(records, dataset, pairs, settings, folder, processor.tokenizer, config.ted_steps)
+        return cls(records, dataset, pairs, settings, folder, config.ted_steps)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step:  # the run goes on

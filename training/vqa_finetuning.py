@@ -5,17 +5,21 @@
         --config training/configs/vqa_qwen3_vl_8b_fsdp2.yaml --data vqa.parquet --output_dir run
 
 Tiny, on CPU: `make miniature`, whose settings are `training/configs/vqa_miniature.yaml`. `--dry_run true`
-shows what would be trained on. Run the same command again to go on after an interruption. `granted export` makes an
-encoder of the outcome.
+shows what would be trained on; `--help` shows everyday options, `--help-all` all that TRL has. Run the same command
+again to go on after an interruption. `granted export` makes an encoder of the outcome.
 """
 
+import logging
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import torch
 from accelerate.utils import gather_object
@@ -26,23 +30,23 @@ from torch.utils.data import Sampler
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.utils import cached_file, extract_commit_hash
+from transformers.utils import cached_file, extract_commit_hash, is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 from granted.command_line import parse_settings
-from granted.configuration_granted import check_weights
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.errors import InputError
+from granted.encoding.loading import whole_vision_language_model
+from granted.encoding.options import option
+from granted.errors import InputError, refusing
 from granted.eval_metric.results import library_versions
-from granted.files import write_json
+from granted.files import read_json, write_json, writing
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.export import model_fingerprint
 from granted.training.run_folder import (
@@ -53,13 +57,45 @@ from granted.training.run_folder import (
     data_fingerprint,
     hold_folder,
     leave_folder,
+    shared_folder,
 )
 from granted.training.ted_probe import TedProbe
 from granted.training.vqa_dry_run import dry_run_report
 from granted.utils.program import run_as_program
+from granted.utils.settings import (
+    Bounds,
+    Count,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    check_settings,
+    check_value,
+)
 
 
-ADAPTERS = ("none", "lora", "dora", "qlora")
+logger = logging.getLogger(__name__)
+COMMAND = "granted train vqa"
+# Of TRL's numbers those that have bounds; the others have to be finite, and whole where they are counts.
+BOUNDS = {
+    "per_device_train_batch_size": Count,
+    "gradient_accumulation_steps": Count,
+    "num_train_epochs": Positive,
+    "max_steps": Annotated[int, Bounds("a whole number above 0, or -1", lambda value: value > 0 or value == -1)],
+    "learning_rate": Positive,
+    "warmup_steps": NonNegative,
+    "weight_decay": NonNegative,
+    "max_grad_norm": NonNegative,
+    "adam_beta1": Share,
+    "adam_beta2": Share,
+    "adam_epsilon": Positive,
+    "label_smoothing_factor": Share,
+    "seed": Seed,
+    "data_seed": Seed | None,
+    "save_steps": Positive,
+    "save_total_limit": Count | None,
+    "logging_steps": Positive,
+}
 # Where a run is written, how it is shown and how its data are read: the result does not depend on it.
 _APART = re.compile(
     r"output_dir|logging|report_to|run_name|disable_tqdm|save_|resume|dry_run|project|trackio|hub_|ted"
@@ -90,27 +126,30 @@ class VqaFinetuningConfig(SFTConfig):
         ted_config (`str`, *optional*): YAML file with settings of the aggregator's training, features among them.
         dry_run (`bool`, defaults to `False`): show three rows, count tokens and parameters, and train nothing.
 
-    Other defaults: `assistant_only_loss=True`, `max_length=None` (nothing is cut),
-    `save_total_limit=2`.
+    Other defaults: `assistant_only_loss=True`, `max_length=None` (nothing is cut), `save_total_limit=2`, and `bf16`
+    where there is a GPU that computes in it, elsewhere fp32.
     """
 
-    model: str = ""
-    revision: str | None = None
-    data: str = ""
-    skip_broken: bool = False
-    adapter: str = "lora"
-    lora_r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-    lora_targets: str | None = None
-    train_vision: bool = False
-    video_fps: float | None = None
-    max_frames: int | None = None
-    ted: str | None = None
-    ted_pairs: str | None = None
-    ted_steps: int | None = None
-    ted_config: str | None = None
-    dry_run: bool = False
+    model: str = option("", "Hub id or folder of a vision-language model.")
+    revision: str | None = option(None, "Of the model on the Hub: branch, tag or commit.")
+    data: str = option("", "Rows in TRL's layout: Parquet or JSON Lines, comma-separated; a folder; or a Hub id.")
+    skip_broken: bool = option(False, "Leave out rows that cannot be used, instead of refusing all.")
+    adapter: Literal["none", "lora", "dora", "qlora"] = option(
+        "lora", "none (the whole language model), lora, dora, or qlora (four bits; needs a GPU)."
+    )
+    lora_r: Count = option(16, "Rank of the adapter.")
+    lora_alpha: Count = option(32, "Its scale, divided by the rank.")
+    lora_dropout: Share = option(0.0, "Dropout before the adapter.")
+    lora_targets: str | None = option(None, "Regular expression of module names; by default all projections.")
+    train_vision: bool = option(False, "Train what is not the language model, too (with adapter none).")
+    video_fps: Positive | None = option(None, "Frames a second seen of videos; by default as the processor wants.")
+    max_frames: Count | None = option(None, "Most frames read of a video.")
+    ted: str | None = option(None, "A TED benchmark on which the encoder is scored before, during and after.")
+    ted_pairs: str | None = option(None, "Caption pairs that an aggregator is trained on for each score.")
+    ted_steps: Count | None = option(None, "Steps between two scores; by default only before and after.")
+    ted_config: str | None = option(None, "YAML file with settings of the aggregator's training.")
+    dry_run: bool = option(False, "Show three rows, count tokens and parameters, and train nothing.")
+    bf16: bool | None = option(None, "Compute in bf16; by default where there is a GPU that does, else in fp32.")
     assistant_only_loss: bool = True
     max_length: int | None = None
     remove_unused_columns: bool = False
@@ -118,12 +157,15 @@ class VqaFinetuningConfig(SFTConfig):
     save_total_limit: int | None = 2
 
     def __post_init__(self):
-        if self.adapter not in ADAPTERS:
-            raise InputError(f"got adapter {self.adapter!r}, expected one of {', '.join(ADAPTERS)}: correct it")
+        trl_fields = {one.name for one in fields(SFTConfig)}
+        check_settings(self, [one.name for one in fields(self) if one.name not in trl_fields])
+        for name, kind in numbers_of_trl().items():
+            check_value(name, getattr(self, name), kind)
         if self.adapter != "none" and self.train_vision:
             raise InputError(f"got train_vision with adapter {self.adapter}, expected adapter none: choose one")
-        if not self.model or not self.data:
-            raise InputError("got no model or no data, expected both: give --model and --data")
+        for name in ("model", "data", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"got no {name}, expected one: give --{name}")
         if self.max_length is not None or self.packing or self.padding_free:
             raise InputError("got max_length, packing or padding_free, expected none: pictures must not be cut")
         if not self.assistant_only_loss or self.completion_only_loss or self.chat_template_path:
@@ -137,6 +179,10 @@ class VqaFinetuningConfig(SFTConfig):
             raise InputError("got resume_from_checkpoint, expected none: the same command goes on by itself")
         if bool(self.ted) != bool(self.ted_pairs):
             raise InputError("got one of ted and ted_pairs, expected both or none: an aggregator is trained on pairs")
+        if self.bf16 is None:
+            self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
+            if not (self.bf16 or self.fp16):
+                logger.warning("no GPU that computes in bf16: training in fp32 (bf16 false)")
         gpu = torch.cuda.is_available()
         needs = [name for name, wanted in (("adapter qlora", self.adapter == "qlora"), ("tf32", self.tf32)) if wanted]
         if needs and not gpu:
@@ -145,6 +191,19 @@ class VqaFinetuningConfig(SFTConfig):
             super().__post_init__()
         except (ValueError, ImportError, RuntimeError) as error:
             raise InputError(f"got settings that cannot be used: {' '.join(str(error).split())[:300]}") from error
+        if self.ted and self.world_size > 1:
+            raise InputError(
+                "got ted with several processes, expected one: leave it out, and score checkpoints with granted "
+                "export and granted evaluate"
+            )
+
+
+@cache
+def numbers_of_trl() -> dict[str, Any]:
+    """The kinds of TRL's settings that are numbers."""
+    kinds = get_type_hints(SFTConfig)
+    plain = {name: kind for name, kind in kinds.items() if {*(get_args(kind) or [kind])} <= {int, float, NoneType}}
+    return {one.name: plain[one.name] for one in fields(SFTConfig) if one.init and one.name in plain} | BOUNDS
 
 
 def finetune(config: VqaFinetuningConfig) -> Path:
@@ -157,9 +216,11 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         InputError: model, data or settings cannot be used, or the folder holds another run. Nothing is written then.
     """
     output = Path(config.output_dir)
+    rows = load_vqa(config.data)  # what may be wrong and costs little comes before the model
+    probe = TedProbe.from_files(config) if config.ted else None
     model, processor, base = load_model(config)
     collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
-    dataset, problems = usable_rows(config, collator)
+    dataset, problems = usable_rows(config, collator, rows)
     record = base | {
         "data": config.data,
         "data_fingerprint": data_fingerprint(config.data, dataset),
@@ -169,14 +230,14 @@ def finetune(config: VqaFinetuningConfig) -> Path:
         "processes": config.world_size,
     }
     checkpoint = checkpoint_to_resume(output, run_identity(record))
-    probe = TedProbe.from_files(config, processor) if config.ted else None
-    if probe and checkpoint:
-        probe.check_scored_since_the_start()
+    if probe:
+        probe.tokenizer = processor.tokenizer
+        if checkpoint:
+            probe.check_scored_since_the_start()
     if (output / RECORD).exists():
         return output  # this very run has been finished
-    lock = hold_folder(output)
-    trainer = as_input_error(
-        lambda: VqaTrainer(
+    with refusing(f"the model {config.model}", "one that TRL can fine-tune: check the settings"):
+        trainer = VqaTrainer(
             model=model,
             args=config,
             data_collator=collator,
@@ -184,22 +245,25 @@ def finetune(config: VqaFinetuningConfig) -> Path:
             processing_class=processor,
             peft_config=lora_config(config, model) if config.adapter != "none" else None,
             callbacks=[probe] if probe else None,
-        ),
-        f"got {config.model}, which TRL cannot fine-tune",
-    )
+        )
     if probe:
-        if trainer.accelerator.num_processes > 1:
-            raise InputError(
-                "got ted with several processes, expected one: leave it out, and score checkpoints with granted "
-                "export and granted evaluate"
-            )
         probe.trainer = trainer
-    if trainer.accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
+    main = trainer.accelerator.is_main_process
+    lock = hold_folder(output)  # only now: settings that cannot be used leave nothing behind
+    if main:
         write_json(output / RUN, record)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    if trainer.accelerator.is_main_process:
+    with writing(output):
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            if main:
+                remove_broken_checkpoints(output)
+        with shared_folder(trainer.accelerator, output / "model") as folder:
+            trainer.save_model(str(folder))
+    if main:
+        for file in (output / "model").iterdir():
+            os.replace(file, output / file.name)
+        (output / "model").rmdir()
         record |= {
             "steps": trainer.state.global_step,
             "final_loss": next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), None),
@@ -214,7 +278,9 @@ def finetune(config: VqaFinetuningConfig) -> Path:
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator) -> tuple[Dataset, list[Problem]]:
+def usable_rows(
+    config: VqaFinetuningConfig, collator: VqaCollator, dataset: Dataset
+) -> tuple[Dataset, list[Problem]]:
     """The rows with their `length` in tokens, and those that are left out, with `skip_broken`.
 
     Every row is made a batch of, so that none can end a training later. Each process checks its share.
@@ -222,7 +288,6 @@ def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator) -> tuple[Dat
     Raises:
         InputError: there are broken rows and they are not to be skipped, or there are no others.
     """
-    dataset = load_vqa(config.data)
     lengths: dict[int, int] = {}
     mine = range(config.process_index, len(dataset), config.world_size)
 
@@ -283,7 +348,7 @@ class LengthsOfEpoch(LengthGroupedSampler):
 def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorMixin, dict[str, Any]]:
     """Model, processor, and what there is to record of the model: id, revision, fingerprint of its weights."""
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    load: dict[str, Any] = {"dtype": torch.float32 if config.adapter == "none" else "auto"}
+    load = source | {"dtype": torch.float32 if config.adapter == "none" else "auto"}
     load |= dict(config.model_init_kwargs or {})
     if config.adapter == "qlora":
         load["quantization_config"] = BitsAndBytesConfig(
@@ -292,16 +357,9 @@ def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorM
             bnb_4bit_compute_dtype=torch.bfloat16,
             llm_int8_skip_modules=beside_the_layers(config.model, source),
         )
-    what = f"got the model {config.model}, expected a vision-language model with its processor"
-    processor = as_input_error(lambda: AutoProcessor.from_pretrained(config.model, **source), what)
-    if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
-        raise InputError(f"{what}: it has a {type(processor).__name__} only")
-    load["output_loading_info"] = True
-    model, loaded = as_input_error(
-        lambda: AutoModelForImageTextToText.from_pretrained(config.model, **source, **load), what
-    )
-    as_input_error(lambda: check_weights(config.model, loaded["missing_keys"]), what)
-    as_input_error(lambda: find_text_trunk(model.base_model), what)
+    model, processor = whole_vision_language_model(config.model, **load)
+    with refusing(f"the model {config.model}", "one that reads text by a language model"):
+        find_text_trunk(model.base_model)
     train_only_what_is_asked(model, config)
     local = os.path.exists(config.model)
     path = None if local else cached_file(config.model, "config.json", revision=config.revision)
@@ -355,10 +413,9 @@ def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConf
 
 def beside_the_layers(path: str, source: dict[str, Any]) -> list[str]:
     """The parts of a model that hold none of the language model's layers: vision tower and head. Loads no weights."""
-    what = f"got the model {path}, expected a vision-language model"
-    settings = as_input_error(lambda: AutoConfig.from_pretrained(path, **source), what)
-    with torch.device("meta"):
-        model = as_input_error(lambda: AutoModelForImageTextToText.from_config(settings), what)
+    with refusing(f"the model {path}", "a vision-language model: check the path or Hub id"), torch.device("meta"):
+        settings = AutoConfig.from_pretrained(path, **source)
+        model = AutoModelForImageTextToText.from_config(settings, trust_remote_code=source["trust_remote_code"])
     _, layers = find_text_trunk(model.base_model)
     path_to_layers = next(name for name, module in model.named_modules() if module is layers)
     steps = path_to_layers.split(".")
@@ -409,22 +466,74 @@ def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
     """
     if not check_identity(output, identity, run_identity):
         return None
-    # The state of a checkpoint is written last: what a kill cut short has none.
-    whole = [path.parent for path in output.glob(f"checkpoint-*/{STATE}")]
+    whole = [path for path in output.glob("checkpoint-*") if _is_whole(path)]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to its end: its state is written last."""
+    try:
+        return "global_step" in read_json(checkpoint / STATE)
+    except (InputError, TypeError):
+        return False
+
+
+def remove_broken_checkpoints(output: Path) -> None:
+    """Remove the checkpoints that a kill or a full disk has cut short; those saved before are left."""
+    for path in output.glob("checkpoint-*"):
+        if not _is_whole(path):
+            shutil.rmtree(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def as_input_error(make, message: str):
-    """What `make()` returns; what a library raises about bad input becomes one line."""
-    try:
-        return make()
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
-        raise InputError(f"{message}: {' '.join(str(error).split())[:300]}") from error
+# What most runs set, in the order of --help; TRL's own in fewer words than TRL's, ours in those of the fields.
+EVERYDAY: dict[str, dict[str, str]] = {
+    "Model and data": dict.fromkeys(("model", "revision", "data", "skip_broken", "video_fps", "max_frames"), ""),
+    "What is trained": dict.fromkeys(
+        ("adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_targets", "train_vision"), ""
+    ),
+    "Training": {
+        "output_dir": "Gets the model or adapter, the record, and checkpoints.",
+        "num_train_epochs": "Passes over the rows.",
+        "max_steps": "Stop after so many steps; -1 for all epochs.",
+        "per_device_train_batch_size": "Rows per process and part of a step.",
+        "gradient_accumulation_steps": "Parts of a step.",
+        "learning_rate": "Of AdamW.",
+        "lr_scheduler_type": "Such as linear, cosine or constant.",
+        "warmup_steps": "Steps of linear rise; below 1 a share of all.",
+        "weight_decay": "Of AdamW.",
+        "bf16": "",
+        "gradient_checkpointing": "Least memory, not least time.",
+        "train_sampling_strategy": "random, or group_by_length: less padding.",
+        "seed": "Of data order and dropout.",
+    },
+    "Checkpoints, progress, scores": {
+        "save_steps": "Steps between checkpoints.",
+        "logging_steps": "Steps between points of the curve.",
+        "report_to": "none, trackio, wandb, ...",
+        **dict.fromkeys(("dry_run", "ted", "ted_pairs", "ted_steps", "ted_config"), ""),
+    },
+}
+
+
+def everyday_help() -> str:
+    """The options that most runs set, on one screen."""
+    known = {one.name: one for one in fields(VqaFinetuningConfig)}
+    lines = [
+        f"usage: {COMMAND} --model MODEL --data DATA --output_dir DIR [--OPTION VALUE ...] [--config FILE.yaml]",
+        "",
+        "Stage 1: fine-tune a vision-language model by VQA. --config reads any of the options from a YAML file.",
+    ]
+    for group, options in EVERYDAY.items():
+        lines += ["", group]
+        for name, words in options.items():
+            default = getattr(known[name].default, "value", known[name].default)
+            shown = "" if default in ("", None, MISSING) else f" [{default}]"
+            lines.append(f"  --{name:<28} {words or known[name].metadata['help']}{shown}")
+    lines += ["", "All else is TRL's SFTConfig (huggingface.co/docs/trl/sft_trainer): --help-all lists it."]
+    return "\n".join(lines)
 
 
 def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
@@ -433,17 +542,20 @@ def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
     Raises:
         InputError: an option or a value is unknown.
     """
-    return parse_settings(VqaFinetuningConfig, arguments, "granted train vqa")
+    return parse_settings(VqaFinetuningConfig, arguments, COMMAND)
 
 
 def run(arguments: Sequence[str]) -> str:
     """Do what the command line asks; what is to be shown at the end."""
-    config = parse(arguments)
+    if {"--help", "-h"} & set(arguments):
+        return everyday_help()
+    config = parse(["--help" if argument == "--help-all" else argument for argument in arguments])
     if config.dry_run:
+        rows = load_vqa(config.data)
         model, processor, _ = load_model(config)
         peft_config = lora_config(config, model) if config.adapter != "none" else None
         collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
-        dataset, _ = usable_rows(config, collator)
+        dataset, _ = usable_rows(config, collator, rows)
         return dry_run_report(config, model, collator, dataset, peft_config)
     return f"wrote {finetune(config)}; make an encoder of it with granted export {config.output_dir} --output DIR"
 

@@ -67,9 +67,17 @@ def check_settings(settings: Any, names: Iterable[str] | None = None) -> None:
     """
     declared = get_type_hints(type(settings), include_extras=True)
     for name in [one.name for one in fields(settings)] if names is None else names:
-        value = getattr(settings, name)
-        if not _fits(value, declared[name]):
-            raise InputError(f"got {name}={value!r}, expected {_expected(declared[name])}: correct it")
+        check_value(name, getattr(settings, name), declared[name])
+
+
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """As [`check_settings`], of one value that should be of a kind such as [`Count`] or `str | None`.
+
+    Raises:
+        InputError: it is of another type, or out of bounds.
+    """
+    if not _fits(value, kind):
+        raise InputError(f"got {name}={value!r:.80}, expected {_expected(kind)}: correct it")
 
 
 def _fits(value: Any, kind: Any) -> bool:
