@@ -50,7 +50,9 @@ takes_encoder_options = takes(EncoderOptions, "encoder_options", "Encoder")
 takes_loading_options = takes(LoadingOptions, "loading", "Model")
 MaxLength = Annotated[
     int | None,
-    typer.Option(min=1, help="Most tokens read of a text, template included; the encoder's own limit by default."),
+    typer.Option(
+        min=1, help="Most tokens read of a text, template included; the encoder's own limit, of several the least."
+    ),
 ]
 Pairs = Annotated[str, typer.Option(help="Caption pairs: Parquet or JSON Lines files, comma-separated.")]
 Features = Annotated[

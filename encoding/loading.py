@@ -55,9 +55,8 @@ def device_name(device: torch.device) -> str:
 
 
 def place(model: nn.Module, device: str | torch.device = "auto") -> nn.Module:
-    """The model on its device; one that accelerate has dispatched, is quantised or without weights stays as it is."""
-    without_weights = any(weights.is_meta for weights in model.parameters())
-    if without_weights or getattr(model, "hf_device_map", None) or getattr(model, "hf_quantizer", None):
+    """The model on its device; one that accelerate has dispatched, or that is quantised, stays where it is."""
+    if getattr(model, "hf_device_map", None) or getattr(model, "hf_quantizer", None):
         return model
     return model.to(choose_device(device) if isinstance(device, str) else device)
 
@@ -93,6 +92,8 @@ def load_encoder(
             _ = model.tokenizer  # read now: a damaged one is refused here, too
         else:
             model = GrantedModel.from_encoder(path, **options.loading(), **(config_options | configured))
+    if options.device_map == "meta":  # without weights, to be looked at and not used
+        return name, model.eval()
     encoder = place(model.eval(), options.device)
     try:  # which layer is the last is found out at first use: what is wrong there is said before the work
         with torch.no_grad():

@@ -13,7 +13,6 @@ the pictures that people rated is read as it is, and the judge's agreement with 
 
 import hashlib
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,7 @@ from granted.eval_metric.vqa_score import (
     score_prompts,
     vqa_score_report,
 )
-from granted.files import atomic_path, read_json, write_json
+from granted.files import atomic_path, folder_name, read_json, write_json
 from granted.utils.settings import Count, check_value
 
 
@@ -121,7 +120,7 @@ def evaluate_generation(
             "weights_fingerprint": asked.fingerprint,
             "settings": {"judge": name} | asking,
         }
-        parts = ("vqa_score", measure if measure != MEASURE else "", re.sub(r"[^A-Za-z0-9._-]+", "-", name))
+        parts = ("vqa_score", measure if measure != MEASURE else "", folder_name(name))
         file = output / f"{'__'.join(filter(None, parts))}.json"
         scores = Scores("vqa_score", reports["vqa_score"], items, agreement)
         scores.save(file, run, unreadable, origin, sum(item["seconds"] for item in items))
