@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from granted.errors import InputError
 
 
@@ -73,9 +71,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # safetensors and tokenizers have errors of their own
         number = _error_number(error)
-        if number not in _UNWRITABLE or not _concerns(getattr(error, "filename", None), target, workplace):
+        if number not in _UNWRITABLE or not _concerns(error, target, workplace):
             raise
         raise InputError(
             f"got '{os.strerror(number)}' while writing {path}, expected a writable place with free space: "
@@ -97,19 +95,20 @@ def remove_temporaries(folder: str | os.PathLike) -> None:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's number of an error, which safetensors gives in its message only."""
+    """The operating system's number of an error, which safetensors and tokenizers give in its message only."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
 
-def _concerns(filename: Any, target: Path, workplace: Path | None) -> bool:
-    """Whether an error about `filename` is about the writing of `target` (an error without a name is)."""
-    if workplace is None or not isinstance(filename, str | bytes):
+def _concerns(error: Exception, target: Path, workplace: Path | None) -> bool:
+    """Whether an error is about the writing of `target`: by its file, its two files if it copied, or having none."""
+    names = [name for attribute in ("filename", "filename2") if (name := getattr(error, attribute, None)) is not None]
+    paths = [Path(os.path.abspath(os.fsdecode(name))) for name in names if isinstance(name, str | bytes)]
+    if workplace is None or not paths:
         return True
-    path = Path(os.path.abspath(os.fsdecode(filename)))
-    return target.is_relative_to(path) or path.is_relative_to(workplace)
+    return any(target.is_relative_to(path) or path.is_relative_to(workplace) for path in paths)
 
 
 def folder_name(name: str) -> str:
