@@ -21,8 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from granted.errors import InputError
 
 
@@ -81,7 +79,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                     raise
             else:
                 os.replace(temporary, target)
-    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch, which names no cause
+    except Exception as error:  # safetensors, tokenizers and torch have errors of their own
         # Before there is a workplace, any error is about the place.
         reason = unwritable(error, target.parent) if workplace else str(getattr(error, "strerror", None) or error)
         _refuse(reason, error, path, target, workplace)
@@ -156,7 +154,7 @@ def writing(folder: str | os.PathLike) -> Iterator[None]:
     target = Path(os.path.abspath(folder))
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except Exception as error:
         _refuse(unwritable(error, folder), error, folder, target, target)
         raise
 
@@ -165,7 +163,7 @@ def _refuse(
     reason: str | None, error: Exception, path: str | os.PathLike, target: Path, workplace: Path | None
 ) -> None:
     """Raise an InputError if there is a reason why `path` could not be written, and the error is about that path."""
-    if reason is not None and _concerns(getattr(error, "filename", None), target, workplace):
+    if reason is not None and _concerns(error, target, workplace):
         raise InputError(
             f"got '{reason}' while writing {path}, expected a writable place with free space: "
             "free some or choose another place"
@@ -173,19 +171,20 @@ def _refuse(
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's number of an error, which safetensors gives in its message only."""
+    """The operating system's number of an error, which safetensors and tokenizers give in its message only."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
 
 
-def _concerns(filename: Any, target: Path, workplace: Path | None) -> bool:
-    """Whether an error about `filename` is about the writing of `target` (an error without a name is)."""
-    if workplace is None or not isinstance(filename, str | bytes):
+def _concerns(error: Exception, target: Path, workplace: Path | None) -> bool:
+    """Whether an error is about the writing of `target`: by its file, its two files if it copied, or having none."""
+    names = [name for attribute in ("filename", "filename2") if (name := getattr(error, attribute, None)) is not None]
+    paths = [Path(os.path.abspath(os.fsdecode(name))) for name in names if isinstance(name, str | bytes)]
+    if workplace is None or not paths:
         return True
-    path = Path(os.path.abspath(os.fsdecode(filename)))
-    return target.is_relative_to(path) or path.is_relative_to(workplace)
+    return any(target.is_relative_to(path) or path.is_relative_to(workplace) for path in paths)
 
 
 def folder_name(name: str) -> str:

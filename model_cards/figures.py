@@ -9,7 +9,6 @@ Tiny, on CPU: tests/test_model_cards.py. A file of another kind than it is given
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +104,16 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
     """What the card tells of results on one data set: its name and size, their table, how the aggregators learned."""
     dataset = results[0].dataset
     aggregators = [run.provenance.get("aggregator") or {} for run in results]
-    shown = feature_labels(results)
+    table = markdown_table(results).strip()
+    for feature, label in feature_labels(results).items():
+        table = table.replace(f"| {feature} |", f"| {label} |")
     pairs = sorted({entry["pairs"]["training"] for entry in aggregators if "training" in (entry.get("pairs") or {})})
     return {
         "name": _DATASETS[dataset["config"]],
         "config": dataset["config"],
         "instances": dataset["instances"],
         "captions": dataset["captions"],
-        "table": markdown_table([replace(run, feature=shown[run.feature]) for run in results]).strip(),
+        "table": table,
         "has_baselines": any(run.baselines for run in results),
         "pairs": pairs,
     }
@@ -138,8 +139,8 @@ def at_chance(results: Sequence[Result], feature: str) -> bool:
         for one in group_seeds(runs)
         if one.pooling == "aggregator" and _is_of(one.feature, feature)
     ]
-    chance = [one.runs[0].baselines.get("chance", {}).get("accuracy", 0) for one in scored]
-    return bool(scored) and all(one.estimate.low <= floor for one, floor in zip(scored, chance))
+    chances = [one.runs[0].baselines.get("chance", {}).get("accuracy", 0.0) for one in scored]
+    return bool(scored) and all(one.estimate.low <= chance for one, chance in zip(scored, chances))
 
 
 def _is_of(stored: str, feature: str) -> bool:

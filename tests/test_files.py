@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -77,11 +78,16 @@ def test_a_file_never_replaces_a_folder(tmp_path):
     assert (tmp_path / "d" / "precious").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, tmp_path_factory, copied):
     if not os.path.exists("/dev/full"):
         pytest.skip("/dev/full, a device without free space, is absent")
     with pytest.raises(InputError) as caught, atomic_path(tmp_path / "a") as temporary:
         temporary.symlink_to("/dev/full")
+        if copied:  # such an error names the source first
+            source = tmp_path_factory.mktemp("elsewhere") / "source"
+            source.write_bytes(b"x" * 100_000)
+            shutil.copyfile(source, temporary)
         temporary.write_bytes(b"x" * 100_000)
     assert "No space left on device" in one_line(caught) and str(tmp_path / "a") in str(caught.value)
     assert os.listdir(tmp_path) == []

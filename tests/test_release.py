@@ -159,6 +159,8 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     assert "HTTP 500 (planned) from the Hub; trying again" in failed.stdout + done
     again = granted(*command, environment=owner).stdout
     assert again.count("nothing had changed") == len(KINDS)
+    released = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
+    assert released and not any(TOKEN.encode() in path.read_bytes() for path in released)
     assert hub.count("POST", "/commit/") == len(KINDS) + 2, "a push of nothing new made a commit"
 
     reader = hub.environment(tmp_path / "reader")  # empty caches, no token

@@ -6,7 +6,10 @@ The Hub is the one of loopback_hub.py; the client is huggingface_hub itself.
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import traceback
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -348,6 +351,56 @@ def test_neither_output_nor_log_nor_traceback_of_a_push_shows_the_token_or_a_sig
     assert hub.count("PUT", BLOB) > 1 and "/lfs/" in caplog.text, "this test would see nothing"
     for secret in (TOKEN, "Signature"):
         assert secret not in out + err + caplog.text + "".join(lines)
+
+
+WAYS = """
+import os
+import sys
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from granted import GrantedModel
+from granted.publishing.upload import push_folder
+
+token, root = sys.argv[1], Path(sys.argv[2])
+
+
+def save(way, **options):
+    model = GrantedModel.from_encoder("me/base", fusion="norm_avg", **options)
+    model.save_pretrained(root / way)
+    model.save_pretrained(root / f"{way}_fusion", fusion_only=True)
+
+
+save("argument", token=token)
+os.environ["HF_TOKEN"] = token
+save("environment")
+push_folder(root / "argument", "me/argument", "model", message="Release")
+del os.environ["HF_TOKEN"]
+Path(constants.HF_TOKEN_PATH).write_text(token)  # as hf auth login does
+save("file")
+push_folder(root / "environment_fusion", "me/file", "model", message="Release")
+"""
+
+
+def test_nothing_that_is_saved_or_pushed_holds_the_token_however_it_was_given(
+    loopback_hub, tiny_encoder_folder, tmp_path
+):
+    hub = loopback_hub
+    base = hub.repos["models", f"{OWNER}/base"] = loopback.Repo("models", f"{OWNER}/base", private=True, sdk=None)
+    base.commit("first", {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()})
+    saved, environment = tmp_path / "saved", hub.environment(tmp_path / "home")
+    (tmp_path / "home" / "hf_home").mkdir(parents=True)
+    command = [sys.executable, "-c", WAYS, TOKEN, str(saved)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert TOKEN not in ran.stdout + ran.stderr
+    files = [path for path in saved.rglob("*") if path.is_file()]
+    assert len({path.parent for path in files}) == 6 and len(hub.repos) == 3
+    sent = [request.body for request in hub.log] + [request.path.encode() for request in hub.log]
+    sent += [file.content for repo in hub.repos.values() for file in repo.head.files.values()]
+    for content in [*(path.read_bytes() for path in files), *sent]:
+        assert TOKEN.encode() not in content
 
 
 # Failures on the way.
