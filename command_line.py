@@ -124,7 +124,9 @@ def _known_settings(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
     if unknown:
         near = get_close_matches(unknown[0], known, 1)
         perhaps = f" (perhaps {near[0]})" if near else ""
-        raise InputError(f"got {', '.join(unknown)} in {path}, expected options of the command{perhaps}: see its --help")
+        raise InputError(
+            f"got {', '.join(unknown)} in {path}, expected options of the command{perhaps}: see its --help"
+        )
     return values
 
 
