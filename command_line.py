@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -121,8 +122,10 @@ def _known_settings(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
     values = read_yaml(path)
     unknown = [name for name in values if name not in known]
     if unknown:
+        near = get_close_matches(unknown[0], known, 1)
+        perhaps = f" (perhaps {near[0]})" if near else ""
         raise InputError(
-            f"got {', '.join(unknown)} in {path}, expected options of this command: {', '.join(sorted(known))}"
+            f"got {', '.join(unknown)} in {path}, expected options of the command{perhaps}: see its --help"
         )
     return values
 
