@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
 from vqa_step import SHAPES
 
+from granted.cli import main as command
 from granted.encoding.loading import choose_device, device_name
 from granted.eval_metric.results import library_versions, load_all
 from granted.files import read_json, write_json
@@ -43,7 +45,7 @@ def granted(*arguments: object, on_gpu: bool = True, log: Path) -> float:
     Raises:
         RuntimeError: it failed; the message ends with its last lines.
     """
-    environment = dict(os.environ) if on_gpu else os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "6"}
+    environment = dict(os.environ) if on_gpu else os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
     words = [sys.executable, "-m", "granted.cli", *map(str, arguments)]
     started = time.perf_counter()
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE)
@@ -54,7 +56,7 @@ def granted(*arguments: object, on_gpu: bool = True, log: Path) -> float:
     return round(time.perf_counter() - started, 1)
 
 
-def make_data(folder: Path, instances: int, log: Path) -> None:
+def make_data(folder: Path, log: Path) -> None:
     """The data of all commands, made once."""
     shapes = ("data", "shapes")
     simple = ("--size", 32, "--things", "1,3", "--bold", "--captions", "plain")
@@ -84,7 +86,6 @@ def make_data(folder: Path, instances: int, log: Path) -> None:
             "--output",
             folder / "pairs.parquet",
         ),
-        ("data", "ted", "--instances", instances, "--output", folder / "ted-6k"),
         ("miniature", "--pictures", 0, "--output", folder / "qwen3-vl"),
     ):
         granted(*arguments, on_gpu=False, log=log)
@@ -92,80 +93,68 @@ def make_data(folder: Path, instances: int, log: Path) -> None:
     (folder / "texts.txt").write_text("\n".join(captions), encoding="utf-8")
 
 
-def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: bool) -> dict[str, float]:
-    """Each command once; seconds by its words."""
-    seconds: dict[str, float] = {}
-    log = output / "log.txt"
+def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: bool, pool: ThreadPoolExecutor) -> list:
+    """Each command once, in chains of commands that need one another; futures of the seconds of every chain."""
     output.mkdir(parents=True)
+    log = output / "log.txt"
 
-    def run(name: str, *arguments: object) -> None:
-        seconds[name] = granted(*arguments, on_gpu=on_gpu, log=log)
+    def in_turn(*commands: tuple) -> dict[str, float]:
+        return {f"{words[0]} {words[1]}": granted(*words, on_gpu=on_gpu, log=log) for words in commands}
 
-    for name, path in encoders.items():
+    def read(name: str, path: str) -> dict[str, float]:
         spec, folder = f"{name}={path}", output / name
-        run(
-            f"encode {name}", "encode", path, data / "texts.txt", "--dtype", "float32", "--output", folder / "features"
+        training = ("--pairs", data / "pairs.parquet", "--features", "last,norm_avg,learned", "--max-steps", 10)
+        scoring = (spec, "--aggregator", folder / "heads", "--dtype", "float32", "--output")
+        return in_turn(
+            ("encode", path, data / "texts.txt", "--dtype", "float32", "--output", folder / "features"),
+            ("train", "aggregator", "--encoder", spec, *training, *EXACT, "--output", folder / "heads"),
+            ("evaluate", *scoring, folder / "ted"),
+            ("evaluate", *scoring, folder / "shards", "--shard", "1/1"),
+            ("merge", folder / "shards", "--output", folder / "merged"),
         )
+
+    def draw() -> dict[str, float]:
+        training = ("--config", T2I, "--encoder", MINIATURE, "--dtype", "float32", "--data", data / "images.parquet")
+        short = ("--max_steps", 6, "--batch_size", 8, "--mixed_precision", "no", "--sample_count", 4, "--log_steps", 1)
+        sampling = (
+            "--prompts",
+            data / "prompts.parquet",
+            "--trust-remote-code",
+            "--negative-prompt",
+            "",
+            "--steps",
+            4,
+        )
+        return in_turn(
+            ("train", "text-to-image", *training, *short, "--output_dir", output / "t2i"),
+            ("generate", output / "t2i/pipeline", *sampling, "--output", output / "images"),
+            ("evaluate-generation", output / "images", "--judge", data / "qwen3-vl"),
+        )
+
+    def answer() -> dict[str, float]:
         training = (
-            "--pairs",
-            data / "pairs.parquet",
-            "--features",
-            "last,norm_avg,learned",
-            *EXACT,
-            "--max-steps",
-            10,
-        )
-        run(
-            f"train aggregator {name}",
-            "train",
-            "aggregator",
-            "--encoder",
-            spec,
-            *training,
-            "--output",
-            folder / "heads",
-        )
-        scoring = ("--aggregator", folder / "heads", "--dtype", "float32", "--output", folder / "ted")
-        run(f"evaluate {name}", "evaluate", spec, *scoring)
-        for shard in (1, 2):
-            run(
-                f"evaluate {name} {shard}/2",
-                "evaluate",
-                spec,
-                *scoring[:-1],
-                folder / "shards",
-                "--shard",
-                f"{shard}/2",
-            )
-        run(f"merge {name}", "merge", folder / "shards", "--output", folder / "merged")
-    stage_2 = ("--config", T2I, "--encoder", MINIATURE, "--dtype", "float32", "--data", data / "images.parquet")
-    short = ("--max_steps", 6, "--batch_size", 8, "--mixed_precision", "no", "--sample_count", 4, "--log_steps", 1)
-    run("train text-to-image", "train", "text-to-image", *stage_2, *short, "--output_dir", output / "t2i")
-    sampling = ("--prompts", data / "prompts.parquet", "--trust-remote-code", "--negative-prompt", "", "--steps", 4)
-    run("generate", "generate", output / "t2i/pipeline", *sampling, "--output", output / "images")
-    run("evaluate-generation", "evaluate-generation", output / "images", "--judge", data / "qwen3-vl")
-    run(
-        *(
-            "train vqa",
-            "train",
-            "vqa",
             "--model",
             data / "qwen3-vl",
             "--data",
             data / "vqa.parquet",
             "--adapter",
             "none",
-        ),
-        *("--max_steps", 4, "--per_device_train_batch_size", 8, "--bf16", "false", "--learning_rate", 1e-3),
-        *("--logging_steps", 1, "--report_to", "none", "--output_dir", output / "vqa"),
-    )
-    questions = ("--data", data / "vqa.parquet", "--training-data", data / "vqa.parquet")
-    run("vqa", "vqa", output / "vqa", *questions, "--output", output / "answers")
-    run("export", "export", output / "vqa", "--output", output / "exported")
-    return seconds
+            "--bf16",
+            "false",
+        )
+        short = ("--max_steps", 4, "--per_device_train_batch_size", 8, "--learning_rate", 1e-3, "--report_to", "none")
+        questions = ("--data", data / "vqa.parquet", "--training-data", data / "vqa.parquet")
+        return in_turn(
+            ("train", "vqa", *training, *short, "--output_dir", output / "vqa"),
+            ("vqa", output / "vqa", *questions, "--output", output / "answers"),
+            ("export", output / "vqa", "--output", output / "exported"),
+        )
+
+    reading = [pool.submit(read, name, path) for name, path in encoders.items()]
+    return [*reading, pool.submit(draw), pool.submit(answer)]
 
 
-def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, float]:
+def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, dict[str, float]]:
     """How far apart the outcomes of the two devices are; the largest difference of each kind."""
     found: dict[str, float] = {}
     for name in encoders:
@@ -194,7 +183,7 @@ def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, float]:
     parts = [read_json(folder / "answers/vqa.json")["scores"]["all"] for folder in (cpu, gpu)]
     names = [name for name in parts[0] if isinstance(parts[0][name], dict)]
     found["vqa: accuracy"] = max(abs(parts[0][name]["accuracy"] - parts[1][name]["accuracy"]) for name in names)
-    return found
+    return {"largest differences": found}
 
 
 def read_features(folder: Path) -> dict[str, torch.Tensor]:
@@ -216,9 +205,10 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / abs(a) for a, b in zip(one, other, strict=True))
 
 
-def read_at_scale(shape: str, data: Path, output: Path, tokenizer: str) -> dict[str, object]:
+def read_at_scale(shape: str, instances: int, data: Path, output: Path, tokenizer: str) -> dict[str, object]:
     """`granted encode` and `granted evaluate` of random weights at a shape, over the synthetic benchmark."""
     folder, log = output / "random", output / "log.txt"
+    output.mkdir(parents=True)
     with torch.device(choose_device()):
         config = Qwen3VLConfig(**SHAPES[shape])
         config.dtype = torch.bfloat16
@@ -228,29 +218,30 @@ def read_at_scale(shape: str, data: Path, output: Path, tokenizer: str) -> dict[
     count = sum(parameter.numel() for parameter in model.language_model.parameters())
     del model
     torch.cuda.empty_cache()
-    budget = ("--token-budget", 32768)
+    granted("data", "ted", "--instances", instances, "--output", output / "ted-6k", on_gpu=False, log=log)
+    common = ("--token-budget", 32768, "--output")
     figures: dict[str, object] = {"shape": shape, "parameters": count}
-    figures["encode seconds"] = granted(
-        "encode", folder, data / "texts.txt", *budget, "--output", output / "f", log=log
-    )
+    figures["encode"] = granted_here("encode", folder, data / "texts.txt", *common, output / "features")
     training = ("--pairs", data / "pairs.parquet", "--features", "last,norm_avg", "--max-steps", 10, "--held-out", 0)
-    figures["evaluate seconds"] = granted(
-        "evaluate",
-        f"random={folder}",
-        "--ted",
-        data / "ted-6k",
-        *training,
-        *budget,
-        "--output",
-        output / "ted",
-        log=log,
-    )
+    benchmark = ("--ted", output / "ted-6k", *training)
+    figures["evaluate"] = granted_here("evaluate", f"random={folder}", *benchmark, *common, output / "ted")
     result = load_all(output / "ted/results")[0]
     kept = {name: result.provenance[name] for name in ("seconds", "tokens", "device", "dtype")}
-    return figures | kept | {"tokens per second": round(kept["tokens"] / kept["seconds"])}
+    return figures | {"scoring": kept | {"tokens per second": round(kept["tokens"] / kept["seconds"])}}
 
 
-def main(encoder: list[str], shape: str, instances: int, output: Path) -> None:
+def granted_here(*arguments: object) -> dict[str, float]:
+    """Run a `granted` command in this process; its seconds, and the most GPU memory that it held at a time."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    sys.argv = ["granted", *map(str, arguments)]
+    started = time.perf_counter()
+    command()  # exits only where it fails
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"seconds": round(time.perf_counter() - started, 1), "peak GPU memory, GiB": round(peak / 2**30, 1)}
+
+
+def main(encoder: list[str], shape: str, instances: int, data: Path | None, output: Path) -> None:
     encoders = {"miniature": str(MINIATURE)} | dict(spec.split("=", 1) for spec in encoder)
     output.mkdir(parents=True)
     device = choose_device()
@@ -258,20 +249,24 @@ def main(encoder: list[str], shape: str, instances: int, output: Path) -> None:
         "device": device_name(device),
         "versions": library_versions("granted", "torch", "transformers", "diffusers", "datasets", "trl"),
     }
-    data = output / "data"
-    data.mkdir()
-    make_data(data, instances, output / "log.txt")
-    with ThreadPoolExecutor(2) as pool:
+    if data is None:
+        data = output / "data"
+        data.mkdir()
+        make_data(data, output / "log.txt")
+    with ThreadPoolExecutor(16) as pool:
         runs = {
-            name: pool.submit(run_commands, encoders, data, output / name, on_gpu)
+            name: run_commands(encoders, data, output / name, on_gpu, pool)
             for name, on_gpu in (("cpu", False), ("device", True))
         }
-        at_scale = pool.submit(read_at_scale, shape, data, output / "at_scale", str(MINIATURE)) if shape else None
-    report |= {"seconds": {name: run.result() for name, run in runs.items()}}
-    report["largest differences"] = compare(encoders, output / "cpu", output / "device")
-    report["at scale"] = at_scale.result() if at_scale else None
+        report["at scale"] = read_at_scale(shape, instances, data, output / "at_scale", str(MINIATURE))
+    problems = [str(one.exception()) for one in chain(*runs.values()) if one.exception()]
+    report["problems"] = problems
+    report["seconds"] = {name: [one.result() for one in run if not one.exception()] for name, run in runs.items()}
     write_json(output / "report.json", report)
-    print(json.dumps(report, indent=2))  # noqa: T201
+    if not problems:
+        write_json(output / "report.json", report | compare(encoders, output / "cpu", output / "device"))
+    print((output / "report.json").read_text())  # noqa: T201
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":
@@ -279,5 +274,6 @@ if __name__ == "__main__":
     parser.add_argument("--encoder", nargs="*", default=[], help="further encoders, as NAME=PATH")
     parser.add_argument("--shape", choices=SHAPES, default="8b", help="of the random Qwen3-VL")
     parser.add_argument("--instances", type=int, default=6641, help="of the benchmark that it reads")
+    parser.add_argument("--data", type=Path, help="data that an earlier run made, in its folder data")
     parser.add_argument("--output", type=Path, required=True, help="an empty folder")
     main(**vars(parser.parse_args()))
