@@ -153,7 +153,7 @@ def test_an_aggregator_with_other_weights_than_its_own_is_refused(tmp_path):
 def test_every_other_loader_refuses_missing_weights_by_name(tiny_encoder_folder, tmp_path, make_tokenizer):
     base = damaged(tiny_encoder_folder, tmp_path, drop("layers.1.mlp.up_proj"))
     with pytest.raises(InputError, match=r"without the weights lm_head\.weight, model\.layers\.1\.mlp\.up_proj"):
-        _load_base(base, None)
+        _load_base(base, None, {"trust_remote_code": False})
     AutoencoderKL(**IMAGE_VAE).save_pretrained(tmp_path / "vae")
     file = "diffusion_pytorch_model.safetensors"
     change_weights(tmp_path / "vae", drop("decoder.conv_in.weight"), file)
