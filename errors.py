@@ -32,4 +32,5 @@ def refusing(got: str, expected: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        got = " ".join(got.split())  # a name may have a line break
         raise InputError(f"got {got}, which cannot be loaded ({reason}), expected {expected}") from error

@@ -300,6 +300,7 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
 
 def _unreadable(error: Exception, place: str | os.PathLike, expected: str) -> InputError:
     """The one line that says why `place` could not be read."""
+    place = " ".join(str(place).split())  # a name may have a line break
     if isinstance(error, FileNotFoundError):
         return InputError(f"got {place}, which does not exist, expected a file: check the path")
     if isinstance(error, UnicodeDecodeError):

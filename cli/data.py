@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from granted.command_line import LAST_SEED, Commands, ConfigFile, console, parts_of, progress, status, whole_numbers_of
-from granted.errors import InputError, refusing
+from granted.errors import InputError
 
 
 data = Commands(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
@@ -195,13 +195,18 @@ def data_pairs(
     authors: Annotated[
         str, typer.Option(help="The authors' JSON Lines (processed_caption1, processed_caption2).")
     ] = "",
-    dataset: Annotated[str, typer.Option(help="Any dataset that load_dataset takes; needs --columns.")] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Parquet or JSON Lines files, a folder or a Hub id; needs --columns.")
+    ] = "",
     columns: Annotated[str, typer.Option(help="Its two caption columns, comma-separated.")] = "",
     split: Annotated[str, typer.Option(help="Its split.")] = "train",
     target_words: Annotated[
         str, typer.Option(help="Words of a text made from a group; one number, or one per file.")
     ] = "60",
     limit: Annotated[str, typer.Option(help="Most pairs from each groups file; one number, or one per file.")] = "",
+    apart_from: Annotated[
+        str, typer.Option(help="A benchmark (TED file or folder): pairs that share a text with it are left out.")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the choice of captions, and of scenes.")] = 0,
     config: ConfigFile = None,
 ):
@@ -236,16 +241,24 @@ def data_pairs(
             world_pairs(scenes, seed=seed, hard_negatives=hard_negatives, categories=categories, words=lengths)
         )
     if dataset:
-        from datasets import load_dataset
+        from granted.dataset_builders.loading import load_source
 
         if len(parts_of(columns)) != 2:
             raise InputError(f"got columns {columns!r}, expected two names: give --columns CAPTION_A,CAPTION_B")
-        with refusing(f"dataset {dataset!r}", f"one that load_dataset takes, and its split {split!r}: check both"):
-            rows = load_dataset(dataset, split=split, streaming=True)
+        rows = load_source(dataset, split, streaming=True)
         sources.append(builder.pairs_from_columns(rows, *parts_of(columns), source=dataset))
     if not sources:
         raise InputError("got no source, expected --scenes, --groups, --authors or --dataset: name at least one")
-    count = builder.write_pairs(progress(chain(*sources), f"writing {output}", scenes or None), output)
+    made = chain(*sources)
+    left_out: list[str] = []
+    if apart_from:
+        from granted.dataset_builders.ted_6k.authors_layout import read_ted
+        from granted.dataset_builders.ted_6k.statistics import pairs_apart
+
+        made = pairs_apart(made, read_ted(apart_from)[0], left_out)
+    count = builder.write_pairs(progress(made, f"writing {output}", scenes or None), output)
+    if apart_from:
+        console.print(f"left out {len(left_out)} pairs that share a text with {apart_from}")
     for name, report in reports.items():
         console.print(f"{name}: {report.pairs} pairs, {report.skipped} groups with fewer than two captions skipped")
     console.print(f"wrote {count} pairs to {output}")

@@ -127,7 +127,7 @@ def check_apart(pairs: Sequence[dict], records: Sequence[TedRecord]) -> None:
     if shared:
         raise InputError(
             f"got {len(shared)} texts in the pairs that are in the benchmark, too, first {shared[0][:60]!r}, expected "
-            "none: leave those pairs out, or train on others"
+            "none: leave those pairs out (granted data pairs --apart-from), or train on others"
         )
 
 

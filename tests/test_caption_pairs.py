@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from granted.dataset_builders.caption_pairs.pairs import (
     read_pairs,
     write_pairs,
 )
+from granted.dataset_builders.loading import load_source
 from granted.errors import InputError
 
 
@@ -224,6 +226,33 @@ def test_bad_parquet_is_one_line(tmp_path):
     refused(lambda: read_pairs(path), "row 1", "caption_b ''")
     (tmp_path / "p.jsonl").write_bytes(b'{"id": "\xff"}\n')
     refused(lambda: read_pairs(tmp_path / "p.jsonl"), "line 1", "not UTF-8")
+
+
+def test_a_foreign_file_that_cannot_be_read_is_one_line(tmp_path):
+    offsets = pa.py_buffer(struct.pack("2i", 0, 1))
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff")])
+    one = pa.array(["x"])
+    columns = {"id": one, "media": pa.array(["image"]), "caption_a": broken, "caption_b": one, "source": one}
+    path = tmp_path / "latin.parquet"
+    pq.write_table(pa.table(columns), path)
+    refused(lambda: read_pairs(path), str(path), "utf-8")
+    rows = load_source(str(path), streaming=True)
+    refused(
+        lambda: list(pairs_from_columns(rows, "caption_a", "caption_b", source="latin")), "latin from row 0", "utf-8"
+    )
+
+    write_pairs((pair(n, caption_a=f"{n} " * 50) for n in range(999)), tmp_path / "whole.parquet")
+    data = bytearray((tmp_path / "whole.parquet").read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 999] = b"\x07" * 999
+    (tmp_path / "damaged.parquet").write_bytes(data)
+    refused(lambda: read_pairs(tmp_path / "damaged.parquet"), "damaged.parquet")
+
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000 + "\n")
+    refused(lambda: read_pairs(tmp_path / "deep.jsonl"), "line 1", "nested too deeply")
+    refused(lambda: load_source(str(tmp_path / "deep.jsonl"), streaming=True), "deep.jsonl")
+    refused(lambda: read_pairs("n" * 300 + ".parquet"), "not a file")
+    refused(lambda: read_pairs(tmp_path / "a\nb.jsonl"), "a b.jsonl", "does not exist")
+    refused(lambda: load_source(str(path), "test", streaming=True), "test")
 
 
 def test_nothing_half_written_stays(tmp_path):

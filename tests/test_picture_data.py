@@ -1,5 +1,6 @@
 """Captioned pictures as batches: shapes, order, rows that cannot be used, streams that go on."""
 
+import json
 from itertools import islice
 
 import datasets
@@ -131,6 +132,46 @@ def test_a_row_without_a_caption_cannot_be_used(write_pictures, tmp_path):
         CaptionedPictures(
             load_rows(path, "train", "image", ["short"], False), "image", ["short"], buckets=[(16, 16)], batch_size=2
         )
+
+
+def write_rows(folder, *rows: dict) -> str:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize("name", ["plain", "a[1]*?,b=c"])
+def test_relative_paths_begin_in_the_folder_of_the_rows_whatever_its_name(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "a1").mkdir()  # what the name would mean as a pattern
+    PILImage.new("RGB", (16, 16), "white").save(tmp_path / name / "0.png")
+    source = write_rows(tmp_path / name, *[{"image": "0.png", "caption": "white"}] * 2)
+    monkeypatch.chdir("/")
+    options = {"buckets": [(16, 16)], "batch_size": 2}
+    for read in (
+        CaptionedPictures(load_rows(source, "train", "image", ["caption"], False), "image", ["caption"], **options),
+        StreamedPictures(load_rows(source, "train", "image", ["caption"], True), "image", ["caption"], **options),
+    ):
+        whole = read.batches(0, [slice(0, 2)]) if isinstance(read, CaptionedPictures) else read.batches()
+        assert next(whole).samples.eq(1).all()
+
+
+def test_images_that_change_in_their_place_are_looked_at_again(tmp_path):
+    source = write_rows(tmp_path, *[{"image": "0.png", "caption": "it"}] * 2)
+
+    def seen() -> tuple[int, str]:
+        rows = load_rows(source, "train", "image", ["caption"], False)
+        pictures = CaptionedPictures(rows, "image", ["caption"], buckets=[(16, 16)], batch_size=2)
+        return pictures[0][0].max().item(), pictures.latents_key(0)
+
+    (tmp_path / "0.png").write_bytes(b"half an image")
+    with pytest.raises(InputError, match="2 of 2 rows that cannot be used"):
+        seen()
+    found = []
+    for colour in ("white", "black"):
+        PILImage.new("RGB", (16, 16), colour).save(tmp_path / "0.png")
+        found.append(seen())
+    assert [brightest for brightest, _ in found] == [1, -1]
+    assert found[0][1] != found[1][1], "latents of the earlier image would be taken"
 
 
 @pytest.mark.parametrize("files", [1, 3])

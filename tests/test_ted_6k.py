@@ -1,5 +1,6 @@
 """TED-6K: its schema, the authors' layout, the exported folder and the sample keep their promises."""
 
+import hashlib
 import json
 import os
 import random
@@ -36,7 +37,7 @@ from granted.dataset_builders.ted_6k.records import (
     snake_case,
     validate_records,
 )
-from granted.dataset_builders.ted_6k.statistics import describe, rows
+from granted.dataset_builders.ted_6k.statistics import describe, pairs_apart, rows, shared_texts
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES, Ted6K
 from granted.errors import InputError
 from granted.tests.loopback_hub import OWNER, File, Repo
@@ -166,6 +167,12 @@ def test_the_fingerprint_depends_on_the_content_alone():
     assert fingerprint([{**r, "source": "elsewhere"} for r in records]) == reference
     for field in set(FEATURES) - {"source"}:
         assert fingerprint([{**records[0], field: "changed"}, *records[1:]]) != reference, field
+
+
+def test_the_fingerprint_is_of_the_rows_as_json_in_the_order_of_their_ids():
+    rows = [{name: value for name, value in record(id=name).items() if name != "source"} for name in ("é", "b", "B10")]
+    text = json.dumps([rows[2], rows[1], rows[0]], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    assert fingerprint({**row, "source": "any"} for row in rows) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_only_the_published_composition_is_official():
@@ -360,6 +367,24 @@ def test_items_that_cannot_be_decided_are_found():
         ["all", "6", "0", "6"],
     ]
     refused(lambda: describe([]), "no record")
+
+
+def test_texts_that_pairs_share_with_the_benchmark_are_found_and_left_out():
+    def pair(name, *texts, **more):
+        return {"id": name, "media": "image", "source": "s", "caption_a": texts[0], "caption_b": texts[1], **more}
+
+    pairs = [
+        pair("own", "A dog.", "The dog."),
+        pair("caption", "  a CAT sleeps\n soundly", "A cat."),
+        pair("statement", "One.", "It sleeps rarely"),
+        pair("negative", "Two.", "Three.", negatives=["it sleeps badly."]),
+        pair("again", "It sleeps rarely", "Four.", negatives=None),
+    ]
+    assert shared_texts(pairs, [record()]) == ["  a CAT sleeps\n soundly", "It sleeps rarely", "it sleeps badly."]
+    left_out = []
+    assert [kept["id"] for kept in pairs_apart(pairs, [record()], left_out)] == ["own"]
+    assert left_out == ["caption", "statement", "negative", "again"]
+    assert shared_texts(pairs[:1], [record()]) == []
 
 
 # Export

@@ -547,6 +547,19 @@ def test_the_folder_is_where_relative_paths_of_a_folder_begin(tmp_path):
     assert as_conversation(load_vqa(str(tmp_path))[0]).images == [str(tmp_path / "a.png")]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "folder with a card", "folder[1]*"])
+def test_rows_that_change_in_their_place_are_read_anew(tmp_path, kind):
+    folder = tmp_path / kind
+    folder.mkdir()
+    if kind == "folder with a card":
+        card = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '*.parquet'"
+        (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    for answer in ("First.", "Other."):
+        Dataset.from_dict({"prompt": ["What?"], "completion": [answer]}).to_parquet(folder / "a[b].parquet")
+        source = folder / "a[b].parquet" if kind == "file" else folder
+        assert load_vqa(str(source))["completion"] == [answer]
+
+
 def test_undecoded_rows_stay_undecoded_when_rows_are_chosen_and_mapped(tmp_path):
     write_rows(vqa_rows(4, size=32), tmp_path / "vqa.parquet")
     dataset = load_vqa(str(tmp_path / "vqa.parquet"), "train[1:]")
@@ -562,6 +575,11 @@ def test_a_source_that_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"messages": [\n')
     (tmp_path / "bad.parquet").write_bytes(b"nothing at all")
     (tmp_path / "empty.jsonl").touch()
+    offsets = pa.py_buffer(struct.pack("2i", 0, 1))
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"prompt": broken, "completion": ["A cat."]}), tmp_path / "latin.parquet")
+    refused(lambda: load_vqa(str(tmp_path / "latin.parquet")), None, "latin.parquet", "UTF8")
+    refused(lambda: load_vqa("n" * 300 + ".parquet"), None, "not a file")
     refused(lambda: load_vqa(str(tmp_path / "no.jsonl")), None, "no.jsonl", "not a file")
     refused(lambda: load_vqa(f"{rows},{tmp_path / 'no.parquet'}"), None, "no.parquet", "not a file")
     for name in ("bad.jsonl", "bad.parquet", "empty.jsonl"):

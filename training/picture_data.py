@@ -7,6 +7,7 @@
 A picture is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
 """
 
+import hashlib
 import json
 import math
 import random
@@ -18,15 +19,16 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import pyarrow as pa
 import torch
-from datasets import Dataset, IterableDataset, load_dataset
+from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from diffusers.training_utils import find_nearest_bucket, generate_aspect_ratio_buckets
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from granted.dataset_builders.loading import FOLDER, columns_of, load_source, medium_of, readable
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
-from granted.dataset_builders.visual_vqa.rows import ENDINGS, undecoded
 from granted.embedding_cache import EmbeddingCache
 from granted.errors import InputError
 
@@ -80,35 +82,27 @@ def to_pixels(image: PIL.Image.Image, shape: tuple[int, int]) -> torch.Tensor:
 def load_rows(
     source: str, split: str, image_column: str, caption_columns: Sequence[str], streaming: bool
 ) -> Dataset | IterableDataset:
-    """A dataset of pictures (as bytes or paths) and captions, and nothing else.
+    """A dataset of pictures (as bytes or paths), captions and where relative paths begin, and nothing else.
 
     Args:
-        source (`str`): Parquet or JSON Lines files, comma-separated; a folder; or a Hub id.
-        split (`str`), image_column (`str`), caption_columns (`list[str]`), streaming (`bool`): what to read, and how.
+        source (`str`), split (`str`), streaming (`bool`): as of [`load_source`].
+        image_column (`str`), caption_columns (`list[str]`): what to read.
 
     Raises:
         InputError: it cannot be read, or has other columns.
     """
-    names = [name.strip() for name in source.split(",")]
-    ending = next((builder for end, builder in ENDINGS.items() if all(name.endswith(end) for name in names)), None)
-    try:
-        if ending:
-            dataset = load_dataset(ending, data_files=names, split=split, streaming=streaming)
-        else:
-            dataset = load_dataset(source, split=split, streaming=streaming)
-        columns = dataset.column_names or list(next(iter(dataset), {}))
-    except Exception as error:  # datasets lets through whatever its readers raise
-        raise InputError(
-            f"got '{' '.join(str(error).split())[:300]}' while reading {source}, expected Parquet or JSON Lines "
-            "files, a folder or a Hub id: check the name and the split"
-        ) from error
-    missing = [name for name in (image_column, *caption_columns) if name not in columns]
-    if missing:
-        raise InputError(
-            f"got columns {', '.join(columns)} in {source}, expected {', '.join(missing)}: set image_column and "
-            "caption_columns"
-        )
-    return undecoded(dataset.select_columns([image_column, *caption_columns]))
+    wanted = [image_column, *caption_columns]
+
+    def check(name: str, columns: list[str]) -> None:
+        missing = [column for column in wanted if column not in columns]
+        if missing:
+            raise InputError(
+                f"got columns {', '.join(columns)} in {name}, expected {', '.join(missing)}: set image_column and "
+                "caption_columns"
+            )
+
+    rows = load_source(source, split, streaming, check)
+    return rows.select_columns([*wanted, *({FOLDER} & set(columns_of(rows)))])
 
 
 def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
@@ -117,13 +111,25 @@ def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def measured(row: dict[str, Any], column: str, caption_columns: Sequence[str], frames: int | None) -> dict[str, Any]:
-    """Height and width of a row's picture or clip, or what is wrong with the row."""
+    """Height and width of a row's picture or clip and a hash of its pixels, or what is wrong with the row."""
     try:
-        images = open_frames(row[column], frames)
+        images = open_frames(medium_of(row, column), frames)
     except InputError as error:
-        return {"height": 0, "width": 0, "problem": str(error)}
+        return {"height": 0, "width": 0, "content": "", "problem": str(error)}
+    content = hashlib.sha256()
+    for image in images:
+        content.update(image.tobytes())
     problem = "" if captions_of(row, caption_columns) else "no caption"
-    return {"height": images[0].height, "width": images[0].width, "problem": problem}
+    height, width = images[0].height, images[0].width
+    return {"height": height, "width": width, "content": content.hexdigest()[:32], "problem": problem}
+
+
+def holds_media(rows: Dataset, column: str) -> bool:
+    """Whether the rows have all media in themselves, and none in a file that may change while the rows do not."""
+    chunks = rows.data.column(column).chunks
+    while chunks and pa.types.is_list(chunks[0].type):
+        chunks = [chunk.flatten() for chunk in chunks]
+    return all(pa.types.is_struct(chunk.type) and not chunk.field("bytes").null_count for chunk in chunks)
 
 
 def open_frames(value: Any, frames: int | None) -> list[PIL.Image.Image]:
@@ -182,8 +188,10 @@ class CaptionedPictures:
             fn_kwargs={"column": image_column, "caption_columns": self.caption_columns, "frames": frames},
             remove_columns=rows.column_names,
             num_proc=workers or None,
+            load_from_cache_file=holds_media(rows, image_column),
             desc="checking pictures",
         )
+        self.contents = sizes["content"]
         self.broken = {i: problem for i, problem in enumerate(sizes["problem"]) if problem}
         if self.broken and not skip_broken:
             named = "; ".join(f"row {i}: {problem}" for i, problem in list(self.broken.items())[:NAMED])
@@ -217,13 +225,19 @@ class CaptionedPictures:
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, list[str], int]:
         if self.latents is not None:
-            return read_latents(self.latents, row, self.bucket[row]), self.captions_of_row(row), row
+            latents = read_latents(self.latents, self.latents_key(row), self.bucket[row])  # (C, h, w)
+            return latents, self.captions_of_row(row), row
         found = self.rows[row]
-        images = open_frames(found[self.image_column], self.frames)
+        images = open_frames(medium_of(found, self.image_column), self.frames)
         pixels = torch.stack([to_pixels(image, self.bucket[row]) for image in images], dim=1)  # (3, T, H, W)
         if self.frames is None:
             pixels = pixels.squeeze(1)  # (3, H, W)
         return pixels, captions_of(found, self.caption_columns), row
+
+    def latents_key(self, row: int) -> str:
+        """The name of a row's latents in a cache: what is encoded, and at which size."""
+        height, width = self.bucket[row]
+        return f"{self.contents[row]} {height}x{width}"
 
     def captions_of_row(self, row: int) -> list[str]:
         """What `captions_of` says of a row."""
@@ -265,13 +279,14 @@ class CaptionedPictures:
         """
         parts = []
         for shape in self.buckets:
-            rows = [row for row, own in self.bucket.items() if own == shape and latents_key(row, shape) not in cache]
+            own = {self.latents_key(row): row for row, its in self.bucket.items() if its == shape}  # equal ones once
+            rows = [row for key, row in own.items() if key not in cache]
             parts += [rows[i : i + at_a_time] for i in range(0, len(rows), at_a_time)]
         mine = parts[rank::processes]
         loader = DataLoader(self, batch_sampler=mine, num_workers=self.workers, collate_fn=collate)
         for batch in tqdm(loader, desc="encoding pictures", disable=rank != 0 or not mine):
             latents = encode(batch.samples).flatten(2).transpose(1, 2)  # (B, h * w, C)
-            cache.append([latents_key(row, self.bucket[row]) for row in batch.rows], {"latents": list(latents)})
+            cache.append([self.latents_key(row) for row in batch.rows], {"latents": list(latents)})
 
     def batches(self, first: int, shares: Sequence[slice]) -> Iterator[Batch]:
         """Batches from step `first` on: of every step the given parts of it, one after the other."""
@@ -295,14 +310,9 @@ def collate(found: list[tuple[torch.Tensor, list[str], int]]) -> Batch:
     return Batch(torch.stack(pixels), list(captions), list(rows))  # (B, 3, H, W)
 
 
-def latents_key(row: int, shape: tuple[int, int]) -> str:
-    """The name of a row's latents in a cache."""
-    return f"{row} {shape[0]}x{shape[1]}"
-
-
-def read_latents(cache: EmbeddingCache, row: int, shape: tuple[int, int]) -> torch.Tensor:
-    """Latents (C, h, w) of a row."""
-    flat = cache.read("latents", latents_key(row, shape))  # (h * w, C)
+def read_latents(cache: EmbeddingCache, key: str, shape: tuple[int, int]) -> torch.Tensor:
+    """Latents (C, h, w) of a picture of this shape."""
+    flat = cache.read("latents", key)  # (h * w, C)
     factor = math.isqrt(shape[0] * shape[1] // len(flat))
     return flat.T.reshape(-1, shape[0] // factor, shape[1] // factor)  # (C, h, w)
 
@@ -360,7 +370,7 @@ class StreamedPictures:
             stream = split_dataset_by_node(stream, self.rank, self.processes)
             if at["rows"] is not None:
                 stream.load_state_dict(json.loads(at["rows"]))
-            left, used = iter(stream), 0
+            left, used = readable(stream, "the stream"), 0
             while part := list(islice(left, self.window)):
                 for number, (pixels, captions) in enumerate(self._window(part, at["epoch"], at["window"])):
                     used += 1
@@ -382,7 +392,7 @@ class StreamedPictures:
         for row in part:
             captions = captions_of(row, self.caption_columns)
             try:
-                image = open_image(row[self.image_column])
+                image = open_image(medium_of(row, self.image_column))
                 problem = None if captions else "no caption"
             except InputError as error:
                 problem = str(error)

@@ -20,7 +20,7 @@ from datasets import Dataset
 from filelock import BaseFileLock, FileLock, Timeout
 
 from granted.errors import InputError
-from granted.files import atomic_path, read_json, remove_temporaries
+from granted.files import atomic_path, parts_of, read_json, remove_temporaries
 
 
 LOCK = ".lock"  # held by the process that trains in a folder
@@ -102,7 +102,7 @@ def leave_folder(lock: BaseFileLock) -> None:
 def data_fingerprint(source: str, dataset: Dataset) -> str:
     """SHA-256 of the rows' files, not of media to which they only refer; of data on the Hub, datasets' own."""
     digest = hashlib.sha256()
-    for path in (Path(name.strip()) for name in source.split(",")):
+    for path in map(Path, parts_of(source)):
         if not path.exists():
             digest.update(dataset._fingerprint.encode())
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -116,7 +116,7 @@ def data_fingerprint(source: str, dataset: Dataset) -> str:
 def stream_fingerprint(source: str) -> str:
     """Hash of the names and sizes of local files, whose content a stream does not read in advance, or the Hub id."""
     digest = hashlib.sha256()
-    for path in (Path(name.strip()) for name in source.split(",")):
+    for path in map(Path, parts_of(source)):
         if not path.exists():
             digest.update(str(path).encode())
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

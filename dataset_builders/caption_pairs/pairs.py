@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
-from granted.errors import InputError
+from granted.dataset_builders.loading import readable
+from granted.errors import InputError, refusing
 from granted.files import atomic_path, read_jsonl
 
 
@@ -188,9 +189,9 @@ def pairs_from_columns(
         media (`str`, defaults to `"image"`): the pairs' field `media`, or the name of the column that gives it.
 
     Raises:
-        InputError: a column is missing, or a row, which is named, has an empty caption.
+        InputError: a column is missing, or a row, which is named, cannot be read or has an empty caption.
     """
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(readable(dataset, source)):
         where = f"row {number} of {source}"
         _require_keys(row, (column_a, column_b), where)
         pair = {
@@ -244,19 +245,15 @@ def iter_pairs(path: str | os.PathLike) -> Iterator[CaptionPair]:
         for number, row in read_jsonl(path):
             yield _pair(row, f"{path} line {number}")
         return
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"got {path}, which is not a file, expected a Parquet file of caption pairs: check the path")
-    number = 0
-    try:
-        with pq.ParquetFile(path) as parquet:
-            columns = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(columns=columns):
-                for row in batch.to_pylist():
-                    yield _pair(row, f"{path} row {number}")
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"got '{reason}' while reading {path}, expected a Parquet file: write it again") from error
+    with refusing(str(path), "a Parquet file: write it again"):
+        parquet = pq.ParquetFile(path)
+    with parquet:
+        columns = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
+        rows = chain.from_iterable(batch.to_pylist() for batch in parquet.iter_batches(columns=columns))
+        for number, row in enumerate(readable(rows, str(path))):
+            yield _pair(row, f"{path} row {number}")
 
 
 def _checked(pairs: Iterable[CaptionPair]) -> Iterator[CaptionPair]:

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.ted_6k.records import (
@@ -28,7 +27,7 @@ from granted.dataset_builders.ted_6k.records import (
     snake_case,
     validate_records,
 )
-from granted.errors import InputError
+from granted.errors import InputError, refusing
 from granted.files import read_json
 
 
@@ -92,7 +91,7 @@ def read_ted(path: str | os.PathLike, seed: int = SEED) -> tuple[list[TedRecord]
         path = SAMPLE_FILE
     path = Path(path)
     skipped: dict[str, int] = {}
-    if path.is_dir() or path.suffix == ".parquet":
+    if os.path.isdir(path) or path.suffix == ".parquet":
         records = _read_parquet(path)
     else:
         records, report = read_authors_file(path, seed=seed, source="sample" if path == SAMPLE_FILE else "TED-6K")
@@ -223,19 +222,16 @@ def _object(value: Any, where: str, *required: str) -> _Object:
 
 
 def _read_parquet(path: Path) -> list[TedRecord]:
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = sorted(path.rglob("*.parquet")) if os.path.isdir(path) else [path]
     if not files:
         raise InputError(f"got the folder {path} without a Parquet file, expected an exported benchmark: export one")
     records: list[TedRecord] = []
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise InputError(f"got {file}, which is not a file, expected a Parquet file: check the path")
-        try:
-            with pq.ParquetFile(file) as parquet:
-                table = parquet.read()
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"got '{reason}' reading {file}, expected a Parquet file: export it again") from error
+        with refusing(str(file), "a Parquet file: export it again"), pq.ParquetFile(file) as parquet:
+            table = parquet.read()
+            table.validate(full=True)  # such as texts that are not UTF-8
         missing = [name for name in FEATURES if name not in table.column_names]
         if missing:
             raise InputError(

@@ -3,12 +3,13 @@
 stats = describe(records)        # a dict that goes into JSON as it is
 rows(stats)                      # [["category", "image", "video", "total"], ...], a table with its header first
 shared_texts(pairs, records)     # what must not be trained on: [] where benchmark and pairs are apart
+pairs_apart(pairs, records, [])  # the other pairs
 """
 
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -102,16 +103,33 @@ def shared_texts(pairs: Iterable[CaptionPair], records: Iterable[TedRecord]) -> 
     Returns:
         `list[str]`: as the pairs have them, in their order; empty where nothing is shared.
     """
-    tested = tested_texts(records)
-    return list(dict.fromkeys(text for pair in pairs for text in texts_of(pair) if _same(text) in tested))
+    tested = _tested_texts(records)
+    return list(dict.fromkeys(text for pair in pairs for text in _texts_of(pair) if _same(text) in tested))
 
 
-def tested_texts(records: Iterable[TedRecord]) -> set[str]:
+def pairs_apart(
+    pairs: Iterable[CaptionPair], records: Iterable[TedRecord], left_out: list[str]
+) -> Iterator[CaptionPair]:
+    """The pairs that share no text with a benchmark, as [`shared_texts`] compares them.
+
+    Args:
+        pairs, records: as of [`shared_texts`].
+        left_out (`list[str]`): gets the ids of the other pairs.
+    """
+    tested = _tested_texts(records)
+    for pair in pairs:
+        if any(_same(text) in tested for text in _texts_of(pair)):
+            left_out.append(pair["id"])
+        else:
+            yield pair
+
+
+def _tested_texts(records: Iterable[TedRecord]) -> set[str]:
     """The captions and statements of a benchmark, as [`shared_texts`] compares them."""
     return {_same(text) for record in records for text in (record["caption"], *record["statements"])}
 
 
-def texts_of(pair: CaptionPair) -> list[str]:
+def _texts_of(pair: CaptionPair) -> list[str]:
     """The captions and negatives of a pair."""
     return [pair["caption_a"], pair["caption_b"], *(pair.get("negatives") or ())]
 

@@ -8,32 +8,18 @@ A row has `messages`, or `prompt` and `completion`; its media, if it has any, ar
 """
 
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import dropwhile
 from textwrap import shorten
 from typing import Any
 
-from datasets import (
-    Audio,
-    Dataset,
-    Features,
-    Image,
-    IterableDataset,
-    LargeList,
-    List,
-    Video,
-    concatenate_datasets,
-    load_dataset,
-)
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, IterableDataset
 
+from granted.dataset_builders.loading import FOLDER, load_source, placed
 from granted.errors import InputError
 
 
-ENDINGS = {".parquet": "parquet", ".jsonl": "json", ".jsonl.gz": "json", ".json": "json"}
-FOLDER = "media_folder"  # the column of `load_vqa` that says where a row's relative paths begin
 INLINE = ("image", "video", "url", "path", "base64")  # keys under which other layouts put the medium into its part
 
 
@@ -68,91 +54,24 @@ class Conversation:
 
 
 def load_vqa(source: str, split: str = "train", streaming: bool = False) -> Dataset | IterableDataset:
-    """Load rows with their media as bytes or paths, so that nothing is opened before it is needed.
-
-    Local rows get a column `media_folder`, which `as_conversation` puts before relative paths: the folder of the row's
-    file, or `source` itself if that is a folder. A trainer must leave it there (`remove_unused_columns=False`).
+    """Load rows as [`load_source`] does, whose column `media_folder` `as_conversation` needs for relative paths: a
+    trainer must leave it there (`remove_unused_columns=False`).
 
     Args:
-        source (`str`): Parquet or JSON Lines files separated by commas, a folder, or a Hub id, the last two as
-            `load_dataset` reads them. A folder that mixes JSON Lines with pictures is not read as JSON Lines: name
-            the file.
-        split (`str`, defaults to `"train"`): the split, or `"train[:100]"`. Files are all of the split `train`.
-        streaming (`bool`, defaults to `False`): read while iterating. A broken row of a file is then found late.
+        source, split, streaming: as of [`load_source`].
 
     Raises:
         InputError: a file is missing or cannot be read, or the columns are others.
     """
-    names = [name.strip() for name in source.split(",")]
-    folder = os.path.abspath(source) if os.path.isdir(source) else None
-    if folder or not all(name.endswith(tuple(ENDINGS)) for name in names):
-        return _load(source, folder, path=source, split=split, streaming=streaming)
-    if len(names) > 1 and "[" in split:
-        raise InputError(f"got split {split!r} of {len(names)} files, expected 'train': give one file to take a part")
-    parts = []
-    for name in names:
-        if not os.path.isfile(name) or not os.path.getsize(name):
-            fault = "empty" if os.path.isfile(name) else "not a file"
-            raise InputError(f"got {name}, which is {fault}, expected Parquet or JSON Lines: check the path")
-        builder = next(builder for ending, builder in ENDINGS.items() if name.endswith(ending))
-        folder = os.path.dirname(os.path.abspath(name))
-        parts.append(_load(name, folder, path=builder, data_files=[name], split=split, streaming=streaming))
-    try:
-        return concatenate_datasets(parts)
-    except ValueError as error:
-        raise _unreadable(error, source, "files whose columns have the same types", "write them alike") from error
+    return load_source(source, split, streaming, _check_columns)
 
 
-def _load(source: str, folder: str | None, **options: Any) -> Dataset | IterableDataset:
-    try:
-        dataset = load_dataset(**options)
-        columns = dataset.column_names or list(next(iter(dataset), {}))
-    except Exception as error:  # datasets lets through whatever its readers raise
-        expected = f"files ({', '.join(ENDINGS)}), a folder or a Hub id"
-        raise _unreadable(error, source, expected, "check the name, the split and the file") from error
+def _check_columns(name: str, columns: list[str]) -> None:
     if "messages" not in columns and not {"prompt", "completion"} <= set(columns):
         raise InputError(
-            f"got columns {', '.join(columns) or 'none'} in {source}, expected messages, or prompt and completion, "
+            f"got columns {', '.join(columns) or 'none'} in {name}, expected messages, or prompt and completion, "
             "with images or videos: rename them, or name the file that has them"
         )
-    dataset = undecoded(dataset)
-    if folder is None or FOLDER in columns:
-        return dataset
-    if isinstance(dataset, IterableDataset):
-        return dataset.map(_with_folder, fn_kwargs={"folder": folder})
-    return dataset.add_column(FOLDER, [folder] * len(dataset))
-
-
-def _unreadable(error: Exception, source: str, expected: str, advice: str) -> InputError:
-    cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-    reason = shorten(str(cause), 300) or type(cause).__name__
-    return InputError(f"got '{reason}' while reading {source}, expected {expected}: {advice}")
-
-
-def _with_folder(row: dict[str, Any], folder: str) -> dict[str, Any]:
-    return {FOLDER: folder}
-
-
-def undecoded(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """The dataset with bytes and paths in place of decoded media. `Dataset.cast` would copy the data for it."""
-    if dataset.features is None:
-        return dataset
-    features = Features({name: _undecoded_feature(feature) for name, feature in dataset.features.items()})
-    if isinstance(dataset, IterableDataset):
-        return dataset.cast(features)
-    info = dataset.info.copy()
-    info.features = features
-    return Dataset(dataset.data, info=info, split=dataset.split)
-
-
-def _undecoded_feature(feature: Any) -> Any:
-    if isinstance(feature, Image | Video | Audio):
-        return replace(feature, decode=False)
-    if isinstance(feature, List | LargeList):
-        return replace(feature, feature=_undecoded_feature(feature.feature))
-    if isinstance(feature, dict):
-        return {name: _undecoded_feature(inner) for name, inner in feature.items()}
-    return feature
 
 
 def as_conversation(row: Mapping[str, Any]) -> Conversation:
@@ -256,19 +175,7 @@ def _media(row: Mapping[str, Any], kind: str) -> list[Any]:
         raise RowError(f"got {kind}s of type {given}, expected a list: put a single one into {kind}", "columns")
     if many and ones:
         raise RowError(f"got both {kind} and {kind}s, expected one of them: remove the other", "columns")
-    return [_placed(value, row.get(FOLDER)) for value in many or ones]
-
-
-def _placed(value: Any, folder: str | None) -> Any:
-    if folder is None:
-        return value
-    if isinstance(value, list):
-        return [_placed(frame, folder) for frame in value]
-    if isinstance(value, dict) and value.get("bytes") is None and value.get("path") is not None:
-        return {**value, "path": _placed(value["path"], folder)}
-    if isinstance(value, str) and "://" not in value and not value.startswith("data:"):
-        return os.path.join(folder, value)
-    return value
+    return [placed(value, row.get(FOLDER)) for value in many or ones]
 
 
 def _fps(row: Mapping[str, Any]) -> float | None:
