@@ -125,10 +125,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         place = f" while writing {error.filename}" if error.filename else ""
         return 2, f"got '{problem}'{place}, expected a writable place with free space: free some or choose another"
     if name in ("MemoryError", "OutOfMemoryError") or "allocate memory" in reason:
-        return (
-            2,
-            f"got too little memory ({reason}): lower the batch size or the token budget, or choose another dtype",
-        )
+        return 2, f"got too little memory ({reason}): lower batch size or token budget, or choose another dtype"
     import traceback
 
     traceback.print_exception(error)
