@@ -599,7 +599,7 @@ def test_unknown_options_and_files_are_one_line_and_come_first(model_folder, tmp
     (tmp_path / "bad.yaml").write_text("model: x\ndata: y\nno_such_setting: 1\n")
     for arguments, message in (
         (["--config", str(tmp_path / "bad.yaml")], "no_such_setting in .*bad.yaml"),
-        ([f"--config={tmp_path / 'none.yaml'}"], "none.yaml, expected a readable YAML file"),
+        ([f"--config={tmp_path / 'none.yaml'}"], "none.yaml, which does not exist"),
         (["--max_steps=abc"], "options that cannot be read.*abc"),
         (["--no_such_option=1"], "options that cannot be read.*no_such_option"),
         (["--max_step=1"], "options that cannot be read.*max_step"),  # no abbreviations

@@ -415,7 +415,8 @@ def beside_the_layers(path: str, source: dict[str, Any]) -> list[str]:
     """The parts of a model that hold none of the language model's layers: vision tower and head. Loads no weights."""
     with refusing(f"the model {path}", "a vision-language model: check the path or Hub id"), torch.device("meta"):
         settings = AutoConfig.from_pretrained(path, **source)
-        model = AutoModelForImageTextToText.from_config(settings, trust_remote_code=source["trust_remote_code"])
+        trusted = source.get("trust_remote_code", False)
+        model = AutoModelForImageTextToText.from_config(settings, trust_remote_code=trusted)
     _, layers = find_text_trunk(model.base_model)
     path_to_layers = next(name for name, module in model.named_modules() if module is layers)
     steps = path_to_layers.split(".")
