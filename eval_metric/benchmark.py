@@ -35,7 +35,7 @@ from granted.training.aggregator_features import reading_of
 from granted.training.contrastive import AggregatorHeads
 
 
-TOGETHER = 4096  # texts tokenised and sorted by length at a time
+TOGETHER = 16384  # texts tokenised and sorted by length at a time
 AT_A_TIME = 512  # instances whose vectors are in memory
 
 
