@@ -140,7 +140,7 @@ class EmbeddingCache:
             rows = [row.unsqueeze(0) if row.ndim == 1 else row for row in rows]  # (N_i, D) each
             if len(rows) != len(texts):
                 raise ValueError(f"got {len(rows)} embeddings {name!r} for {len(texts)} texts, expected one each")
-            tensors[name] = torch.cat(rows).contiguous().cpu()  # (sum N_i, D)
+            tensors[name] = torch.cat([row.cpu() for row in rows])  # (sum N_i, D)
             lengths[name] = [len(row) for row in rows]
             if not torch.isfinite(tensors[name]).all():
                 first = next(text for text, row in zip(texts, rows) if not torch.isfinite(row).all())

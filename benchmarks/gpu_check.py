@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
 from vqa_step import SHAPES
 
 from granted.cli import main as command
+from granted.embedding_cache import EmbeddingCache
 from granted.encoding.loading import choose_device, device_name
 from granted.eval_metric.results import library_versions, load_all
-from granted.files import read_json, write_json
+from granted.files import read_json, read_lines, write_json
 
 
 ROOT = Path(__file__).parents[1]
@@ -154,12 +154,13 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
     return [*reading, pool.submit(draw), pool.submit(answer)]
 
 
-def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, dict[str, float]]:
+def compare(encoders: dict[str, str], data: Path, cpu: Path, gpu: Path) -> dict[str, dict[str, float]]:
     """How far apart the outcomes of the two devices are; the largest difference of each kind."""
     found: dict[str, float] = {}
+    texts = read_lines(data / "texts.txt")
     for name in encoders:
-        one, other = read_features(cpu / name / "features"), read_features(gpu / name / "features")
-        errors = [float((one[key] - other[key]).norm() / one[key].norm()) for key in one]
+        one, other = (read_features(folder / name / "features", texts) for folder in (cpu, gpu))
+        errors = [float((a - b).norm() / a.norm()) for a, b in zip(one, other)]
         found[f"{name}: features, relative"] = max(errors)
         for folder in ("ted", "merged"):
             results = {(r.feature, r.pooling): r for r in load_all(cpu / name / folder / "results")}
@@ -180,21 +181,16 @@ def compare(encoders: dict[str, str], cpu: Path, gpu: Path) -> dict[str, dict[st
         if path.name != "grid.png"
     ]
     found["generate: pixels of 255"] = float(np.abs(pixels).max())
-    parts = [read_json(folder / "answers/vqa.json")["scores"]["all"] for folder in (cpu, gpu)]
+    parts = [read_json(folder / "answers/vqa.json")["accuracy"]["all"] for folder in (cpu, gpu)]
     names = [name for name in parts[0] if isinstance(parts[0][name], dict)]
     found["vqa: accuracy"] = max(abs(parts[0][name]["accuracy"] - parts[1][name]["accuracy"]) for name in names)
     return {"largest differences": found}
 
 
-def read_features(folder: Path) -> dict[str, torch.Tensor]:
-    """Every text's features (N, D) in a folder of `granted encode`, by the text's key."""
-    rows = {}
-    for shard in folder.glob("*.safetensors"):
-        with safe_open(shard, framework="pt") as tensors:
-            described, features = tensors.metadata(), tensors.get_tensor("features")  # (sum N_i, D)
-        lengths = json.loads(described["lengths"])["features"]
-        rows |= dict(zip(json.loads(described["keys"]), features.split(lengths)))
-    return rows
+def read_features(folder: Path, texts: list[str]) -> list[torch.Tensor]:
+    """The features (N, D) of each text in a folder of `granted encode`."""
+    cache = EmbeddingCache(folder, read_json(folder / "identity.json"))
+    return [cache.read("features", text) for text in texts]
 
 
 def losses(path: Path) -> list[float]:
@@ -264,7 +260,7 @@ def main(encoder: list[str], shape: str, instances: int, data: Path | None, outp
     report["seconds"] = {name: [one.result() for one in run if not one.exception()] for name, run in runs.items()}
     write_json(output / "report.json", report)
     if not problems:
-        write_json(output / "report.json", report | compare(encoders, output / "cpu", output / "device"))
+        write_json(output / "report.json", report | compare(encoders, data, output / "cpu", output / "device"))
     print((output / "report.json").read_text())  # noqa: T201
     sys.exit(1 if problems else 0)
 
