@@ -1,6 +1,7 @@
 """Tiny real encoders on disk, with a tokenizer trained here; no network, one thread."""
 
 import os
+import signal
 import tempfile
 
 
@@ -56,6 +57,13 @@ def word_tokenizer(opening: str, closing: str | None) -> PreTrainedTokenizerFast
         sep_token="[SEP]",
         model_max_length=512,
     )
+
+
+def pytest_configure():
+    # A shell that starts the suite in the background has it ignore these signals, and with it every command under test.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
