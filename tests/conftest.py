@@ -60,7 +60,7 @@ def word_tokenizer(opening: str, closing: str | None) -> PreTrainedTokenizerFast
 
 
 def pytest_configure():
-    # A shell that starts the suite in the background has it ignore these signals, and with it every command under test.
+    # A shell that starts the suite in the background has it ignore these signals, and so every command under test.
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
