@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[1]
 # Modules of the standard library that they may import.
 _STANDARD = (
     *("__future__", "abc", "ast", "collections", "collections.abc", "contextlib", "copy", "csv", "dataclasses"),
-    *("enum", "functools", "hashlib", "inspect", "itertools", "json", "math", "numbers", "operator", "os"),
+    *("enum", "functools", "glob", "hashlib", "inspect", "itertools", "json", "math", "numbers", "operator", "os"),
     *("pathlib", "re", "reprlib", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
 )
 # Libraries that they may import; those not named here, torch and transformers.

@@ -6,7 +6,6 @@ Tiny: tests/test_metric_page.py. Ships with `ted_accuracy.py`, which must lie be
 """
 
 import csv
-import io
 import json
 from pathlib import Path
 
@@ -53,7 +52,8 @@ def read_rows(text):
     if text.lstrip()[0] in "[{":
         return _json_rows(text)
     try:
-        return _csv_rows(csv.DictReader(io.StringIO(text.strip(), newline=""), skipinitialspace=True))
+        lines = [f"{line}\n" for line in text.strip().split("\n")]  # a quoted value may go over several
+        return _csv_rows(csv.DictReader(lines, skipinitialspace=True))
     except csv.Error as error:
         raise ValueError(f"got text that is not CSV ({error}), expected a header and rows: check the quotes") from None
 
