@@ -262,7 +262,7 @@ def _parser(kind: type, command: str) -> argparse.ArgumentParser:
     parser.register("type", dict, read_mapping)
 
     def refuse(message: str) -> None:  # instead of the usage, which fills the screen
-        raise InputError(f"{message}; see {command} --help")
+        raise InputError(f"got options that cannot be read ({message}), expected those of {command} --help")
 
     parser.error = refuse
     return parser

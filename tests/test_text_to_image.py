@@ -536,14 +536,14 @@ def test_the_settings_in_the_repository_are_legal(name, millions):
     [
         ({"batch_size": 3, "gradient_accumulation_steps": 2}, "batch_size=3, expected a multiple of 2"),
         ({"resolution": 18}, "resolution 18, expected a multiple of 4"),
-        ({"data": "nowhere.parquet"}, "while reading nowhere.parquet"),
+        ({"data": "nowhere.parquet"}, "got nowhere.parquet, which is not a file"),
         ({"caption_columns": ["text"]}, "expected text: set image_column"),
         ({"batch_size": 16}, "got 10 pictures, expected at least one batch of 16"),
         ({"transformer": DIT | {"cap_feat_dim": 8}}, "cap_feat_dim"),
         ({"transformer": DIT | {"width": 8}}, "width"),
         ({"transformer": DIT | {"axes_lens": [32, 16, 16]}}, "axes_lens"),
         ({"vae": "/nowhere"}, "got vae '/nowhere'"),
-        ({"sample_prompts": "/nowhere.txt"}, "got sample_prompts"),
+        ({"sample_prompts": "/nowhere.txt"}, "got /nowhere.txt, which does not exist"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line_and_leaves_no_pipeline(settings, changes, message):
