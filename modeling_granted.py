@@ -266,7 +266,10 @@ class GrantedModel(PreTrainedModel):
             **hub_options,
         )
         config = kwargs.get("config") or cls.config_class.from_pretrained(**source)
-        tokenizer = load_tokenizer(source, config.encoder_config)
+        # Of a pipeline on the Hub diffusers fetches no tokenizer beside the encoder: the pipeline hands its own over.
+        in_pipeline = os.path.isfile(os.path.join(pretrained_model_name_or_path, os.pardir, "model_index.json"))
+        handed_over = in_pipeline and find_file(source, "tokenizer_config.json") is None
+        tokenizer = None if handed_over else load_tokenizer(source, config.encoder_config)
         if config.encoder_in_checkpoint:
             name = source.pop("pretrained_model_name_or_path")
             model, loaded = super().from_pretrained(name, *model_args, **kwargs | source | COMPARED)
