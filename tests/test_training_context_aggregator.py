@@ -396,7 +396,7 @@ def test_the_checkpoint_of_another_run_or_number_of_processes_is_refused(encoder
         (tmp_path / "checkpoint-2" / file).write_bytes(kept)
     state.write_text(json.dumps(json.loads(whole) | {"seconds": 5000.0}))
     train(encoder, tmp_path)
-    assert json.loads((tmp_path / "norm_avg" / "training.json").read_text())["seconds"] > 5000  # of both parts
+    assert json.loads((tmp_path / "norm_avg" / "training.json").read_text())["seconds"] >= 5000  # of both parts
     assert (tmp_path / "checkpoint-mine").exists()
 
 
