@@ -22,7 +22,7 @@ $(BIN)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 test: setup lint
-	$(BIN)/python -m pytest -c tests/pytest.ini tests
+	$(BIN)/python -m pytest -c tests/pytest.ini -n logical --dist worksteal tests
 
 # The model under the lowest and the newest allowed transformers, and the released benchmark under datasets 3, each in an
 # environment of its own: ten minutes, most of them for PyTorch.

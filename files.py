@@ -64,7 +64,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     workplace = None
+    new_parents: list[Path] = []
     try:
+        new_parents = [parent for parent in target.parents if not parent.exists()]  # the deepest first
         target.parent.mkdir(parents=True, exist_ok=True)
         with _workplace(target) as workplace:
             temporary = workplace / target.name
@@ -84,6 +86,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         reason = unwritable(error, target.parent) if workplace else str(getattr(error, "strerror", None) or error)
         _refuse(reason, error, path, target, workplace)
         raise
+    finally:
+        for parent in new_parents:
+            with suppress(OSError):  # not empty: the target is there, or another process writes into it
+                parent.rmdir()
 
 
 @contextmanager

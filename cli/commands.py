@@ -207,9 +207,10 @@ def encode(
     output: Annotated[Path, typer.Option(help="Folder of safetensors shards, keyed by text.")],
     config: ConfigFile = None,
     fusion: Annotated[
-        str, typer.Option(help="learned, norm_avg, avg or single; a saved model keeps its own.")
-    ] = "norm_avg",
-    layer_index: Annotated[int, typer.Option(help="The layer of fusion single; -1 is the last.")] = -1,
+        str | None,
+        typer.Option(help="norm_avg (the default), learned, avg or single; a saved model has its own."),
+    ] = None,
+    layer_index: Annotated[int | None, typer.Option(help="The layer of fusion single; -1 is the last.")] = None,
     max_length: MaxLength = None,
     token_budget: TokenBudget = 8192,
     *,

@@ -88,7 +88,8 @@ def load_encoder(
         if is_fused(path, options.revision):
             config = GrantedModel.config_class.from_pretrained(path, revision=options.revision)
             config = type(config).from_dict(config.to_dict() | configured)
-            model = GrantedModel.from_pretrained(path, config=config, **options.loading())
+            trust = options.trust_encoder_code
+            model = GrantedModel.from_pretrained(path, config=config, trust_encoder_code=trust, **options.loading())
             _ = model.tokenizer  # read now: a damaged one is refused here, too
         else:
             model = GrantedModel.from_encoder(path, **options.loading(), **(config_options | configured))

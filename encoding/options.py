@@ -93,12 +93,15 @@ class EncoderOptions(LoadingOptions):
     Args:
         template (`str`, *optional*): text with `{prompt}` in it that is put around every text.
         last_layer (`str`, *optional*): which state stands for the last layer, as of [`GrantedConfig`].
+        trust_encoder_code (`bool`): run the code that comes with the encoder of a saved model that holds the fusion
+            alone.
     """
 
     template: str | None = option(None, "Text with {prompt} in it that is put around every text.")
     last_layer: str | None = option(
         None, "State that stands for the last layer: as_reported, pre_norm, post_norm, output."
     )
+    trust_encoder_code: bool = option(False, "Run the code of the encoder that a saved fusion names; read it first.")
 
     def configured(self) -> dict[str, Any]:
         """What of the options belongs into a [`GrantedConfig`], by its names there."""

@@ -188,14 +188,17 @@ def sample_prompts(
         for start in range(0, len(items), settings.batch_size)
     ]
     todo = [batch for batch in batches if not _made(output, items, batch)][state.process_index :: state.num_processes]
-    begun = _generate(pipeline, [items[i] for i in todo[0]], settings, arguments) if todo else []
-    if fresh and state.is_main_process:  # only now: what fails at once leaves nothing behind
-        write_json(output / RECORD, record)
-    state.wait_for_everyone()
-    for batch in tqdm(todo, desc="generating", unit="batch", disable=not (todo and state.is_main_process)):
-        made = begun if batch is todo[0] else _generate(pipeline, [items[i] for i in batch], settings, arguments)
-        for i, values in zip(batch, made):
-            _save(values, output, i)
+    silent = not (todo and state.is_main_process)
+    with tqdm(total=len(todo), desc="generating", unit="batch", disable=silent) as bar:
+        begun = _generate(pipeline, [items[i] for i in todo[0]], settings, arguments) if todo else []
+        if fresh and state.is_main_process:  # only now: what fails at once leaves nothing behind
+            write_json(output / RECORD, record)
+        state.wait_for_everyone()
+        for batch in todo:
+            made = begun if batch is todo[0] else _generate(pipeline, [items[i] for i in batch], settings, arguments)
+            for i, values in zip(batch, made):
+                _save(values, output, i)
+            bar.update()
     state.wait_for_everyone()
     rows = [_row(output, items[i], i, settings, record["run"]) for i in range(len(items))]
     if state.is_main_process:

@@ -315,12 +315,14 @@ def test_an_encoder_that_stays_in_code_of_its_own_is_not_saved_whole(own_code, t
 # Runs where HF_ENDPOINT is a Hub on the loopback, with no token in its surroundings.
 PROGRAM = """
 import json
+import os
 import sys
 
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel
 from granted import GrantedModel
+from granted.encoding.loading import EncoderOptions, load_encoder
 
 cache, token = sys.argv[1:]
 found = {"token": token, "cache_dir": cache}
@@ -361,6 +363,9 @@ HfApi(token=token).upload_file(
 )
 assert "trust_encoder_code=True" in refused("own", trust_remote_code=True, **found)
 again = GrantedModel.from_pretrained("own", trust_encoder_code=True, token=token, cache_dir=cache + "_fresh")
+assert torch.equal(again.encode(texts)[0], expected)
+os.environ["HF_TOKEN"] = token  # which a command takes from there
+_, again = load_encoder("own", EncoderOptions(trust_encoder_code=True))
 assert torch.equal(again.encode(texts)[0], expected)
 print(json.dumps(commits))
 """

@@ -30,7 +30,7 @@ def test_a_written_file_is_complete_and_leaves_nothing_beside_it(tmp_path):
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_failing_block_leaves_everything_as_it_was(tmp_path, kind, exists):
-    target = tmp_path / "target"
+    target = tmp_path / "target" if exists else tmp_path / "a" / "b" / "target"
     if exists:
         target.mkdir() if kind == "folder" else target.write_text("old")
     with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:

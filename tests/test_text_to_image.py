@@ -299,7 +299,7 @@ def test_the_limit_of_a_run_is_the_runs_and_not_the_encoders(tiny_encoder_folder
     embeds, mask = cut.embed(sentences)
     assert mask.sum(1).tolist() == [min(5, len(row)) for row in whole] and max(map(len, whole)) > 5
     with pytest.warns(UserWarning, match="longer than 5 tokens"):
-        cut.warn_of_cut_texts(sentences)
+        cut.warn_truncation(sentences)
     assert [len(row) for row in encoder.encode(sentences)] == [len(row) for row in whole]
     assert encoder.tokenizer.backend_tokenizer.truncation is None  # which would be saved with it
     more = Conditioning(encoder, Accelerator(), max_sequence_length=40)

@@ -86,14 +86,14 @@ class Conditioning:
 
     def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `warn_of_cut_texts` has warned once for the run
+            warnings.simplefilter("ignore")  # `warn_truncation` has warned once for the run
             token_ids = self.encoder.tokenize(list(texts), self.max_sequence_length, allow_empty=True)
         input_ids, attention_mask = self.encoder.pad(token_ids)  # (B, N) each
         features = self.encoder(input_ids, attention_mask, recompute=self.recompute).last_hidden_state  # (B, N, D)
         drop = self.encoder.config.template_drop_tokens
         return [row[mask][drop:] for row, mask in zip(features, attention_mask.bool())]  # (N_i, D) each
 
-    def warn_of_cut_texts(self, texts: Iterable[str]) -> None:
+    def warn_truncation(self, texts: Iterable[str]) -> None:
         """Warn once with the number of texts that are longer than what is read of them."""
         self.encoder.tokenize([text for text in texts if text], self.max_sequence_length)
 

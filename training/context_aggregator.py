@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -213,6 +214,8 @@ def train_context_aggregators(
     )
     lock = hold_folder(output_dir)
     model = accelerator.prepare_model(heads, device_placement=False)
+    if accelerator.is_main_process:  # warns of texts that are cut: once, of the first pairs
+        encoder.tokenize([text for pair in islice(pairs, 5_000) for text in (pair["caption_a"], pair["caption_b"])])
     first, log, seconds = resume(output_dir, identity, heads, optimizer, step_pairs)
     if config.tracker == "trackio":
         accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})

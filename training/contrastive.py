@@ -6,6 +6,7 @@ contrastive_loss(embeddings, torch.arange(2 * B), num_pairs=B)
 """
 
 import hashlib
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,9 @@ class AggregatorHeads(nn.Module):
 
     def forward(self, encoder: GrantedModel, texts: list[str], token_budget: int, recompute: bool = True):
         """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim)."""
-        token_ids = encoder.tokenize(texts)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training has warned once of texts that are cut
+            token_ids = encoder.tokenize(texts)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in self.heads}
         for batch in batches:

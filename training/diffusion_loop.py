@@ -177,7 +177,7 @@ class DiffusionTrainer(ABC):
         if config.tracker == "trackio":
             accelerator.init_trackers(f"granted-{self.kind}", config=asdict(config))
         self.prompts = self.sample_prompts()
-        self.conditioning.warn_of_cut_texts(islice(self.captions(), 10_000))
+        self.conditioning.warn_truncation(islice(self.captions(), 10_000))
         if not self.schedule.learning:
             self.fix_conditioning()
         seconds = self.train()
