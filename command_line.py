@@ -23,8 +23,8 @@ from rich.text import Text
 from tqdm import tqdm
 from typer.core import TyperCommand
 
-from granted.errors import InputError
-from granted.files import parts_of
+from granted.utils.errors import InputError
+from granted.utils.files import parts_of
 from granted.utils.program import prepare_libraries
 from granted.utils.settings_file import read_mapping, read_yaml
 

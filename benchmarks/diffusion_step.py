@@ -26,10 +26,10 @@ from transformers import Qwen3VLConfig
 from vqa_step import SHAPES
 
 from granted.configuration_granted import GrantedConfig
-from granted.files import write_json
 from granted.modeling_granted import GrantedModel
+from granted.training.diffusion.two_step import LayerWeightSchedule
 from granted.training.flow_matching import flow_matching
-from granted.training.two_step import LayerWeightSchedule
+from granted.utils.files import write_json
 
 
 CONFIGS = Path(__file__).parents[1] / "training/configs"

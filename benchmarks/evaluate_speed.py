@@ -25,14 +25,14 @@ from statistics import median
 import torch
 import transformers
 
-from granted.dataset_builders.ted_6k.authors_layout import read_ted
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import caption_text
+from granted.encoding.features import new_aggregator
 from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.eval_metric.benchmark import Head, score_encoder
 from granted.eval_metric.evaluation import dataset_description
-from granted.files import write_json
 from granted.modeling_granted import length_sorted_batches
-from granted.training.aggregator_features import new_aggregator
+from granted.utils.files import write_json
 
 
 ARMS = ("floor", "one", "four", "authors")

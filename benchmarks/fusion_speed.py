@@ -16,8 +16,8 @@ from statistics import median
 import torch
 
 from granted.encoding.loading import EncoderOptions, load_encoder
-from granted.files import write_json
 from granted.modeling_layer_fusion import LayerFusion
+from granted.utils.files import write_json
 
 
 def main() -> None:

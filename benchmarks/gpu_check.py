@@ -25,14 +25,15 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLModel
 from vqa_step import SHAPES
 
 from granted.cli import main as command
-from granted.embedding_cache import EmbeddingCache
+from granted.encoding.embedding_cache import EmbeddingCache
 from granted.encoding.loading import choose_device, device_name
-from granted.eval_metric.results import library_versions, load_all
-from granted.files import read_json, read_lines, write_json
+from granted.eval_metric.results import load_all
+from granted.utils.files import read_json, read_lines, write_json
+from granted.utils.versions import library_versions
 
 
 ROOT = Path(__file__).parents[1]
-MINIATURE = ROOT / "results/tiny/granted"
+MINIATURE = ROOT / "checkpoints/tiny/granted"
 T2I = ROOT / "training/configs/t2i_miniature_32.yaml"
 # Seconds that a command may take before it is stopped as hanging.
 PATIENCE = 1200

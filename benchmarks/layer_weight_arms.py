@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from granted.errors import InputError
-from granted.eval_metric.generation import Scores
+from granted.eval_metric.generation.evaluation import Scores
 from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
-from granted.files import atomic_path, read_json, write_json
 from granted.model_cards.figures import without_folders
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.program import run_as_command
 
 

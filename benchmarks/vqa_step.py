@@ -17,8 +17,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from granted.encoding.loading import choose_device, device_name
-from granted.files import write_json
-from granted.training.vqa_finetuning import VqaFinetuningConfig, lora_config, train_only_what_is_asked
+from granted.training.vqa.finetuning import VqaFinetuningConfig, lora_config, train_only_what_is_asked
+from granted.utils.files import write_json
 
 
 IMAGE, START, END = 151655, 151652, 151653  # token ids of Qwen3-VL

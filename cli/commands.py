@@ -24,7 +24,7 @@ from granted.command_line import (
     takes,
 )
 from granted.encoding.options import EncoderOptions, LoadingOptions
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 app = Commands(
@@ -125,7 +125,7 @@ def evaluate(
 
     Run the same command again to go on after an interruption.
     """
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.dataset_builders.ted_6k.reading import read_ted
     from granted.eval_metric import evaluation
     from granted.eval_metric.results import load_all
 
@@ -160,7 +160,7 @@ def merge(
     """Join the results of `granted evaluate --shard i/n` and write the report."""
     from itertools import groupby
 
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.dataset_builders.ted_6k.reading import read_ted
     from granted.eval_metric.results import load_all, merge_shards
 
     def run(result):
@@ -186,7 +186,7 @@ def agree(
     """Correlate two benchmarks over the encoders and features that both have scored."""
     from granted.eval_metric.agreement import agreement, agreement_chart
     from granted.eval_metric.results import load_all
-    from granted.files import atomic_path
+    from granted.utils.files import atomic_path
 
     called = parts_of(names) or [reference.name, other.name]
     if len(called) != 2:
@@ -217,7 +217,7 @@ def encode(
     encoder_options: EncoderOptions,
 ):
     """Encode texts into fused features (N, D) on disk. Run again to go on after an interruption."""
-    from granted.encoding.features import encode_file
+    from granted.encoding.feature_files import encode_file
 
     count, total = encode_file(
         encoder,
@@ -265,7 +265,7 @@ def train_aggregator(
 ):
     """Train context aggregators on caption pairs; run again to go on where it stopped. Defaults are the paper's."""
     from granted.encoding.loading import load_encoder
-    from granted.training.context_aggregator import train_context_aggregators
+    from granted.training.aggregator.training import train_context_aggregators
 
     settings = _training_settings(locals())
     rows = _read_pairs(pairs)
@@ -279,7 +279,7 @@ def train_aggregator(
 @train.command("vqa", **OPTIONS_PASSED_ON)
 def train_vqa(context: typer.Context):
     """Stage 1: fine-tune a vision-language model by VQA; options are TRL's SFTConfig's and more, see --help."""
-    from granted.training.vqa_finetuning import run
+    from granted.training.vqa.finetuning import run
 
     console.print(run(context.args))
 
@@ -287,10 +287,10 @@ def train_vqa(context: typer.Context):
 @train.command("text-to-image", **OPTIONS_PASSED_ON)
 def train_text_to_image(context: typer.Context):
     """Stage 2: train a Lumina 2 transformer with the encoder's layer weights, jointly and then frozen, see --help."""
-    from granted.training.diffusion_settings import TextToImageConfig
+    from granted.training.diffusion.settings import TextToImageConfig
 
     config = parse_settings(TextToImageConfig, context.args, "granted train text-to-image")
-    from granted.training.text_to_image import train
+    from granted.training.diffusion.text_to_image import train
 
     console.print(train(config))
 
@@ -298,10 +298,10 @@ def train_text_to_image(context: typer.Context):
 @train.command("text-to-video", **OPTIONS_PASSED_ON)
 def train_text_to_video(context: typer.Context):
     """Stage 2: fine-tune Wan on pictures and clips with the encoder's layer weights, see --help."""
-    from granted.training.diffusion_settings import TextToVideoConfig
+    from granted.training.diffusion.settings import TextToVideoConfig
 
     config = parse_settings(TextToVideoConfig, context.args, "granted train text-to-video")
-    from granted.training.text_to_video import train
+    from granted.training.diffusion.text_to_video import train
 
     console.print(train(config))
 
@@ -321,7 +321,7 @@ def export(
     ] = False,
 ):
     """Make a text encoder of a fine-tuned model: merge the adapter, drop the head, fuse the layers."""
-    from granted.training.export import export_encoder
+    from granted.training.vqa.export import export_encoder
 
     folder = export_encoder(
         run,
@@ -334,23 +334,6 @@ def export(
         trust_remote_code=trust_remote_code,
     )
     console.print(f"wrote {folder}; load it with AutoModel.from_pretrained or score it with granted evaluate {folder}")
-
-
-@app.command()
-def miniature(
-    output: Annotated[Path, typer.Option(help="The folder to make.")],
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the weights.")] = 0,
-    pictures: Annotated[
-        int, typer.Option(min=0, help="Shown to the vision tower, so that it sees; 0 for none.")
-    ] = 36000,
-):
-    """Make a Qwen3-VL in miniature: the real classes, small enough to train on two cores."""
-    from granted.training.miniature import build_miniature
-
-    seen = build_miniature(output, seed=seed, pictures=pictures)
-    for name, share in seen.items():
-        console.print(f"the tower tells the {name} of {100 * share:.0f} % of the figures")
-    console.print(f"wrote {output}")
 
 
 @app.command()
@@ -416,8 +399,8 @@ def generate(
     ] = False,
 ):
     """Make a picture or clip of each prompt. Run the same command again to go on after an interruption."""
-    from granted.eval_metric.prompts import read_prompts
-    from granted.eval_metric.sampling import SamplingSettings, load_pipeline, sample_prompts
+    from granted.eval_metric.generation.prompts import read_prompts
+    from granted.eval_metric.generation.sampling import SamplingSettings, load_pipeline, sample_prompts
 
     options = locals()
     settings = SamplingSettings(**{field.name: options[field.name] for field in fields(SamplingSettings)})
@@ -473,8 +456,8 @@ def evaluate_generation(
 
     Run the same command again to go on after an interruption.
     """
-    from granted.eval_metric import generation
-    from granted.eval_metric.vqa_score import MEASURES
+    from granted.eval_metric.generation.evaluation import evaluation as generation
+    from granted.eval_metric.generation.vqa_score import MEASURES
 
     reports = generation.evaluate_generation(
         pictures,
@@ -588,7 +571,7 @@ def _read_pairs(paths: str) -> list[dict]:
 
 def _training_settings(options: dict):
     """The training's settings among a command's options."""
-    from granted.training.context_aggregator import AggregatorTrainingConfig
+    from granted.training.aggregator.training import AggregatorTrainingConfig
 
     settings = {field.name: options[field.name] for field in fields(AggregatorTrainingConfig)}
     settings |= {"features": parts_of(options["features"]), "learning_rates": numbers_of(options["learning_rates"])}

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from granted.command_line import LAST_SEED, Commands, ConfigFile, console, parts_of, progress, status, whole_numbers_of
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 data = Commands(help="Make and check data: TED-6K, caption pairs, scenes of shapes.", no_args_is_help=True)
@@ -35,11 +35,11 @@ def data_ted(
 ):
     """Make TED-6K as a folder that load_dataset reads, with card and statistics."""
     from granted.dataset_builders.scenes.world import synthetic_ted
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
     from granted.dataset_builders.ted_6k.export import export_dataset
+    from granted.dataset_builders.ted_6k.reading import read_ted
     from granted.dataset_builders.ted_6k.records import SYNTHETIC
     from granted.dataset_builders.ted_6k.statistics import rows
-    from granted.files import read_json
+    from granted.utils.files import read_json
 
     config = config or ("official" if input else SYNTHETIC)
     if config not in (SYNTHETIC, "sample", "official"):
@@ -83,9 +83,9 @@ def data_check(
 ):
     """Check what the synthetic benchmark promises, and what shortcuts (shared words, ...) make of any benchmark."""
     from granted.dataset_builders.scenes.check import broken_promises, check_world
-    from granted.dataset_builders.ted_6k.authors_layout import read_ted
+    from granted.dataset_builders.ted_6k.reading import read_ted
     from granted.eval_metric.shortcuts import shortcut_report
-    from granted.files import write_json
+    from granted.utils.files import write_json
 
     with status("checking"):
         report = {} if ted else check_world(instances, seed=seed, difficulty=difficulty)
@@ -252,7 +252,7 @@ def data_pairs(
     made = chain(*sources)
     left_out: list[str] = []
     if apart_from:
-        from granted.dataset_builders.ted_6k.authors_layout import read_ted
+        from granted.dataset_builders.ted_6k.reading import read_ted
         from granted.dataset_builders.ted_6k.statistics import pairs_apart
 
         made = pairs_apart(made, read_ted(apart_from)[0], left_out)

@@ -32,8 +32,8 @@ from datasets.data_files import get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from granted.errors import InputError, refusing
-from granted.files import parts_of
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import parts_of
 
 
 ENDINGS = {".parquet": "parquet", ".jsonl": "json", ".jsonl.gz": "json", ".json": "json"}

@@ -1,84 +1,133 @@
-"""Fused features on disk: the texts of a file encoded once, under all that decides their content.
+"""What aggregators read: features by name (single layers, averages, learned layer weights), and how much of a text.
 
-    encode_file("encoder", "captions.txt", "features")
-    EmbeddingCache("features", feature_identity(encoder)).read("features", "a red cube")     # (N, D)
-
-Tiny, on CPU: `granted encode results/tiny/granted texts.txt --output features`.
+expand_features(["all_layers", "norm_avg"], num_layers=2)      # ["layer_0", "layer_1", "norm_avg"]
+new_aggregator("norm_avg", encoder, "smollm2", encoder.fingerprint(), seed=0)
+reading_of(encoder)                                            # {"max_length": 512, "prompt_template": None, ...}
 """
 
 import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from tqdm.auto import tqdm
+import torch
+from safetensors import SafetensorError, safe_open
 
-from granted.embedding_cache import EmbeddingCache
-from granted.encoding.loading import EncoderOptions, load_encoder
-from granted.errors import InputError
-from granted.files import read_lines
-from granted.modeling_fingerprint import weights_hash
+from granted.configuration_granted import ContextAggregatorConfig, fused_layers
+from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
+from granted.utils.errors import InputError
 
 
-def encode_file(
-    spec: str,
-    texts_file: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    *,
-    fusion: str | None = None,
-    layer_index: int | None = None,
-    options: EncoderOptions | None = None,
-    max_length: int | None = None,
-    token_budget: int = 8192,
-    batch_texts: int = 256,
-) -> tuple[int, int]:
-    """Encode the lines of a file into an [`EmbeddingCache`] under the name `features`.
-
-    Args:
-        spec (`str`): the encoder, see [`load_encoder`].
-        texts_file (`str`): UTF-8, one text a line; empty lines are none.
-        output_dir (`str`): the cache's folder.
-        fusion (`str`, *optional*), layer_index (`int`, *optional*): of a plain encoder, `"norm_avg"` by default; a
-            saved model has its own.
-        options ([`EncoderOptions`], *optional*): how and where the encoder is loaded.
-        max_length (`int`, *optional*): most tokens read of a text.
-        token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
-        batch_texts (`int`, defaults to 256): texts of a shard.
-
-    Returns:
-        Texts encoded now, and texts in the cache.
+def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
+    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
 
     Raises:
-        InputError: the file is missing, not UTF-8 or has no text; the encoder cannot be loaded or is a saved model
-            with another fusion than the one asked for; the folder holds the features of another encoder.
+        InputError: an unknown name, or two files of layer weights that would be stored under one label.
     """
-    texts = [line for line in read_lines(texts_file) if line.strip()]
-    if not texts:
-        raise InputError(f"got no text in {texts_file}, expected one a line")
-    asked = {name: value for name, value in (("fusion", fusion), ("layer_index", layer_index)) if value is not None}
-    name, encoder = load_encoder(spec, options, max_length=max_length, **{"fusion": "norm_avg"} | asked)
-    for option, value in asked.items():
-        if getattr(encoder.config, option) != value:
-            raise InputError(
-                f"got {option} {value} for {name}, a saved model with {option} {getattr(encoder.config, option)}, "
-                "expected its own: leave the option out, or name the plain encoder"
-            )
-    cache = EmbeddingCache(output_dir, feature_identity(encoder))
-    missing = cache.missing(texts)
-    with tqdm(total=len(missing), desc=f"encoding by {name}", unit="text", disable=not missing) as bar:
-        for start in range(0, len(missing), batch_texts):
-            part = missing[start : start + batch_texts]
-            features = encoder.encode(part, token_budget=token_budget, show_progress=False)  # (N_i, D) each
-            cache.append(part, {"features": features})
-            bar.update(len(part))
-    return len(missing), len(cache)
+    expanded: list[str] = []
+    for name in features:
+        names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
+        for one in names:
+            feature_fusion(one, num_layers)
+            if one not in expanded:
+                expanded.append(one)
+    labels = [feature_label(one) for one in expanded]
+    for one, label in zip(expanded, labels):
+        if labels.count(label) > 1:
+            raise InputError(f"got several features stored as {label!r}, one of them {one!r}: rename one file")
+    return expanded
 
 
-def feature_identity(encoder: GrantedModel) -> dict:
-    """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them."""
-    identity = {
-        "encoder": encoder.fingerprint(),
-        "fusion": encoder.config.fusion_options(),
-        "layer weights": encoder.layer_weights.tolist(),
+def feature_fusion(feature: str, num_layers: int) -> tuple[str, int]:
+    """`(fusion, layer_index)` of a feature name, as [`GrantedConfig`] takes them."""
+    single = {"last": -1, "penultimate": -2}
+    if feature in single:
+        return "single", single[feature]
+    if feature in ("avg", "norm_avg", "learned"):
+        return feature, -1
+    if feature.startswith("weights:"):
+        return "learned", -1
+    layer = re.fullmatch(r"layer_(\d+)", feature)
+    if layer and int(layer[1]) < num_layers:
+        return "single", int(layer[1])
+    raise InputError(
+        f"got feature {feature!r}, expected last, penultimate, layer_0 to layer_{num_layers - 1}, all_layers, avg, "
+        "norm_avg, learned or weights:PATH"
+    )
+
+
+def feature_label(feature: str) -> str:
+    """The name under which a feature is stored and shown: itself, or `frozen_NAME` for `weights:PATH`."""
+    if not feature.startswith("weights:"):
+        return feature
+    path = Path(feature.removeprefix("weights:"))
+    name = path.parent.name if path.name == "model.safetensors" else path.stem
+    return "frozen_" + re.sub(r"[^a-z0-9]+", "_", name.lower())  # as results take it
+
+
+def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor:
+    """The learned layer weights w (L,), before the softmax, of a saved model, aggregator or safetensors file."""
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            weights = tensors.get_tensor("fusion.weights").float()  # (L,)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"got {path}, expected a saved model or safetensors file with 'fusion.weights' ({error})"
+        ) from error
+    if weights.shape != (num_layers,):
+        raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
+    if not torch.isfinite(weights).all():
+        raise InputError(f"got NaN or infinite layer weights in {path}, expected finite ones: train them again")
+    return weights
+
+
+def reading_of(encoder: GrantedModel) -> dict[str, Any]:
+    """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it."""
+    limits = (encoder.config.max_sequence_length, encoder.num_positions)
+    return {
+        "max_length": min(limit for limit in limits if limit is not None),
+        "prompt_template": encoder.config.prompt_template,
+        "template_drop_tokens": encoder.config.template_drop_tokens,
     }
-    if encoder.config.projection_dim is not None:
-        identity["projection"] = weights_hash(encoder.projection)
-    return identity
+
+
+def new_aggregator(
+    feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int, width: int | None = None
+) -> ContextAggregator:
+    """A freshly initialised aggregator for one feature of an encoder; the same for the same seed.
+
+    Raises:
+        InputError: an unknown feature, or a `width` (the feature's by default) that its heads cannot share.
+    """
+    num_layers = encoder.config.num_hidden_layers
+    fusion, layer_index = feature_fusion(feature, num_layers)
+    try:
+        feature_width = encoder.config.fused_size(fused_layers(fusion, layer_index, None, num_layers))
+    except ValueError as error:
+        raise InputError(f"{error}, or leave out the feature {feature}") from error
+    heads = ContextAggregatorConfig().num_heads
+    if (width or feature_width) % (2 * heads):
+        raise InputError(
+            f"got an aggregator of width {width or feature_width}, expected a multiple of {2 * heads}: choose one by "
+            "--aggregator-width"
+        )
+    config = ContextAggregatorConfig(
+        encoder_hidden_size=feature_width,
+        hidden_size=width,
+        fusion=fusion,
+        layer_index=layer_index,
+        num_layers=num_layers,
+        feature=feature_label(feature),
+        encoder=encoder_name,
+        encoder_fingerprint=fingerprint,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        aggregator = ContextAggregator(config)
+    if feature.startswith("weights:"):
+        aggregator.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
+        aggregator.fusion.requires_grad_(False)
+    return aggregator

@@ -2,7 +2,7 @@
 
     name, encoder = load_encoder("qwen=Qwen/Qwen3-VL-8B-Instruct", EncoderOptions(dtype="bfloat16"), fusion="norm_avg")
 
-Tiny, on CPU: `load_encoder("results/tiny/granted")`. Tests: tests/test_encoding.py.
+Tiny, on CPU: `load_encoder("checkpoints/tiny/granted")`. Tests: tests/test_encoding.py.
 """
 
 import os
@@ -22,8 +22,8 @@ from transformers import (
 
 from granted.configuration_granted import check_weights
 from granted.encoding.options import EncoderOptions, LoadingOptions
-from granted.errors import InputError, refusing
 from granted.modeling_granted import GrantedModel
+from granted.utils.errors import InputError, refusing
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -8,7 +8,7 @@ No library is loaded with this file, so that `--help` can show the options at on
 from dataclasses import dataclass, field
 from typing import Any
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 from granted.utils.settings import check_settings
 
 

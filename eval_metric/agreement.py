@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr, spearmanr
 
-from granted.errors import InputError
 from granted.eval_metric.results import Result
 from granted.eval_metric.series import group_seeds
-from granted.files import atomic_path
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 _WORD = re.compile(r"\w+")

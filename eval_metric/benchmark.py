@@ -22,17 +22,17 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
-from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.features import reading_of
 from granted.encoding.loading import device_name
-from granted.errors import InputError, refusing
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
-from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
-from granted.training.aggregator_features import reading_of
-from granted.training.contrastive import AggregatorHeads
+from granted.training.aggregator.contrastive import AggregatorHeads
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import read_json
 
 
 TOGETHER = 16384  # texts tokenised and sorted by length at a time

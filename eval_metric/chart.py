@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from granted.eval_metric.results import Result
 from granted.eval_metric.series import Series, group_seeds, shared_baselines
 from granted.eval_metric.statistics import Estimate
-from granted.files import atomic_path
+from granted.utils.files import atomic_path
 
 
 MAX_SERIES = 16

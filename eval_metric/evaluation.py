@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
+from granted.encoding.features import reading_of
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
-from granted.errors import InputError
 from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
 from granted.eval_metric.report import category_chart, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
-from granted.files import atomic_path, folder_name
-from granted.training.aggregator_features import reading_of
-from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
+from granted.training.aggregator.training import AggregatorTrainingConfig, train_context_aggregators
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, folder_name
 
 
 def dataset_description(records: Sequence[TedRecord], info: dict) -> dict:

@@ -15,9 +15,9 @@ from mteb import TaskMetadata
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
-from granted.citation import bibtex
-from granted.dataset_builders.ted_6k.authors_layout import read_ted
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text, snake_case
+from granted.utils.citation import bibtex
 
 
 def document_ids(record: TedRecord) -> list[str]:

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from granted.errors import InputError
 from granted.eval_metric.chart import category_chart
 from granted.eval_metric.results import Result
 from granted.eval_metric.series import (
@@ -32,8 +31,9 @@ from granted.eval_metric.series import (
     shared_baselines,
     within_encoders,
 )
-from granted.files import atomic_path
-from granted.templates import fill_template
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
+from granted.utils.templates import fill_template
 
 
 __all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]

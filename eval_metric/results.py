@@ -15,13 +15,11 @@ import json
 import math
 import numbers
 import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,9 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.errors import InputError, refusing
 from granted.eval_metric.statistics import Estimate, bootstrap_accuracy
-from granted.files import atomic_path, read_json, write_json
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.versions import library_versions
 
 
 KIND = "granted.result"
@@ -71,11 +70,6 @@ _ITEM_SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float64())),
     ]
 )
-
-
-def library_versions(*packages: str) -> dict[str, str]:
-    """Versions of installed packages and of Python."""
-    return {package: version(package) for package in packages} | {"python": platform.python_version()}
 
 
 def provenance(

@@ -17,7 +17,6 @@ import numpy as np
 from statsmodels.stats.multitest import multipletests
 
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.errors import InputError
 from granted.eval_metric.results import Result
 from granted.eval_metric.statistics import (
     Difference,
@@ -27,6 +26,7 @@ from granted.eval_metric.statistics import (
     mcnemar,
     paired_difference,
 )
+from granted.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from granted.errors import InputError
 from granted.eval_metric.baselines import baseline_summary, mean_credits, shared_tie_accuracy
+from granted.utils.errors import InputError
 
 
 def statement_only(records: Sequence[dict], folds: int = 2) -> list[list[float]]:

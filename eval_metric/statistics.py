@@ -19,7 +19,7 @@ import numpy as np
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 _DRAWS_AT_ONCE = 4_000_000  # indices held in memory at a time: 32 MB

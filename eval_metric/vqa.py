@@ -27,14 +27,14 @@ from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import LoadingOptions, device_name, load_vision_language_model, split_spec
-from granted.errors import InputError
-from granted.eval_metric.results import library_versions
 from granted.eval_metric.statistics import bootstrap_accuracy
-from granted.files import atomic_path, read_json, write_json
 from granted.modeling_fingerprint import weights_hash
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.settings import Count, check_value
+from granted.utils.versions import library_versions
 
 
 REPORT = "vqa.json"

@@ -17,10 +17,7 @@ from typing import Any
 
 from huggingface_hub import CardData, ModelCardData, SpaceCardData
 
-from granted.citation import bibtex
-from granted.errors import InputError
 from granted.eval_metric.results import load
-from granted.files import read_json
 from granted.model_cards.figures import (
     at_chance,
     by_dataset,
@@ -41,7 +38,10 @@ from granted.model_cards.figures import (
     without_folders,
 )
 from granted.model_cards.validation import validate_card
-from granted.templates import fill_template
+from granted.utils.citation import bibtex
+from granted.utils.errors import InputError
+from granted.utils.files import read_json
+from granted.utils.templates import fill_template
 
 
 GRADIO_VERSION = "6.31.0"  # the one that the page of the metric was tried with

@@ -15,11 +15,11 @@ from typing import Any
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
-from granted.errors import InputError
 from granted.eval_metric.report import markdown_table
 from granted.eval_metric.results import Result
 from granted.eval_metric.series import group_seeds
-from granted.files import read_json
+from granted.utils.errors import InputError
+from granted.utils.files import read_json
 
 
 _DATASETS = {

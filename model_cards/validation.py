@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCardData, ModelCardData, SpaceCardData
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 # What the Hub shows and filters by; a card without one of them is not finished.

@@ -31,12 +31,11 @@ from safetensors.torch import load_file, save_file
 
 from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.world import synthetic_ted
-from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import OFFICIAL_COUNTS, SYNTHETIC
-from granted.errors import InputError
+from granted.encoding.features import read_layer_weights
 from granted.eval_metric.results import load as load_result
-from granted.files import atomic_path, read_json, write_json
 from granted.model_cards import cards
 from granted.model_cards.figures import read_record, without_folders
 from granted.modeling_checkpoint import auto_class, load_added_weights, load_config, load_tokenizer, locate
@@ -46,12 +45,13 @@ from granted.publishing.checks import ReleasedFile, check_folder
 from granted.publishing.code_checks import with_imports
 from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, add_aggregator, load_saved
 from granted.publishing.upload import check_tag
-from granted.training.aggregator_features import read_layer_weights
 from granted.training.run_folder import RECORD
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
 
 
 ROOT = Path(__file__).parents[1]
-TINY = ROOT / "results" / "tiny"
+TINY = ROOT / "checkpoints" / "tiny"
 # What each folder is, for its checks, its card and its type of repository.
 KINDS = {
     "granted": "model",
@@ -65,10 +65,14 @@ LISTING = "release.json"  # beside the repositories: what was built, so that it 
 _LOCK = ".lock"  # in the temporary folder of a build, held while it runs
 # What of a model's folder is released; a training leaves more in it.
 WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+_TOKENIZER = (
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|chat_template\.(jinja|json)|"
+    r"(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model"
+)
+TOKENIZER_FILES = re.compile(_TOKENIZER)
 MODEL_FILES = re.compile(
-    rf"{WEIGHTS}|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
-    r"processor_config|preprocessor_config|video_preprocessor_config|scheduler_config)\.json|"
-    r"chat_template\.(jinja|json)|(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model|LICENSE|NOTICE"
+    rf"{WEIGHTS}|{_TOKENIZER}|(config|generation_config|processor_config|preprocessor_config|"
+    r"video_preprocessor_config|scheduler_config)\.json|LICENSE|NOTICE"
 )
 
 
@@ -83,7 +87,8 @@ class Sources:
             are taken; or a safetensors file with `fusion.weights` alone. Norm-Avg without.
         checkpoint (`str`, *optional*): instead of an encoder: folder of a [`GrantedModel`], released as it is.
         aggregator (`str`, *optional*): folder of a [`ContextAggregator`] trained on the model's feature.
-        lumina2, wan (`str`, *optional*): folders of pipelines, such as a training writes.
+        lumina2, wan (`str`, *optional*): folders of pipelines, such as a training writes. One without a text encoder
+            gets the checkpoint and its tokenizer, so that weights need not be stored twice.
         ted (`str`, *optional*): a benchmark's folder, as `granted data ted` writes it; without, the synthetic one.
         scores (`str`, *optional*): folder with the results that the cards report, of which any may be missing:
             `ted/*.json` (`granted evaluate`), `vqa.json` (`granted vqa`), `granted-lumina2/` and `granted-wan/` with
@@ -122,12 +127,12 @@ def miniature() -> Sources:
         InputError: its weights are not there: they are part of the repository, not of an installed package.
     """
     if not TINY.is_dir():
-        raise InputError("got a package without results/tiny, expected a clone of the repository: install it editable")
+        raise InputError("got no checkpoints/tiny, expected a clone of the repository: install it editable")
     return Sources(
         checkpoint=TINY / "granted",
         aggregator=TINY / "granted" / AGGREGATOR_FOLDER,
         lumina2=TINY / "granted-lumina2",
-        scores=TINY / "scores",
+        scores=ROOT / "results" / "tiny",
         license="apache-2.0",
         prompts={"granted-lumina2": "On a white background, a red star in the centre."},
         demonstration=True,
@@ -176,7 +181,7 @@ def build_release(
             for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
                 if source is not None:
                     report(f"building {name}")
-                    _build_pipeline(folder / name, Path(source), PIPELINES[name], sources.dtype)
+                    _build_pipeline(folder / name, Path(source), PIPELINES[name], sources)
             report("writing the cards")
             _write_cards(folder, sources, owner, tag)
             released = {}
@@ -267,11 +272,11 @@ def _copy_encoder(source: Path, folder: Path, dtype: str | None) -> None:
     write_json(folder / "config.json", config)
 
 
-def _copy_files(source: Path, folder: Path) -> None:
+def _copy_files(source: Path, folder: Path, wanted: re.Pattern = MODEL_FILES) -> None:
     """The files of a model, a scheduler or a tokenizer; links only into the cache of the Hub."""
     folder.mkdir(parents=True)
     for path in sorted(source.iterdir()):
-        if not MODEL_FILES.fullmatch(path.name) or path.is_dir():
+        if not wanted.fullmatch(path.name) or path.is_dir():
             continue
         if path.is_symlink() and path.resolve().parent.name != "blobs":
             raise InputError(f"got {path}, which is a link, expected the file itself: put it there")
@@ -343,7 +348,7 @@ def _build_dataset(folder: Path, ted: str | os.PathLike | None, owner: str, tag:
     export_dataset(records, folder, config_name=config_name, source_note=note, repo_id=f"{owner}ted-6k", revision=tag)
 
 
-def _build_pipeline(folder: Path, source: Path, pipeline_class: type, dtype: str | None) -> None:
+def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: Sources) -> None:
     """A saved pipeline with the code of this package."""
     index = read_json(source / "model_index.json")
     found = index.get("_class_name") if isinstance(index, dict) else None
@@ -351,9 +356,14 @@ def _build_pipeline(folder: Path, source: Path, pipeline_class: type, dtype: str
         raise InputError(
             f"got {source} with a pipeline of class {found}, expected {pipeline_class.__name__}: check the path"
         )
-    _copy_encoder(source / "text_encoder", folder / "text_encoder", dtype)
+    encoder, dtype = source / "text_encoder", sources.dtype
+    if not encoder.is_dir() and sources.checkpoint is not None:
+        encoder = Path(sources.checkpoint)
+    _copy_encoder(encoder, folder / "text_encoder", dtype)
     for name, entry in index.items():
-        if isinstance(entry, list) and entry[0] in ("diffusers", "transformers"):
+        if name == "tokenizer" and not (source / name).is_dir():
+            _copy_files(encoder, folder / name, TOKENIZER_FILES)
+        elif isinstance(entry, list) and entry[0] in ("diffusers", "transformers"):
             _copy_files(source / name, folder / name)
             if dtype is not None:
                 _cast(folder / name, dtype)

@@ -29,10 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
-from granted.errors import InputError
 from granted.model_cards.validation import validate_card
 from granted.publishing.code_checks import check_code
 from granted.publishing.leaks import find_leaks
+from granted.utils.errors import InputError
 
 
 CARD = "README.md"

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 TIMEOUT = 60.0  # seconds until a silent connection counts as broken

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from granted import ContextAggregator, GrantedModel
-from granted.errors import InputError
-from granted.files import atomic_path, read_json, write_json
 from granted.publishing.code_checks import with_imports
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
 
 
 # The module in sentence_granted.py (which cannot be imported without sentence-transformers), and where it looks.

@@ -18,8 +18,8 @@ from huggingface_hub.constants import REPO_TYPES_URL_PREFIXES, SPACES_SDK_TYPES
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from granted.errors import InputError
 from granted.publishing.hub import Hub, HubError
+from granted.utils.errors import InputError
 
 
 RepoType = Literal["model", "dataset", "space"]

@@ -3,10 +3,10 @@
 import pytest
 
 from granted.dataset_builders.scenes.world import synthetic_ted
-from granted.errors import InputError
 from granted.eval_metric.agreement import agreement, agreement_chart
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
+from granted.utils.errors import InputError
 
 
 FEATURES = ("last", "penultimate", "norm_avg", "learned")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.errors import InputError
 from granted.eval_metric.baselines import baseline_summary, chance, shared_tie_accuracy, tfidf_cosine, word_overlap
+from granted.utils.errors import InputError
 
 
 def record(caption, statements, label=0, category="OCR", media="image", name="a"):

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from granted.dataset_builders.ted_6k.records import caption_text, fingerprint, validate_records
-from granted.errors import InputError
+from granted.encoding.features import new_aggregator
 from granted.eval_metric import benchmark
 from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
 from granted.eval_metric.results import merge_shards
-from granted.files import read_json
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator_features import new_aggregator
+from granted.utils.errors import InputError
+from granted.utils.files import read_json
 
 
 FEATURES = ("last", "norm_avg", "learned")

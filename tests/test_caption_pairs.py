@@ -26,7 +26,7 @@ from granted.dataset_builders.caption_pairs.pairs import (
     write_pairs,
 )
 from granted.dataset_builders.loading import load_source
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 GROUPS = Path(__file__).parents[2] / "shared" / "data" / "caption_groups"

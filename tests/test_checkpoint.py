@@ -26,15 +26,15 @@ from transformers import (
 )
 
 from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel, LayerFusion
-from granted.errors import InputError
-from granted.eval_metric.sampling import load_pipeline
+from granted.eval_metric.generation.sampling import load_pipeline
 from granted.tests.conftest import SIZE
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
 from granted.tests.test_drop_in import lumina2
 from granted.tests.test_families import DECODER, T5, llava
 from granted.tests.tiny_models import IMAGE_VAE
-from granted.training.diffusion_loop import load_part
-from granted.training.export import _load_base
+from granted.training.diffusion.loop import load_part
+from granted.training.vqa.export import _load_base
+from granted.utils.errors import InputError
 
 
 TEXT = "a red cube on a blue sphere"

@@ -19,10 +19,10 @@ from typer.main import get_command
 from granted import cli
 from granted.cli.commands import app
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
-from granted.dataset_builders.ted_6k.authors_layout import SAMPLE_FILE
+from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE
+from granted.encoding.features import new_aggregator
 from granted.eval_metric.results import load_all
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator_features import new_aggregator
 
 
 TINY = ("--batch-size", "3", "--mixed-precision", "no", "--held-out", "0")

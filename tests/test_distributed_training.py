@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from granted.modeling_granted import GrantedModel
-from granted.training.context_aggregator import AggregatorTrainingConfig, train_context_aggregators
-from granted.training.contrastive import contrastive_loss
+from granted.training.aggregator.contrastive import contrastive_loss
+from granted.training.aggregator.training import AggregatorTrainingConfig, train_context_aggregators
 
 
 NUM_PAIRS = 3  # a process
@@ -64,7 +64,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
 from test_distributed_training import *
-from granted.training.contrastive import batch_loss
+from granted.training.aggregator.contrastive import batch_loss
 
 folder, out = sys.argv[2:]
 accelerator = Accelerator(mixed_precision="no")

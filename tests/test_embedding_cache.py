@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from granted.embedding_cache import EmbeddingCache, identity_hash
-from granted.errors import InputError
-from granted.files import atomic_path
+from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
 
 
 IDENTITY = {"encoder": "abc", "feature": "last", "dtype": "float32"}
@@ -133,7 +133,7 @@ def test_what_is_not_finite_is_neither_kept_nor_read(tmp_path):
 
 SHARD = """
 import sys, torch
-from granted.embedding_cache import EmbeddingCache
+from granted.encoding.embedding_cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], {"encoder": "abc", "dtype": "float32"})
 cache.append(["a", "b"], {name: torch.arange(4.0).view(2, 2) for name in "vwxyz"}, {"seconds": float(sys.argv[2])})
 """

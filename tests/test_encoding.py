@@ -12,8 +12,8 @@ from typer.main import get_command
 from granted import cli
 from granted.cli.commands import app
 from granted.encoding.loading import EncoderOptions, choose_device, load_encoder, place, split_spec
-from granted.errors import InputError, refusing
 from granted.modeling_granted import GrantedModel
+from granted.utils.errors import InputError, refusing
 
 
 ABSENT = "cuda:99"  # no machine of ours has it

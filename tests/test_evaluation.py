@@ -9,18 +9,18 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from granted.dataset_builders.ted_6k.authors_layout import read_ted
-from granted.embedding_cache import EmbeddingCache
-from granted.encoding.features import encode_file
+from granted.dataset_builders.ted_6k.reading import read_ted
+from granted.encoding.embedding_cache import EmbeddingCache
+from granted.encoding.feature_files import encode_file
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
-from granted.errors import InputError
 from granted.eval_metric.evaluation import evaluate, write_report
 from granted.eval_metric.results import load_all, merge_shards
 from granted.eval_metric.series import group_seeds
-from granted.files import folder_name, read_json
+from granted.eval_metric.ted_probe import TedProbe
 from granted.modeling_granted import GrantedModel
-from granted.training.context_aggregator import AggregatorTrainingConfig
-from granted.training.ted_probe import TedProbe
+from granted.training.aggregator.training import AggregatorTrainingConfig
+from granted.utils.errors import InputError
+from granted.utils.files import folder_name, read_json
 
 
 RECORDS, INFO = read_ted("sample")

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from granted import GrantedModel
-from granted.errors import InputError
-from granted.training.export import export_encoder, model_fingerprint
+from granted.training.vqa.export import export_encoder, model_fingerprint
+from granted.utils.errors import InputError
 
 
 PROJECTIONS = r".*language_model.*(q_proj|v_proj|up_proj|down_proj)"

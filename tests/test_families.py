@@ -46,9 +46,9 @@ from transformers import (
 )
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
-from granted.errors import InputError
+from granted.encoding.features import new_aggregator
 from granted.modeling_granted import find_text_trunk
-from granted.training.aggregator_features import new_aggregator
+from granted.utils.errors import InputError
 
 
 TEXT = {

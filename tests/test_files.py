@@ -1,4 +1,4 @@
-"""files.py: a reader never sees half of a file, and what cannot be read or written is named in one line."""
+"""utils/files.py: a reader never sees half of a file, and what cannot be read or written is named in one line."""
 
 import errno
 import gzip
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from granted.errors import InputError
-from granted.files import as_path, atomic_path, parts_of, read_json, read_jsonl, read_lines, write_json
+from granted.utils.errors import InputError
+from granted.utils.files import as_path, atomic_path, parts_of, read_json, read_jsonl, read_lines, write_json
 
 
 def one_line(caught) -> str:

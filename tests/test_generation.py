@@ -14,10 +14,10 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from granted import cli
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, Figure, render_image, render_video
-from granted.errors import InputError
-from granted.eval_metric.generation import Scores, evaluate_generation
-from granted.eval_metric.manifest import MANIFEST, RECORD, read_manifest
-from granted.training.miniature import miniature_config, miniature_processor, miniature_tokenizer
+from granted.eval_metric.generation.evaluation import Scores, evaluate_generation
+from granted.eval_metric.generation.manifest import MANIFEST, RECORD, read_manifest
+from granted.examples.miniature.model import miniature_config, miniature_processor, miniature_tokenizer
+from granted.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granted import GrantedModel
-from granted.citation import bibtex
-from granted.dataset_builders.ted_6k.authors_layout import read_ted
 from granted.dataset_builders.ted_6k.export import export_dataset
-from granted.errors import InputError
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.results import Result, provenance
 from granted.model_cards.cards import metric_card, model_card, pipeline_card
 from granted.model_cards.validation import METADATA, validate_card
@@ -26,6 +24,8 @@ from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import check_folder
 from granted.tests.fresh_process import run_without_package
 from granted.tests.tiny_models import image_transformer, video_transformer
+from granted.utils.citation import bibtex
+from granted.utils.errors import InputError
 
 
 ROOT = Path(__file__).parents[1]

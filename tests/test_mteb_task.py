@@ -16,14 +16,14 @@ from sentence_transformers import SentenceTransformer
 from transformers import LlamaConfig, LlamaModel
 
 from granted import GrantedModel
-from granted.dataset_builders.ted_6k.authors_layout import SAMPLE_FILE, read_ted
+from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE, read_ted
 from granted.dataset_builders.ted_6k.records import caption_text, snake_case
-from granted.errors import InputError
+from granted.encoding.features import new_aggregator
 from granted.eval_metric.benchmark import Head, score_encoder
 from granted.eval_metric.evaluation import dataset_description
 from granted.eval_metric.mteb_task import TED6K
 from granted.sentence_granted import GrantedSentenceEncoder
-from granted.training.aggregator_features import new_aggregator
+from granted.utils.errors import InputError
 
 
 class Fixed:

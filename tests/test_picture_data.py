@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from granted.errors import InputError
-from granted.training.picture_data import CaptionedPictures, StreamedPictures, bucket_shapes, load_rows, to_pixels
+from granted.training.diffusion.data import CaptionedPictures, StreamedPictures, bucket_shapes, load_rows, to_pixels
+from granted.utils.errors import InputError
 
 
 SIZES = ((16, 16), (32, 16), (16, 32), (31, 16))  # width, height

@@ -11,7 +11,7 @@ import torch
 from typer.main import get_command
 
 from granted.cli.commands import app
-from granted.errors import InputError
+from granted.utils.errors import InputError
 from granted.utils.program import run_as_command
 
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from granted.dataset_builders.scenes.shapes.rows import text_to_image_rows, write_rows
-from granted.errors import InputError
-from granted.eval_metric.manifest import read_manifest
-from granted.eval_metric.prompts import rated_pictures, read_prompts
+from granted.eval_metric.generation.manifest import read_manifest
+from granted.eval_metric.generation.prompts import rated_pictures, read_prompts
+from granted.utils.errors import InputError
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):

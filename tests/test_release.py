@@ -17,12 +17,12 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
-from granted.errors import InputError
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.publishing.build import KINDS, Sources, build_release, miniature
 from granted.tests.fresh_process import offline, run_without_package
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
 from granted.tests.tiny_models import video_transformer
+from granted.utils.errors import InputError
 
 
 ROOT = Path(__file__).parents[1]

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from granted import GrantedModel
-from granted.errors import InputError
 from granted.model_cards.cards import model_card
 from granted.publishing import code_checks
 from granted.publishing.checks import _is_pickle, check_folder
 from granted.publishing.code_checks import check_code, shipped_code
 from granted.publishing.leaks import find_leaks
+from granted.utils.errors import InputError
 
 
 ROOT = Path(__file__).parents[1]

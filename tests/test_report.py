@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from granted.errors import InputError
 from granted.eval_metric.agreement import agreement
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
 from granted.eval_metric.results import Result, provenance
 from granted.eval_metric.series import between_encoders, compare, group_seeds, within_encoders
 from granted.model_cards.figures import ted_section
+from granted.utils.errors import InputError
 
 
 ATTACK = "<script>alert('x')</script> & \"quoted\""

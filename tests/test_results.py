@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from granted.errors import InputError
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, load, load_all, merge_shards, provenance
+from granted.utils.errors import InputError
 
 
 CATEGORY = ("OCR", "Adverb", "Quantity")

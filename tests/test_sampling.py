@@ -26,10 +26,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from granted import GrantedModel, cli
-from granted.errors import InputError
-from granted.eval_metric.manifest import open_media, read_manifest
-from granted.eval_metric.sampling import SamplingSettings, load_pipeline, sample_prompts, seed_of
+from granted.eval_metric.generation.manifest import open_media, read_manifest
+from granted.eval_metric.generation.sampling import SamplingSettings, load_pipeline, sample_prompts, seed_of
 from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.utils.errors import InputError
 
 
 PROMPTS = [

@@ -16,9 +16,9 @@ from granted.dataset_builders.scenes.everyday.captions import write_caption
 from granted.dataset_builders.scenes.everyday.lexicon import load_lexicon
 from granted.dataset_builders.scenes.everyday.rules import broken_rules
 from granted.dataset_builders.scenes.everyday.sampling import sample_scene
-from granted.dataset_builders.scenes.everyday.words import number_word, participle, plural, present
 from granted.dataset_builders.scenes.scene import All, Concept, InOrder, Is, Place, Scene, holds
 from granted.dataset_builders.scenes.statements import DIFFICULTIES
+from granted.dataset_builders.scenes.words import number_word, participle, plural, present
 from granted.dataset_builders.scenes.world import (
     plan,
     split_of,
@@ -28,9 +28,9 @@ from granted.dataset_builders.scenes.world import (
     world_pairs,
 )
 from granted.dataset_builders.ted_6k.records import MEDIA, OFFICIAL_COUNTS, composition_name, fingerprint
-from granted.errors import InputError
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.shortcuts import shortcut_report, statement_only
+from granted.utils.errors import InputError
 
 
 IMAGE = tuple(category for category, (images, _) in OFFICIAL_COUNTS.items() if images)

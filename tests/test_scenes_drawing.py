@@ -33,7 +33,7 @@ from granted.dataset_builders.scenes.shapes.drawing import (
     render_video,
 )
 from granted.dataset_builders.scenes.shapes.figure_tiles import BLACK, OUTLINES, SHAPES, TEXTURES, WHITE, figure_tile
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 STAR = Figure("star", "red", "large", "striped", (0, 2), letters="GO")

@@ -13,7 +13,6 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from granted.dataset_builders.scenes.everyday.words import number_word
 from granted.dataset_builders.scenes.scene import holds
 from granted.dataset_builders.scenes.shapes.benchmark import (
     SOURCE,
@@ -37,11 +36,12 @@ from granted.dataset_builders.scenes.shapes.rows import (
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes, swap_one_look
 from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
 from granted.dataset_builders.scenes.statements import DIFFICULTIES, ask
+from granted.dataset_builders.scenes.words import number_word
 from granted.dataset_builders.scenes.world import split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, composition_name, fingerprint, validate_records
-from granted.errors import InputError
-from granted.eval_metric.shapes_score import PROPERTIES
+from granted.eval_metric.generation.shapes_score import PROPERTIES
 from granted.eval_metric.shortcuts import shortcut_report
+from granted.utils.errors import InputError
 
 
 def legal(media):

@@ -10,12 +10,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel
-from granted.errors import InputError
+from granted.encoding.features import new_aggregator
 from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
 from granted.sentence_granted import GrantedSentenceEncoder
 from granted.tests.fresh_process import run_without_package
-from granted.training.aggregator_features import new_aggregator
-from granted.training.contrastive import AggregatorHeads
+from granted.training.aggregator.contrastive import AggregatorHeads
+from granted.utils.errors import InputError
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,13 +9,13 @@ import pytest
 
 from granted.command_line import parse_settings
 from granted.encoding.loading import EncoderOptions
-from granted.errors import InputError
-from granted.eval_metric.sampling import SamplingSettings
-from granted.training.context_aggregator import AggregatorTrainingConfig
+from granted.eval_metric.generation.sampling import SamplingSettings
+from granted.training.aggregator.training import AggregatorTrainingConfig
+from granted.training.diffusion.text_to_image import TextToImageConfig
+from granted.training.diffusion.text_to_video import TextToVideoConfig
+from granted.training.diffusion.two_step import freeze_step
 from granted.training.flow_matching import Draw
-from granted.training.text_to_image import TextToImageConfig
-from granted.training.text_to_video import TextToVideoConfig
-from granted.training.two_step import freeze_step
+from granted.utils.errors import InputError
 from granted.utils.settings import Count, NonNegative, Positive, Seed, Share, check_settings
 
 

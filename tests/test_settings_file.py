@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from granted.command_line import parse_settings, read_settings
-from granted.errors import InputError
+from granted.utils.errors import InputError
 from granted.utils.settings_file import read_mapping, read_yaml
 
 

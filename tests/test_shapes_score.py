@@ -17,8 +17,7 @@ from granted.dataset_builders.scenes.shapes.drawing import (
     render_image,
     render_video,
 )
-from granted.errors import InputError
-from granted.eval_metric.shapes_score import (
+from granted.eval_metric.generation.shapes_score import (
     PROPERTIES,
     bucket,
     other_prompts,
@@ -26,6 +25,7 @@ from granted.eval_metric.shapes_score import (
     score_shapes,
     shapes_report,
 )
+from granted.utils.errors import InputError
 
 
 SIZE = 128

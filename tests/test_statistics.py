@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from granted.errors import InputError
 from granted.eval_metric.statistics import bootstrap_accuracy, mcnemar, paired_difference
+from granted.utils.errors import InputError
 
 
 def half_right(n):

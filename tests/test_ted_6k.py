@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granted.dataset_builders.ted_6k import export
-from granted.dataset_builders.ted_6k.authors_layout import (
+from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.ted_6k.reading import (
     SAMPLE_FILE,
     SkipReport,
     load_sample,
     read_authors_file,
     read_ted,
 )
-from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     FEATURES,
@@ -39,8 +39,8 @@ from granted.dataset_builders.ted_6k.records import (
 )
 from granted.dataset_builders.ted_6k.statistics import describe, pairs_apart, rows, shared_texts
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES, Ted6K
-from granted.errors import InputError
 from granted.tests.loopback_hub import OWNER, File, Repo
+from granted.utils.errors import InputError
 
 
 DEV = Path(__file__).parents[2] / "shared" / "data" / "ted" / "ted6k_dev.json"

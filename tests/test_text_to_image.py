@@ -20,15 +20,15 @@ from typer.testing import CliRunner
 
 from granted.cli.commands import app
 from granted.command_line import parse_settings
-from granted.embedding_cache import EmbeddingCache
-from granted.errors import InputError
-from granted.files import read_json
+from granted.encoding.embedding_cache import EmbeddingCache
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
-from granted.training.conditioning import Conditioning
+from granted.training.diffusion.conditioning import Conditioning
+from granted.training.diffusion.text_to_image import TextToImageConfig, TextToImageTrainer
 from granted.training.flow_matching import Draw, flow_matching
 from granted.training.optimizers import make_optimizers
-from granted.training.text_to_image import TextToImageConfig, TextToImageTrainer
+from granted.utils.errors import InputError
+from granted.utils.files import read_json
 
 
 DIT = {
@@ -379,7 +379,7 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, 
     changes = {"max_steps": 12, "save_steps": 1, "freeze_at": "6"}
     whole, killed = train(settings("whole", **changes)), tmp_path / "killed"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(vars(settings("killed", **changes))))
-    command = [sys.executable, "-m", "granted.training.text_to_image", "--config", str(tmp_path / "run.yaml")]
+    command = [sys.executable, "-m", "granted.cli", "train", "text-to-image", "--config", str(tmp_path / "run.yaml")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600

@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from granted.command_line import parse_settings
-from granted.errors import InputError
-from granted.files import read_json
+from granted.training.diffusion.text_to_video import TextToVideoConfig, TextToVideoTrainer, is_image_step
 from granted.training.flow_matching import Draw
-from granted.training.text_to_video import TextToVideoConfig, TextToVideoTrainer, is_image_step
+from granted.utils.errors import InputError
+from granted.utils.files import read_json
 
 
 DIT = {

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from granted.errors import InputError
+from granted.encoding.features import expand_features, feature_label, new_aggregator
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator_features import expand_features, feature_label, new_aggregator
-from granted.training.context_aggregator import (
+from granted.training.aggregator.contrastive import contrastive_loss
+from granted.training.aggregator.training import (
     AggregatorTrainingConfig,
     batch_indices,
     learning_rate_factor,
@@ -26,7 +26,7 @@ from granted.training.context_aggregator import (
     split_pairs,
     train_context_aggregators,
 )
-from granted.training.contrastive import contrastive_loss
+from granted.utils.errors import InputError
 
 
 COLOURS = ("red", "blue", "green", "yellow", "black")

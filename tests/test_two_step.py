@@ -7,9 +7,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from granted.errors import InputError
 from granted.modeling_granted import GrantedModel
-from granted.training.two_step import (
+from granted.training.diffusion.two_step import (
     LayerWeightSchedule,
     draw_trajectory,
     freeze_step,
@@ -17,6 +16,7 @@ from granted.training.two_step import (
     set_fusion,
     stopped_falling,
 )
+from granted.utils.errors import InputError
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from datasets import Dataset
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 
-from granted.errors import InputError
 from granted.publishing import hub as asking
 from granted.publishing.upload import push_folder
 from granted.tests import loopback_hub as loopback
 from granted.tests.fresh_process import run_without_package
 from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File
+from granted.utils.errors import InputError
 
 
 REPO = f"{OWNER}/granted"

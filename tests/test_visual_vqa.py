@@ -23,7 +23,7 @@ from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import Conversation, RowError, as_conversation, load_vqa
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 disable_progress_bars()

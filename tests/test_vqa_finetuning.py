@@ -40,12 +40,11 @@ from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.scenes.world import world_pairs
 from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, answer_template
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.errors import InputError
-from granted.training.export import export_encoder
-from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+from granted.eval_metric.ted_probe import encoder_of
+from granted.examples.miniature.model import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
 from granted.training.run_folder import RECORD
-from granted.training.ted_probe import encoder_of
-from granted.training.vqa_finetuning import (
+from granted.training.vqa.export import export_encoder
+from granted.training.vqa.finetuning import (
     LengthsOfEpoch,
     VqaFinetuningConfig,
     beside_the_layers,
@@ -54,6 +53,7 @@ from granted.training.vqa_finetuning import (
     lora_config,
     run,
 )
+from granted.utils.errors import InputError
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -306,7 +306,7 @@ def command(model_folder, data, output, steps):
     arguments += [f"--output_dir={output}", "--adapter=none", f"--max_steps={steps}", "--use_cpu=true"]
     arguments += ["--per_device_train_batch_size=2", "--learning_rate=1e-3", "--bf16=false", "--save_steps=1"]
     arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
-    return [sys.executable, "-m", "granted.training.vqa_finetuning", *arguments]
+    return [sys.executable, "-m", "granted.training.vqa.finetuning", *arguments]
 
 
 def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
@@ -403,7 +403,7 @@ def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, d
         batches = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
         finetune(VqaFinetuningConfig(output_dir=str(tmp_path / name), **batches, **settings))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "granted.training.vqa_finetuning", f"--output_dir={tmp_path / 'processes'}"]
+    command += ["-m", "granted.training.vqa.finetuning", f"--output_dir={tmp_path / 'processes'}"]
     command += ["--per_device_train_batch_size=2", *(f"--{name}={value}" for name, value in settings.items())]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600

@@ -7,10 +7,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForC
 
 from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
-from granted.errors import InputError
 from granted.eval_metric.vqa import answer, evaluate_vqa, majority_answers, swapped, vqa_report
-from granted.training.miniature import build_miniature
-from granted.training.miniature_vision import LOOKS, drawing_of, labels_of
+from granted.examples.miniature.model import build_miniature
+from granted.examples.miniature.vision import LOOKS, drawing_of, labels_of
+from granted.utils.errors import InputError
 
 
 @pytest.fixture(scope="session")

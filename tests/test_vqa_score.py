@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from granted.encoding.loading import LoadingOptions
-from granted.errors import InputError
-from granted.eval_metric import vqa_score
-from granted.eval_metric.vqa_score import Judge, rating_agreement, score_prompts, vqa_score_report
-from granted.training.miniature import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+from granted.eval_metric.generation import vqa_score
+from granted.eval_metric.generation.vqa_score import Judge, rating_agreement, score_prompts, vqa_score_report
+from granted.examples.miniature.model import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+from granted.utils.errors import InputError
 
 
 FP32 = LoadingOptions(dtype="float32")

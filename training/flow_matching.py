@@ -10,7 +10,7 @@ resumed run, and a run on any number of processes, sees the same noise.
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from granted.training.diffusion_settings import DiffusionTrainingConfig
+from granted.training.diffusion.settings import DiffusionTrainingConfig
 
 
 UNCONDITIONAL = ""  # the caption in place of a dropped one

@@ -11,8 +11,8 @@ import re
 import torch
 from torch import nn
 
-from granted.errors import InputError
-from granted.training.diffusion_settings import DiffusionTrainingConfig
+from granted.training.diffusion.settings import DiffusionTrainingConfig
+from granted.utils.errors import InputError
 
 
 IN_A_BLOCK = re.compile(r"\w+\.\d+\.(?!.*norm)")  # "layers.3.attn.to_q.weight", but no modulation of a norm

@@ -19,8 +19,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from filelock import BaseFileLock, FileLock, Timeout
 
-from granted.errors import InputError
-from granted.files import atomic_path, parts_of, read_json, remove_temporaries
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, parts_of, read_json, remove_temporaries
 
 
 LOCK = ".lock"  # held by the process that trains in a folder

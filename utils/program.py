@@ -1,7 +1,7 @@
 """How a program of ours begins and ends: what the user got wrong is one line, and an interrupt says how to go on.
 
     run_as_command(main)                             # of `granted`
-    run_as_program(run)                              # accelerate launch -m granted.training.vqa_finetuning ...
+    run_as_program(run)                              # accelerate launch -m granted.training.vqa.finetuning ...
 
 Exit codes: 2 for what the user got wrong or the machine lacks, 128 and the signal's number for Ctrl-C (130), SIGTERM
 (143) and SIGHUP (129), and 1 for a mistake of ours, whose traceback is shown. Hardly anything is imported before
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 def run_as_command(command: Callable[[], object]) -> None:
@@ -101,7 +101,7 @@ def _open_streams() -> None:
 
 
 def _arguments(arguments: Sequence[str]) -> list[str]:
-    from granted.files import as_path
+    from granted.utils.files import as_path
 
     for argument in arguments:
         try:
@@ -113,7 +113,7 @@ def _arguments(arguments: Sequence[str]) -> list[str]:
 
 def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line for what ended a command; of a mistake of ours the traceback is printed."""
-    from granted.files import unwritable
+    from granted.utils.files import unwritable
 
     reason = " ".join(str(error).split())
     name = type(error).__name__  # of what loads torch, which is not loaded for a message

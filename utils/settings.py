@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 @dataclass(frozen=True)

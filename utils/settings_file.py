@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from granted.errors import InputError
-from granted.files import as_path, read_text
+from granted.utils.errors import InputError
+from granted.utils.files import as_path, read_text
 
 
 LONGEST = 100_000  # characters; settings are short, and a parser takes minutes over megabytes

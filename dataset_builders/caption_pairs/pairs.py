@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
 from granted.dataset_builders.loading import readable
-from granted.errors import InputError, refusing
-from granted.files import atomic_path, read_jsonl
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import atomic_path, read_jsonl
 
 
 MEDIA = ("image", "video")

@@ -18,7 +18,7 @@ from granted.dataset_builders.scenes.everyday.statements import EverydayAsker
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.statements import DIFFICULTIES, Question, ask
 from granted.dataset_builders.ted_6k.records import MEDIA, OFFICIAL_COUNTS, SYNTHETIC, TedRecord, snake_case
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 OFFICIAL_SIZE = sum(map(sum, OFFICIAL_COUNTS.values()))

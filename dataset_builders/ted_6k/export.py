@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
-from granted.citation import bibtex
 from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     FEATURES,
@@ -36,9 +35,10 @@ from granted.dataset_builders.ted_6k.records import (
 )
 from granted.dataset_builders.ted_6k.statistics import describe, rows
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES
-from granted.errors import InputError
-from granted.files import atomic_path, write_json
-from granted.templates import fill_template
+from granted.utils.citation import bibtex
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, write_json
+from granted.utils.templates import fill_template
 
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
 from granted.dataset_builders.ted_6k.ted_6k import CATEGORIES, FEATURES, MEDIA, snake_case
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 __all__ = [

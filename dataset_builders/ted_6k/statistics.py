@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair
-from granted.dataset_builders.ted_6k.authors_layout import config_of
+from granted.dataset_builders.ted_6k.reading import config_of
 from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     MEDIA,

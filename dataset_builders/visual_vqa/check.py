@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import as_conversation
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 NAMED = 3  # rows that the error names

@@ -15,7 +15,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from granted.dataset_builders.visual_vqa.media import open_clip, open_image
 from granted.dataset_builders.visual_vqa.rows import RowError, as_conversation
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 IGNORED = -100  # a label that has no part in the loss

@@ -23,7 +23,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from granted.dataset_builders.visual_vqa.rows import RowError
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 WHITE = (255, 255, 255)  # lies under what is transparent

@@ -17,7 +17,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from granted.dataset_builders.loading import FOLDER, load_source, placed
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 INLINE = ("image", "video", "url", "path", "base64")  # keys under which other layouts put the medium into its part

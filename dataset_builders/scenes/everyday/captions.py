@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from granted.dataset_builders.scenes.everyday.lexicon import load_patterns
-from granted.dataset_builders.scenes.everyday.words import number_word, participle, plural, present, with_article
 from granted.dataset_builders.scenes.scene import Concept, Place, Scene
+from granted.dataset_builders.scenes.words import number_word, participle, plural, present, with_article
 
 
 WORDS = (150, 250)  # of a caption: as long as those of TED-6K

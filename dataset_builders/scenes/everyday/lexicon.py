@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from granted.dataset_builders.scenes.scene import Concept
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 HERE = Path(__file__).parent

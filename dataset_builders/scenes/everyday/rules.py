@@ -11,8 +11,8 @@ from pathlib import Path
 from lemminflect import getInflection
 
 from granted.dataset_builders.scenes.everyday.lexicon import HERE, LEAST, Theme, concept_lists, read_theme
-from granted.dataset_builders.scenes.everyday.words import head_noun, plural
-from granted.errors import InputError
+from granted.dataset_builders.scenes.words import head_noun, plural
+from granted.utils.errors import InputError
 
 
 THINGS = ("items", "objects", "portable", "supports", "signs")  # nouns that can be counted, placed or described

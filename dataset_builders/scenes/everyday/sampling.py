@@ -11,8 +11,8 @@ import random
 from collections.abc import Sequence
 
 from granted.dataset_builders.scenes.everyday.lexicon import Lexicon, Theme, load_lexicon
-from granted.dataset_builders.scenes.everyday.words import head_noun, plural
 from granted.dataset_builders.scenes.scene import Concept, Place, Scene
+from granted.dataset_builders.scenes.words import head_noun, plural
 
 
 SLOTS = 4  # subjects in a table: one statement is true, three are told apart from it

@@ -11,9 +11,9 @@ from itertools import permutations
 from granted.dataset_builders.scenes.everyday.captions import Caption
 from granted.dataset_builders.scenes.everyday.lexicon import load_lexicon
 from granted.dataset_builders.scenes.everyday.sampling import COUNTS, MANNERS
-from granted.dataset_builders.scenes.everyday.words import number_word, plural, present
 from granted.dataset_builders.scenes.scene import All, Concept, Is, Place
 from granted.dataset_builders.scenes.statements import Asker, Frame, Option, as_sentence
+from granted.dataset_builders.scenes.words import number_word, plural, present
 
 
 class EverydayAsker(Asker):

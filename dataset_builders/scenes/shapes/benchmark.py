@@ -20,7 +20,7 @@ from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
 from granted.dataset_builders.scenes.statements import Question, ask
 from granted.dataset_builders.scenes.world import as_record, plan, split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, SYNTHETIC, TedRecord
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 SOURCE = f"{SYNTHETIC} shapes"

@@ -13,10 +13,10 @@ import random
 import zlib
 from collections.abc import Sequence
 
-from granted.dataset_builders.scenes.everyday.words import number_word, plural, present, with_article
 from granted.dataset_builders.scenes.scene import Concept, Scene
 from granted.dataset_builders.scenes.shapes.lexicon import PLACES
-from granted.errors import InputError
+from granted.dataset_builders.scenes.words import number_word, plural, present, with_article
+from granted.utils.errors import InputError
 
 
 DETAILS = ("full", "short", "plain")

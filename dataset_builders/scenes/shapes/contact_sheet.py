@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from granted.errors import InputError
-from granted.files import atomic_path
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
 
 
 Entry = tuple[Image.Image | Sequence[Image.Image], str, Sequence[tuple[str, bool]]]

@@ -28,7 +28,7 @@ from granted.dataset_builders.scenes.shapes.figure_tiles import (
     paste_tile,
     plate_aspect,
 )
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 GRID = 3  # cells in a row and in a column

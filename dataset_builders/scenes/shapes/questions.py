@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
-from granted.dataset_builders.scenes.everyday.words import number_word, plural, present, with_article
 from granted.dataset_builders.scenes.scene import Concept, InOrder, Is, holds
 from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption, write_shapes_caption
 from granted.dataset_builders.scenes.shapes.lexicon import (
@@ -29,7 +28,8 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     SPEEDS,
     TEXTURES,
 )
-from granted.errors import InputError
+from granted.dataset_builders.scenes.words import number_word, plural, present, with_article
+from granted.utils.errors import InputError
 
 
 # For each aspect the categories one of which a scene is sampled for.

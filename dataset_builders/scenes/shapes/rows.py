@@ -35,8 +35,8 @@ from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPE
 from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, swap_one_look
 from granted.dataset_builders.scenes.world import SPLITS, split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.errors import InputError
-from granted.files import atomic_path
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
 
 
 ROWS_PER_GROUP = 200

@@ -40,7 +40,7 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     TEXTURES,
 )
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.errors import InputError
+from granted.utils.errors import InputError
 
 
 VIDEO_ONLY = ("Action Recognition", "Temporal")

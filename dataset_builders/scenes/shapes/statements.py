@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import permutations
 
-from granted.dataset_builders.scenes.everyday.words import number_word, participle, present
 from granted.dataset_builders.scenes.scene import All, Concept, InOrder, Is
 from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption
 from granted.dataset_builders.scenes.shapes.lexicon import (
@@ -25,6 +24,7 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     TEXTURES,
 )
 from granted.dataset_builders.scenes.statements import NEGATIVES, Asker, Frame, Option, as_sentence
+from granted.dataset_builders.scenes.words import number_word, participle, present
 
 
 Subject = str | Concept

@@ -1,0 +1,84 @@
+"""Fused features on disk: the texts of a file encoded once, under all that decides their content.
+
+    encode_file("encoder", "captions.txt", "features")
+    EmbeddingCache("features", feature_identity(encoder)).read("features", "a red cube")     # (N, D)
+
+Tiny, on CPU: `granted encode checkpoints/tiny/granted texts.txt --output features`.
+"""
+
+import os
+
+from tqdm.auto import tqdm
+
+from granted.encoding.embedding_cache import EmbeddingCache
+from granted.encoding.loading import EncoderOptions, load_encoder
+from granted.modeling_fingerprint import weights_hash
+from granted.modeling_granted import GrantedModel
+from granted.utils.errors import InputError
+from granted.utils.files import read_lines
+
+
+def encode_file(
+    spec: str,
+    texts_file: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    fusion: str | None = None,
+    layer_index: int | None = None,
+    options: EncoderOptions | None = None,
+    max_length: int | None = None,
+    token_budget: int = 8192,
+    batch_texts: int = 256,
+) -> tuple[int, int]:
+    """Encode the lines of a file into an [`EmbeddingCache`] under the name `features`.
+
+    Args:
+        spec (`str`): the encoder, see [`load_encoder`].
+        texts_file (`str`): UTF-8, one text a line; empty lines are none.
+        output_dir (`str`): the cache's folder.
+        fusion (`str`, *optional*), layer_index (`int`, *optional*): of a plain encoder, `"norm_avg"` by default; a
+            saved model has its own.
+        options ([`EncoderOptions`], *optional*): how and where the encoder is loaded.
+        max_length (`int`, *optional*): most tokens read of a text.
+        token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
+        batch_texts (`int`, defaults to 256): texts of a shard.
+
+    Returns:
+        Texts encoded now, and texts in the cache.
+
+    Raises:
+        InputError: the file is missing, not UTF-8 or has no text; the encoder cannot be loaded or is a saved model
+            with another fusion than the one asked for; the folder holds the features of another encoder.
+    """
+    texts = [line for line in read_lines(texts_file) if line.strip()]
+    if not texts:
+        raise InputError(f"got no text in {texts_file}, expected one a line")
+    asked = {name: value for name, value in (("fusion", fusion), ("layer_index", layer_index)) if value is not None}
+    name, encoder = load_encoder(spec, options, max_length=max_length, **{"fusion": "norm_avg"} | asked)
+    for option, value in asked.items():
+        if getattr(encoder.config, option) != value:
+            raise InputError(
+                f"got {option} {value} for {name}, a saved model with {option} {getattr(encoder.config, option)}, "
+                "expected its own: leave the option out, or name the plain encoder"
+            )
+    cache = EmbeddingCache(output_dir, feature_identity(encoder))
+    missing = cache.missing(texts)
+    with tqdm(total=len(missing), desc=f"encoding by {name}", unit="text", disable=not missing) as bar:
+        for start in range(0, len(missing), batch_texts):
+            part = missing[start : start + batch_texts]
+            features = encoder.encode(part, token_budget=token_budget, show_progress=False)  # (N_i, D) each
+            cache.append(part, {"features": features})
+            bar.update(len(part))
+    return len(missing), len(cache)
+
+
+def feature_identity(encoder: GrantedModel) -> dict:
+    """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them."""
+    identity = {
+        "encoder": encoder.fingerprint(),
+        "fusion": encoder.config.fusion_options(),
+        "layer weights": encoder.layer_weights.tolist(),
+    }
+    if encoder.config.projection_dim is not None:
+        identity["projection"] = weights_hash(encoder.projection)
+    return identity

@@ -1,0 +1,429 @@
+"""Contrastive training of context aggregators on caption pairs (Section 3.3), all requested features at once.
+
+    granted train aggregator --encoder Qwen/Qwen3-VL-8B-Instruct --pairs pairs.parquet --features last,norm_avg
+    accelerate launch -m granted.cli train aggregator --config training/configs/aggregator_paper.yaml ...
+
+Tiny, on CPU: `granted train aggregator --encoder FOLDER --pairs FILE --output out --batch-size 4 --max-steps 10`.
+
+One run of the frozen encoder per batch serves an aggregator ("head") for every feature and learning rate. Heads share
+nothing else: each has its own loss and gradient clipping, so a head comes out the same whatever is trained beside it.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from granted.encoding.features import (
+    expand_features,
+    feature_label,
+    new_aggregator,
+    read_layer_weights,
+    reading_of,
+)
+from granted.modeling_granted import GrantedModel
+from granted.training.aggregator.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
+from granted.training.run_folder import hold_folder, leave_folder
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, check_settings
+
+
+@dataclass
+class AggregatorTrainingConfig:
+    """Settings of the contrastive training; the defaults are the paper's.
+
+    Args:
+        features (`list[str]`): what the aggregators read; `"last"`, `"penultimate"`, `"layer_I"` (0 is the first
+            block), `"all_layers"` (every single one), `"avg"`, `"norm_avg"`, `"learned"` (layer weights learned with
+            the aggregator) or `"weights:PATH"` (layer weights learned elsewhere, frozen).
+        learning_rates (`list[float]`): peak rates. With more than one, a head is trained per feature and rate, and
+            the held-out pairs choose.
+        batch_size (`int`): pairs per process and step. Every text of the other pairs, on all processes, is a negative.
+        epochs (`int`), max_steps (`int`, *optional*): length; an incomplete last batch of an epoch is left out.
+        schedule (`str`): `"constant"` or `"cosine"` (to zero); warmup_steps (`int`): linear rise before it.
+        weight_decay (`float`), max_grad_norm (`float`), temperature (`float`): as in the loss and AdamW.
+        aggregator_width (`int`, *optional*): width of the aggregators' blocks, a multiple of 16; by default that of
+            the encoder, as in the authors' code (Appendix C.1 prints 1024).
+        hard_negatives (`bool`): add the texts of each pair's `negatives` column to the negatives.
+        held_out (`int`): pairs kept from training to measure the heads on, at most a tenth of all.
+        seed (`int`): of initialisation, data order and the held-out choice.
+        mixed_precision (`str`): `"bf16"` or `"no"`, of the training's matrix products; weights, positions and
+            similarities stay in fp32, and held-out pairs are measured in fp32.
+        recompute_layers (`bool`): learned layer weights get their gradient from a second run of the encoder, at the
+            memory of inference; `False` keeps the layers of a batch, which is faster where they fit.
+        token_budget (`int`): most tokens, padding included, that the encoder reads at a time.
+        save_steps (`int`): steps between checkpoints, from which an interrupted run goes on.
+        log_steps (`int`), tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
+    """
+
+    features: list[str] = field(default_factory=lambda: ["norm_avg"])
+    learning_rates: list[Positive] = field(default_factory=lambda: [1e-5])
+    batch_size: Count = 16
+    epochs: Count = 1
+    max_steps: Count | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Natural = 0
+    weight_decay: NonNegative = 1e-5
+    max_grad_norm: Positive = 0.5
+    temperature: Positive = 0.07
+    aggregator_width: Count | None = None
+    hard_negatives: bool = False
+    held_out: Natural = 500
+    seed: Seed = 0
+    mixed_precision: Literal["bf16", "no"] = "bf16"
+    recompute_layers: bool = True
+    token_budget: Count = 8192
+    save_steps: Count = 200
+    log_steps: Count = 10
+    tracker: Literal["file", "trackio"] = "file"
+
+    def __post_init__(self):
+        check_settings(self)
+        if not self.features or not self.learning_rates:
+            raise InputError("got no features or no learning_rates, expected at least one of each")
+
+
+def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int) -> float:
+    """What the peak learning rate is multiplied by at `step` (counted from 0) of `total`."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, total - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_indices(num_pairs: int, batch: int, epochs: int, seed: int, first: int) -> Iterator[list[int]]:
+    """Batches of pair numbers from step `first` on; step s is the same whether or not the run was interrupted."""
+    per_epoch = num_pairs // batch
+    for step in range(first, epochs * per_epoch):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or step == first:
+            order = torch.randperm(num_pairs, generator=torch.Generator().manual_seed(seed * 100_003 + epoch)).tolist()
+        yield order[place * batch : (place + 1) * batch]
+
+
+def pair_texts(pairs: Sequence[dict], indices: list[int], hard_negatives: int = 0) -> tuple[list[str], torch.Tensor]:
+    """Texts and their numbers: captions a, captions b, then `hard_negatives` a pair (number -1 for missing ones)."""
+    rows = [pairs[i] for i in indices]
+    texts = [row["caption_a"] for row in rows] + [row["caption_b"] for row in rows]
+    ids = [text_id(text) for text in texts]
+    for row in rows if hard_negatives else []:
+        own = list(row.get("negatives") or [])[:hard_negatives]
+        missing = hard_negatives - len(own)
+        texts += own + [row["caption_a"]] * missing
+        ids += [text_id(text) for text in own] + [-1] * missing
+    return texts, torch.tensor(ids)  # (texts,)
+
+
+def train_context_aggregators(
+    encoder: GrantedModel,
+    pairs: Sequence[dict],
+    output_dir: str | os.PathLike,
+    config: AggregatorTrainingConfig | None = None,
+    *,
+    encoder_name: str | None = None,
+    show_progress: bool = True,
+) -> dict[str, Path]:
+    """Train an aggregator for every feature of a frozen encoder; go on where an interrupted run stopped.
+
+    Args:
+        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not. The heads train on its device.
+        pairs (`Sequence[dict]`): rows with `caption_a`, `caption_b` and, for hard negatives, `negatives`.
+        output_dir (`str`): gets one folder per feature, loadable by `ContextAggregator.from_pretrained`, with
+            `training.json` (settings and held-out figures) in it; while it runs also `checkpoint-STEP`.
+        config ([`AggregatorTrainingConfig`], *optional*): the paper's settings by default.
+        encoder_name (`str`, *optional*): what to call the encoder in files and messages.
+
+    Returns:
+        The folder of every feature, by its label.
+
+    Raises:
+        InputError: too few pairs, an unknown feature, or `output_dir` holds another run.
+    """
+    config = config or AggregatorTrainingConfig()
+    output_dir = Path(output_dir)
+    encoder_name = encoder_name or encoder.config.encoder_name_or_path or encoder.config._name_or_path
+    features = expand_features(config.features, encoder.config.num_hidden_layers)
+    folders = {feature_label(feature): output_dir / feature_label(feature) for feature in features}
+
+    # Accelerate keeps one precision for the life of a process; runs of one process may differ, see `autocast`.
+    accelerator = Accelerator(
+        mixed_precision="no",
+        log_with="trackio" if config.tracker == "trackio" else None,
+        project_dir=str(output_dir),
+    )
+    encoder.requires_grad_(False).eval()
+    set_seed(config.seed)
+
+    fingerprint = encoder.fingerprint()
+    identity = run_identity(config, encoder, fingerprint, pairs)
+    finished = [folder / "training.json" for folder in folders.values() if (folder / "training.json").exists()]
+    for path in finished:
+        _check_identity(path, identity)
+    if len(finished) == len(folders):
+        return folders
+
+    held_out, training = split_pairs(len(pairs), config)
+    step_pairs = config.batch_size * accelerator.num_processes
+    total = config.epochs * (len(training) // step_pairs)
+    total = min(total, config.max_steps) if config.max_steps else total
+    if total == 0:
+        raise InputError(
+            f"got {len(training)} pairs to train on, expected at least one batch of {step_pairs}: "
+            "give more pairs or lower batch_size"
+        )
+    negatives = max((len(pairs[i].get("negatives") or []) for i in range(len(pairs))), default=0)
+    if config.hard_negatives and negatives == 0:
+        raise InputError("got hard_negatives=True and pairs without any, expected a 'negatives' column: add it")
+    negatives = negatives if config.hard_negatives else 0
+    if step_pairs == 1 and negatives == 0:
+        raise InputError("got one pair a step, expected at least two: a text has no negatives then, raise batch_size")
+
+    names = {  # head -> (feature, learning rate)
+        f"{feature_label(feature)}@{rate:.6e}".replace(".", "_"): (feature, rate)
+        for feature in features
+        for rate in config.learning_rates
+    }
+    heads = AggregatorHeads(
+        {
+            name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed, config.aggregator_width)
+            for name, (feature, _) in names.items()
+        }
+    ).train()
+    heads.to(encoder.input_device)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(heads.heads[name].parameters()), "lr": rate} for name, (_, rate) in names.items()],
+        weight_decay=config.weight_decay,
+    )
+    lock = hold_folder(output_dir)
+    model = accelerator.prepare_model(heads, device_placement=False)
+    if accelerator.is_main_process:  # warns of texts that are cut: once, of the first pairs
+        encoder.tokenize([text for pair in islice(pairs, 5_000) for text in (pair["caption_a"], pair["caption_b"])])
+    first, log, seconds = resume(output_dir, identity, heads, optimizer, step_pairs)
+    if config.tracker == "trackio":
+        accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
+
+    silent = not (show_progress and accelerator.is_main_process)
+    started = time.perf_counter() - seconds
+    batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
+    with tqdm(total=total, initial=first, desc=f"aggregators of {encoder_name}", disable=silent) as bar:
+        for step, batch in zip(range(first, total), batches):
+            mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
+            texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)
+            factor = learning_rate_factor(step, total, config.schedule, config.warmup_steps)
+            for group, (_, rate) in zip(optimizer.param_groups, names.values()):
+                group["lr"] = rate * factor
+            with autocast(encoder, config):
+                embeddings = model(encoder, texts, config.token_budget, config.recompute_layers)
+            losses = {
+                name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
+                for name, rows in embeddings.items()
+            }
+            accelerator.backward(torch.stack(list(losses.values())).sum())
+            for name in names:
+                nn.utils.clip_grad_norm_(heads.heads[name].parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+            if (step + 1) % config.log_steps == 0 or step + 1 == total:
+                row = {f"loss/{name}": loss.item() / accelerator.num_processes for name, loss in losses.items()}
+                for name, value in row.items():
+                    if not math.isfinite(value):
+                        raise InputError(
+                            f"got {name} = {value} at step {step + 1}, expected a finite loss: lower the "
+                            "learning rate, or load the encoder in float32"
+                        )
+                log.append({"step": step + 1, "learning_rate_factor": factor, **row})
+                bar.set_postfix(loss=f"{sum(row.values()) / len(row):.3f}")
+                if config.tracker == "trackio":
+                    accelerator.log(row, step=step + 1)
+            if (step + 1) % config.save_steps == 0 and step + 1 < total:
+                state = {
+                    "step": step + 1,
+                    "pairs_per_step": step_pairs,
+                    "identity": identity,
+                    "log": log,
+                    "seconds": time.perf_counter() - started,
+                }
+                save_checkpoint(output_dir, state, heads, optimizer, accelerator)
+
+    figures = {}
+    if accelerator.is_main_process:
+        figures = evaluate_heads(heads.eval(), encoder, pairs, held_out, config)
+        report = {
+            "identity": identity,
+            "encoder": encoder_name,
+            "settings": asdict(config),
+            "reading": reading_of(encoder),
+            "pairs": {"training": len(training), "held_out": len(held_out)},
+            "steps": total,
+            "processes": accelerator.num_processes,
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        with atomic_path(output_dir / "training.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
+        for feature in features:
+            candidates = {name: figures[name] for name, (one, _) in names.items() if one == feature}
+            # Ranked by held-out loss; without held-out pairs there is one rate only (checked in split_pairs).
+            best = min(candidates, key=lambda name: candidates[name].get("loss", 0.0))
+            chosen = {"learning_rate": names[best][1], "held_out": candidates[best]}
+            tried = {f"{names[name][1]:g}": figure for name, figure in candidates.items()}
+            with atomic_path(folders[feature_label(feature)]) as temporary:
+                heads.heads[best].save_pretrained(temporary)
+                write_json(temporary / "training.json", report | chosen | {"learning_rates_tried": tried})
+        for folder in checkpoints(output_dir):
+            shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+    # Not `end_training`, which also ends the process group: the next seed or encoder of this process needs it.
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    leave_folder(lock)
+    return folders
+
+
+def autocast(encoder: GrantedModel, config: AggregatorTrainingConfig) -> torch.autocast:
+    """The precision in which the heads train."""
+    return torch.autocast(encoder.input_device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
+
+
+def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the held-out pairs and of the training pairs; the split is the same for every seed."""
+    held_out = min(config.held_out, count // 10)
+    if held_out == 0 and len(config.learning_rates) > 1:
+        raise InputError("got several learning_rates and no held-out pairs, expected pairs to choose by: set held_out")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(20251)).tolist()
+    return sorted(order[:held_out]), sorted(order[held_out:])
+
+
+@torch.no_grad()
+def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
+    """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127)."""
+    group = 64
+    totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
+    for start in range(0, len(held_out), group):
+        indices = held_out[start : start + group]
+        if len(indices) < group and start:
+            break  # a smaller group would be easier
+        texts, ids = pair_texts(pairs, indices)
+        with torch.autocast(encoder.input_device.type, enabled=False):
+            embeddings = heads(encoder, texts, config.token_budget)
+        for name, rows in embeddings.items():
+            loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()
+            z = F.normalize(rows.float(), dim=-1)  # (2B, D)
+            similarity = (z @ z.T).fill_diagonal_(-torch.inf)  # (2B, 2B)
+            partner = torch.arange(len(z), device=z.device).roll(len(indices))  # (2B,)
+            right = (similarity.argmax(-1) == partner).float().mean().item()
+            totals[name].append((loss, right, len(indices)))
+    figures = {}
+    for name, parts in totals.items():
+        pairs_seen = sum(part[2] for part in parts)
+        if pairs_seen:
+            figures[name] = {
+                "loss": sum(part[0] * part[2] for part in parts) / pairs_seen,
+                "retrieval_accuracy": sum(part[1] * part[2] for part in parts) / pairs_seen,
+                "pairs": pairs_seen,
+            }
+        else:
+            figures[name] = {}
+    return figures
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def run_identity(
+    config: AggregatorTrainingConfig, encoder: GrantedModel, fingerprint: str, pairs: Sequence[dict]
+) -> dict[str, str]:
+    """What makes two runs the same: every setting that changes the weights, the encoder, how it reads, the pairs."""
+    settings = asdict(config)
+    for feature in config.features:
+        if feature.startswith("weights:"):  # the file may change under its name
+            weights = read_layer_weights(feature.removeprefix("weights:"), encoder.config.num_hidden_layers)
+            settings[feature] = weights.tolist()
+    for name in ("save_steps", "log_steps", "tracker"):
+        del settings[name]
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(json.dumps([pair["caption_a"], pair["caption_b"], pair.get("negatives") or []]).encode())
+    reading = {name.replace("_", " "): json.dumps(value) for name, value in reading_of(encoder).items()}
+    settings = json.dumps(settings, sort_keys=True)
+    return {"settings": settings, "encoder": fingerprint, "pairs": digest.hexdigest()} | reading
+
+
+def _check_identity(path: Path, identity: dict[str, str]) -> None:
+    with refusing(f"{path}", "what a training of aggregators wrote: remove its folder and train again"):
+        found = dict(read_json(path)["identity"])
+    different = [name for name in identity if found.get(name) != identity[name]]
+    if different:
+        raise InputError(
+            f"got {path.parent}, which holds a run with other {' and '.join(different)}, expected this run's: "
+            "choose another output folder or remove it"
+        )
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The folders `checkpoint-STEP`, in order of step."""
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, accelerator) -> None:
+    """Write `checkpoint-STEP` whole, then remove the older ones."""
+    if not accelerator.is_main_process:
+        return
+    state = optimizer.state_dict()["state"]
+    moments = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+    target = output_dir / f"checkpoint-{described['step']}"
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        save_file({k: v.contiguous() for k, v in heads.state_dict().items()}, temporary / "heads.safetensors")
+        save_file(moments, temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", described)
+    for folder in checkpoints(output_dir):
+        if folder != target:
+            shutil.rmtree(folder)
+
+
+def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict], float]:
+    """Load the newest checkpoint, if any; the step to go on from, the log and the seconds so far.
+
+    Raises:
+        InputError: the checkpoint is damaged, of another run, or of one with another number of processes.
+    """
+    found = checkpoints(output_dir)
+    if not found:
+        return 0, [], 0.0
+    folder = found[-1]
+    _check_identity(folder / "state.json", identity)
+    with refusing(f"the checkpoint {folder}", "a whole one: remove it and run again"):
+        state = read_json(folder / "state.json")
+        step, log, seconds = int(state["step"]), list(state["log"]), float(state["seconds"])
+        if state["pairs_per_step"] != step_pairs:
+            raise InputError(
+                f"got {folder} of a run with {state['pairs_per_step']} pairs a step, expected {step_pairs}: go on "
+                "with as many processes as it began with, or remove it"
+            )
+        heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(folder / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step, log, seconds

@@ -1,0 +1,217 @@
+"""Text to image: a Lumina 2 transformer from scratch, with the layer weights of its text encoder (Section 3.5, C.1).
+
+    granted train text-to-image --config training/configs/t2i_paper.yaml --encoder ENCODER --data DATA --output_dir run
+    accelerate launch --config_file training/configs/accelerate_ddp.yaml -m granted.cli train text-to-image ...
+
+Tiny, on CPU: the same with `t2i_miniature_32.yaml`, whose first lines say how to make its data. Run the command again
+to go on after an interruption. The outcome is `run/pipeline`, which `DiffusionPipeline.from_pretrained` loads.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
+from diffusers.utils import make_image_grid
+
+from granted.command_line import parse_settings
+from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
+from granted.modeling_fingerprint import weights_hash
+from granted.modeling_granted import GrantedModel
+from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.training.diffusion.data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
+from granted.training.diffusion.loop import DiffusionTrainer
+from granted.training.diffusion.settings import TextToImageConfig
+from granted.training.flow_matching import UNCONDITIONAL
+from granted.training.run_folder import data_fingerprint, stream_fingerprint
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path
+from granted.utils.program import run_as_program
+
+
+class TextToImageTrainer(DiffusionTrainer):
+    """Trains a `Lumina2Transformer2DModel` on pictures or on their latents."""
+
+    kind = "text_to_image"
+    config: TextToImageConfig
+
+    def __init__(self, config: TextToImageConfig, show_progress: bool = True):
+        super().__init__(config, show_progress)
+        self.vae = self.load_vae(AutoencoderKL)
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if self.vae else 1
+        patch = config.transformer.get("patch_size", 2)
+        rows = load_rows(
+            config.data, config.split, config.image_column, config.caption_columns, streaming=config.streaming
+        )
+        common = {
+            "buckets": bucket_shapes(config.resolution, factor * patch, config.aspect_buckets),
+            "seed": config.seed,
+            "skip_broken": config.skip_broken,
+        }
+        columns = (config.image_column, config.caption_columns)
+        if config.streaming:
+            self.pictures = StreamedPictures(
+                rows,
+                *columns,
+                batch_size=self.part,
+                window=config.stream_window,
+                rank=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+                **common,
+            )
+        else:
+            with self.accelerator.main_process_first():
+                self.pictures = CaptionedPictures(
+                    rows, *columns, batch_size=config.batch_size, workers=config.data_workers, **common
+                )
+        self.latents: EmbeddingCache | None = None
+        self.sample_shape = (
+            self.vae.config.latent_channels if self.vae else 3,
+            config.resolution // factor,
+            config.resolution // factor,
+        )
+
+    def make_transformer(self) -> Lumina2Transformer2DModel:
+        """A transformer of the configured shape, for this encoder's width and these samples."""
+        channels, side, _ = self.sample_shape
+        lengths = self.config.transformer.get("axes_lens", (300, 512, 512))
+        most = self.conditioning.max_sequence_length - self.encoder.config.template_drop_tokens
+        if lengths[0] <= most:
+            raise InputError(
+                f"got axes_lens={list(lengths)} for captions of up to {most} tokens, expected at least {most + 1} as "
+                "the first: raise it, or lower max_sequence_length"
+            )
+        follows = {"in_channels": channels, "sample_size": side, "cap_feat_dim": self.encoder.config.hidden_size}
+        different = {
+            name: value for name, value in follows.items() if self.config.transformer.get(name, value) != value
+        }
+        if different:
+            given = {name: self.config.transformer[name] for name in different}
+            raise InputError(
+                f"got a transformer with {given}, expected {different} as encoder and pictures have it: leave these "
+                "fields out"
+            )
+        try:
+            return Lumina2Transformer2DModel(**self.config.transformer | follows)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"got a transformer that cannot be built ({error}): see Lumina2Transformer2DModel"
+            ) from error
+
+    def content(self) -> dict[str, Any]:
+        if isinstance(self.pictures, StreamedPictures):
+            data = stream_fingerprint(self.config.data)
+        else:
+            data = data_fingerprint(self.config.data, self.pictures.rows)
+        return {"data": data, "vae": self.vae and weights_hash(self.vae)}
+
+    def captions(self) -> Iterator[str]:
+        return self.pictures.captions()
+
+    def coming_captions(self, first: int) -> Iterator[str]:
+        if isinstance(self.pictures, StreamedPictures):
+            yield from self.captions()
+            return
+        for step, rows in zip(range(first, self.config.max_steps), self.pictures.order(first)):
+            yield from self.drawn_captions(step, self.pictures, rows)
+
+    def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
+        if isinstance(self.pictures, StreamedPictures):
+            return self.pictures.batches(state or None)
+        return self.pictures.batches(first, self.shares(self.config.batch_size))
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> torch.Tensor:
+        if self.vae is None or self.latents is not None:
+            return batch.samples.to(self.accelerator.device)  # (B, 3, H, W), or (B, C, H/f, W/f)
+        return self.encode(batch.samples)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, 3, H, W) to latents (B, C, H/f, W/f) fp32, scaled as the pipeline scales them."""
+        pixels = pixels.to(self.accelerator.device, self.vae.dtype)  # (B, 3, H, W)
+        latents = self.vae.encode(pixels).latent_dist.mode().float()  # (B, C, H/f, W/f)
+        return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def prepare_data(self) -> None:
+        """Latents of all pictures, once; streams are encoded as they come."""
+        if self.vae is None or not self.config.cache or isinstance(self.pictures, StreamedPictures):
+            return
+        identity = self.content() | {"columns": [self.config.image_column, *self.config.caption_columns]}
+        identity |= {"split": self.config.split, "resolution": self.config.resolution}
+        folder = Path(self.config.cache_dir or self.output) / "latents" / identity_hash(identity)
+        with self.accelerator.main_process_first():
+            cache = EmbeddingCache(folder, identity)
+        self.accelerator.wait_for_everyone()  # each has read what is there before any adds to it
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.pictures.fill(cache, self.encode, rank, processes, at_a_time=self.part)
+        self.accelerator.wait_for_everyone()
+        self.latents = self.pictures.latents = EmbeddingCache(folder, identity)
+
+    def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
+        """Lumina 2 counts time from noise (0) to picture (1) and predicts `x - noise`."""
+        return -self.transformer(noisy, 1 - sigmas, embeds, mask, return_dict=False)[0]  # (B, C, H, W)
+
+    def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
+        """Pictures (len(prompts), 3, H, W) in [0, 1], from the weights as they are."""
+        embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
+        pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
+        pipeline.set_progress_bar_config(disable=True)
+        noise = torch.randn(len(prompts), *self.sample_shape, generator=torch.Generator().manual_seed(seed))
+        return pipeline(
+            prompt_embeds=embeds[:-1],
+            prompt_attention_mask=mask[:-1],
+            negative_prompt_embeds=embeds[-1:].expand(len(prompts), -1, -1),
+            negative_prompt_attention_mask=mask[-1:].expand(len(prompts), -1),
+            height=self.config.resolution,
+            width=self.config.resolution,
+            latents=noise.to(self.accelerator.device),
+            num_inference_steps=self.config.num_inference_steps,
+            guidance_scale=self.config.guidance_scale,
+            output_type="pt",
+        ).images  # (P, 3, H, W)
+
+    def save_grid(self, prompts: list[str], path: Path) -> None:
+        images = self.sample(prompts)  # (P, 3, H, W)
+        if self.accelerator.is_main_process:
+            save_grid(images, path)
+            with atomic_path(path.parent / "prompts.txt") as temporary:
+                temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+
+    def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedLumina2Pipeline:
+        """The pipeline of a transformer; it reads as much of a prompt as the transformer has seen of captions."""
+        tokenizer = encoder and encoder.tokenizer
+        limit = self.conditioning.max_sequence_length
+        return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
+
+    def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
+        self.pipeline(transformer, encoder).save_pretrained(folder)
+
+
+def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:
+    """Write pictures (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged."""
+    arrays = images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
+    scale = max(1, -(-least // arrays.shape[1]))
+    size = (arrays.shape[2] * scale, arrays.shape[1] * scale)
+    pictures = [PIL.Image.fromarray(array).resize(size, PIL.Image.Resampling.NEAREST) for array in arrays]
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    pictures += [PIL.Image.new("RGB", size, "white")] * (rows * columns - len(pictures))
+    with atomic_path(path) as temporary:
+        make_image_grid(pictures, rows, columns).save(temporary, format="PNG")
+
+
+def train(config: TextToImageConfig) -> str:
+    """Train; what is to be shown at the end."""
+    return f"wrote {TextToImageTrainer(config).run() / 'pipeline'}"
+
+
+def run(arguments: Sequence[str]) -> str:
+    """Do what the command line asks."""
+    return train(parse_settings(TextToImageConfig, arguments, "granted train text-to-image"))
+
+
+if __name__ == "__main__":
+    run_as_program(run)

@@ -1,0 +1,244 @@
+"""The layer weights' schedule: learned jointly with the diffusion model, then frozen (Section 3.5, Appendix B).
+
+    schedule = LayerWeightSchedule(encoder, mode="two_step", freeze_at="2/3", total_steps=144_000)
+    for step in range(144_000):
+        if schedule.begin(step):      # frozen at this step: the conditioning is constant from here on
+            ...
+        loss.backward()
+        schedule.update(accelerator)
+        schedule.observe(step + 1)
+    schedule.save("run")              # layer_weights.json and, as Figure 4 of the paper, layer_weights.png
+
+`text_to_image.py` and `text_to_video.py` do this. Tiny, on CPU: `tests/test_two_step.py`.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from granted.modeling_granted import GrantedModel
+from granted.modeling_layer_fusion import LayerFusion
+from granted.training.diffusion.settings import MODES, freeze_step
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, write_json
+
+
+PATIENCE = 3  # windows in a row without a new low, after which the weights' movement has stopped falling
+
+
+class LayerWeightSchedule:
+    """Which layer weights a step uses, and their optimiser while they learn.
+
+    The schedule sets the encoder's fusion, freezes its trunk, and owns the only optimiser that touches the weights:
+    an AdamW without weight decay, which would pull them back to Norm-Avg. After the freeze there is no optimiser
+    left, and nothing changes the weights any more. What is frozen are the weights of that step themselves, not an
+    average of them: the diffusion model has just been trained on them, and goes on with them.
+
+    Args:
+        encoder ([`GrantedModel`]): its fusion becomes what the mode asks for.
+        mode (`str`): `"two_step"`, `"continuous"` (learned to the end), `"norm_avg"` (equal, fixed), or `"as_saved"`
+            (the encoder's own fusion, fixed: a single layer, or weights learned before).
+        freeze_at (`str`, defaults to `"2/3"`): for two_step, the steps of joint training: a number, a fraction of
+            the run (the paper's 96k of 144k), or `"auto"`: when the distance that the softmaxed weights move in a
+            window has stopped falling.
+        total_steps (`int`): length of the run.
+        learning_rate (`float`, defaults to 1e-4): of the weights; `update` may scale it.
+        window (`int`, *optional*): steps between two looks of `"auto"`; a fiftieth of the run by default.
+        record_steps (`int`, defaults to 10): steps between two points of the trajectory; it also has
+            the freeze and the end.
+
+    Raises:
+        InputError: unknown mode, or a freeze outside the run.
+    """
+
+    def __init__(
+        self,
+        encoder: GrantedModel,
+        *,
+        mode: str,
+        freeze_at: str = "2/3",
+        total_steps: int,
+        learning_rate: float = 1e-4,
+        window: int | None = None,
+        record_steps: int = 10,
+    ):
+        if mode not in MODES:
+            raise InputError(f"got layer weights {mode!r}, expected one of {', '.join(MODES)}: choose one")
+        self.encoder = encoder
+        self.mode = mode
+        self.window = window or max(1, total_steps // 50)
+        self.record_steps, self.total_steps = record_steps, total_steps
+        self.auto = mode == "two_step" and freeze_at == "auto"
+        self.freeze_step = freeze_step(freeze_at, total_steps) if mode == "two_step" and not self.auto else None
+        self.frozen_at: int | None = None if mode in ("two_step", "continuous") else 0
+        self.trajectory: list[tuple[int, list[float]]] = []
+        self.borders: list[list[float]] = []  # the weights at the ends of the windows, for `auto`
+
+        encoder.requires_grad_(False)
+        if mode == "norm_avg":
+            set_fusion(encoder, "norm_avg")
+        elif self.learning:
+            set_fusion(encoder, "learned")
+            encoder.fusion.requires_grad_(True)
+        parameters = list(encoder.fusion.parameters())
+        self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0) if self.learning else None
+        self._peak = learning_rate
+        self.observe(0)
+
+    @property
+    def learning(self) -> bool:
+        """Whether the weights still move."""
+        return self.frozen_at is None
+
+    def begin(self, step: int) -> bool:
+        """Freeze if it is time; whether this very step (counted from 0) is the first with frozen weights."""
+        if not self.learning or self.mode != "two_step":
+            return False
+        if step != self.freeze_step and not (self.auto and step % self.window == 0 and self._settled()):
+            return False
+        self._freeze(step)
+        return True
+
+    def update(self, accelerator: Accelerator, factor: float = 1.0) -> None:
+        """One optimiser step on the mean gradient over all processes, at `factor` times the learning rate.
+
+        Nothing once the weights are frozen.
+        """
+        if self.optimizer is None:
+            return
+        weights = self.encoder.fusion.weights  # (L,)
+        gradient = torch.zeros_like(weights) if weights.grad is None else weights.grad  # (L,)
+        weights.grad = accelerator.reduce(gradient, reduction="mean")  # (L,)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._peak * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def observe(self, step: int) -> None:
+        """Note the softmaxed weights after `step` steps, where the trajectory or `auto` wants them."""
+        if step % self.record_steps == 0 or step == self.total_steps:
+            self._record(step)
+        if self.auto and self.learning and step % self.window == 0:
+            self.borders.append(self.encoder.layer_weights.tolist())
+
+    def _record(self, step: int) -> None:
+        self.trajectory.append((step, self.encoder.layer_weights.tolist()))
+
+    def _settled(self) -> bool:
+        return stopped_falling([moved(one, other) for one, other in pairwise(self.borders)])
+
+    def _freeze(self, step: int) -> None:
+        self.frozen_at = step
+        if self.trajectory[-1][0] != step:
+            self._record(step)
+        self.optimizer = None
+        self.encoder.freeze_layer_weights()
+        self.encoder.fusion.weights.grad = None
+
+    # ------------------------------------------------------------------------------------------------- on disk
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as JSON; numbers come back to the bit."""
+        entries = self.optimizer.state_dict()["state"].get(0, {}) if self.optimizer else {}
+        return {
+            "weights": self.encoder.fusion.weights.tolist() if self.encoder.fusion.fusion == "learned" else None,
+            "optimizer": {name: value.tolist() for name, value in entries.items()},
+            "frozen_at": self.frozen_at,
+            "trajectory": self.trajectory,
+            "borders": self.borders,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        if state["weights"] is not None:
+            with torch.no_grad():
+                self.encoder.fusion.weights.copy_(torch.tensor(state["weights"]))  # (L,)
+        if self.learning and state["frozen_at"] is not None:
+            self._freeze(state["frozen_at"])
+        if self.optimizer is not None and state["optimizer"]:
+            entries = {name: torch.tensor(value) for name, value in state["optimizer"].items()}
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": {0: entries}, "param_groups": groups})
+        self.trajectory = [(step, weights) for step, weights in state["trajectory"]]
+        self.borders = state["borders"]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `layer_weights.json` and `layer_weights.png` into a folder."""
+        folder = Path(folder)
+        points = [{"step": step, "weights": weights} for step, weights in self.trajectory]
+        write_json(
+            folder / "layer_weights.json", {"mode": self.mode, "frozen_at": self.frozen_at, "trajectory": points}
+        )
+        draw_trajectory(self.trajectory, folder / "layer_weights.png", self.frozen_at)
+
+
+def set_fusion(encoder: GrantedModel, fusion: str) -> None:
+    """Give an encoder another fusion of its layers, in place; a learned one starts as Norm-Avg.
+
+    Raises:
+        InputError: the encoder is a choice of layers of a kind that the fusion does not take.
+    """
+    device = encoder.fusion.weights.device if encoder.fusion.fusion == "learned" else encoder.device
+    config = encoder.config
+    layers = config.layers if config.fusion != "single" else None
+    replacement = LayerFusion(fusion, config.num_hidden_layers, -1, layers, config.layer_norm_eps)
+    config.fusion, config.layer_index, config.layers = fusion, -1, layers
+    encoder.fusion = replacement.to(device)
+
+
+def moved(before: Sequence[float], after: Sequence[float]) -> float:
+    """How far softmaxed weights have moved, from 0 to 1: the share of the sum that changed its layer."""
+    return 0.5 * sum(abs(one - other) for one, other in zip(before, after))
+
+
+def stopped_falling(distances: Sequence[float], patience: int = PATIENCE) -> bool:
+    """Whether, after its peak, a series has had no new low for `patience` entries in a row.
+
+    Counted from the peak, since weights that begin at zero first speed up.
+    """
+    if len(distances) <= patience:
+        return False
+    peak = max(range(len(distances)), key=distances.__getitem__)
+    since = list(distances[peak:])
+    return len(since) > patience and min(since[-patience:]) >= min(since[:-patience])
+
+
+def draw_trajectory(
+    trajectory: Sequence[tuple[int, Sequence[float]]], path: str | os.PathLike, frozen_at: int | None = None
+) -> None:
+    """Draw the softmaxed weights as a PNG, as Figure 4 does: over the steps a line per layer, and over the layers.
+
+    Args:
+        trajectory (`list`): pairs of step and L weights.
+        path (`str`): the PNG.
+        frozen_at (`int`, *optional*): step of the freeze, marked if above 0.
+    """
+    steps = [step for step, _ in trajectory]
+    layers = len(trajectory[0][1])
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    over_steps, over_layers = figure.subplots(1, 2)
+    for i in range(layers):
+        label = f"{i}" if i in (0, layers // 2, layers - 1) or layers <= 12 else None
+        colour = colormaps["viridis"](i / max(1, layers - 1))
+        over_steps.plot(steps, [weights[i] for _, weights in trajectory], color=colour, label=label, linewidth=1.2)
+    if frozen_at:
+        over_steps.axvline(frozen_at, color="black", linestyle="--", linewidth=1, label="frozen")
+    over_steps.set(xlabel="training step", ylabel="weight (softmax)", title="over the run, a line per layer")
+    over_steps.legend(fontsize=8, ncols=2)
+    shown = sorted({round(k * (len(trajectory) - 1) / 5) for k in range(6)})
+    for number, k in enumerate(shown):
+        step, weights = trajectory[k]
+        colour = colormaps["plasma"](0.9 * number / max(1, len(shown) - 1))
+        over_layers.plot(range(layers), weights, marker=".", color=colour, label=f"step {step}", linewidth=1.2)
+    over_layers.axhline(1 / layers, color="grey", linestyle=":", linewidth=1, label="Norm-Avg")
+    over_layers.set(xlabel="layer (0 is the first block)", title="over the layers")
+    over_layers.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
