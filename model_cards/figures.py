@@ -185,10 +185,10 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
 
 
 def vqa_table(path: Path) -> dict[str, Any]:
-    """The columns and, per aspect, the figures of `vqa.json` of `granted vqa`."""
+    """The columns and, per aspect, the figures of `vqa.json` of `granted evaluate vqa`."""
     report = read_json(path)
     if not isinstance(report, dict) or "all" not in report.get("accuracy", {}):
-        raise InputError(f"got {path}, expected the report of granted vqa: check the path")
+        raise InputError(f"got {path}, expected the report of granted evaluate vqa: check the path")
     parts = report["accuracy"]
     return {"columns": [name for name in parts["all"] if name != "n"], "parts": parts}
 
@@ -246,10 +246,10 @@ def ted_in_training(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_shapes_scores(path: Path) -> dict[str, Any]:
-    """`shapes.json` of `granted evaluate-generation`."""
+    """`shapes.json` of `granted evaluate generation`."""
     scores = read_json(path)
     if not isinstance(scores, dict) or scores.get("score") != "shapes" or not scores.get("report"):
-        raise InputError(f"got {path}, expected shapes.json of granted evaluate-generation: check the path")
+        raise InputError(f"got {path}, expected shapes.json of granted evaluate generation: check the path")
     return scores
 
 

@@ -18,9 +18,8 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +43,7 @@ from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import ReleasedFile, check_folder
 from granted.publishing.code_checks import with_imports
 from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, add_aggregator, load_saved
+from granted.publishing.sources import Sources
 from granted.publishing.upload import check_tag
 from granted.training.run_folder import RECORD
 from granted.utils.errors import InputError
@@ -74,47 +74,6 @@ MODEL_FILES = re.compile(
     rf"{WEIGHTS}|{_TOKENIZER}|(config|generation_config|processor_config|preprocessor_config|"
     r"video_preprocessor_config|scheduler_config)\.json|LICENSE|NOTICE"
 )
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a release is made from.
-
-    Args:
-        encoder (`str`, *optional*): Hub id of a plain encoder; the release carries the fusion only, and fetches it.
-        revision (`str`, *optional*): the encoder's; a branch or tag is pinned to its commit.
-        layer_weights (`str`, *optional*): a saved [`GrantedModel`] of that encoder, frozen, whose fusion and settings
-            are taken; or a safetensors file with `fusion.weights` alone. Norm-Avg without.
-        checkpoint (`str`, *optional*): instead of an encoder: folder of a [`GrantedModel`], released as it is.
-        aggregator (`str`, *optional*): folder of a [`ContextAggregator`] trained on the model's feature.
-        lumina2, wan (`str`, *optional*): folders of pipelines, such as a training writes. One without a text encoder
-            gets the checkpoint and its tokenizer, so that weights need not be stored twice.
-        ted (`str`, *optional*): a benchmark's folder, as `granted data ted` writes it; without, the synthetic one.
-        scores (`str`, *optional*): folder with the results that the cards report, of which any may be missing:
-            `ted/*.json` (`granted evaluate`), `vqa.json` (`granted vqa`), `granted-lumina2/` and `granted-wan/` with
-            `shapes.json` and `grid.png` (`granted evaluate-generation`) and `training_record.json`.
-        dtype (`str`, *optional*): in which copied weights are released, `"bfloat16"`, `"float16"` or `"float32"`; as
-            they are without. Layer weights and aggregators stay in fp32.
-        license (`str`): of the weights, as the Hub calls it.
-        datasets (`tuple[str]`): Hub ids of what the model was trained on.
-        prompts (`Mapping[str, str]`): of the examples in the cards of `granted-lumina2` and `granted-wan`.
-        demonstration (`bool`, defaults to `False`): say in the cards that these models are no more than that.
-    """
-
-    encoder: str | None = None
-    revision: str | None = None
-    layer_weights: str | os.PathLike | None = None
-    checkpoint: str | os.PathLike | None = None
-    aggregator: str | os.PathLike | None = None
-    lumina2: str | os.PathLike | None = None
-    wan: str | os.PathLike | None = None
-    ted: str | os.PathLike | None = None
-    scores: str | os.PathLike | None = None
-    dtype: str | None = None
-    license: str = ""
-    datasets: tuple[str, ...] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    demonstration: bool = False
 
 
 def miniature() -> Sources:

@@ -11,7 +11,8 @@ from torch import nn
 
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.contrastive import contrastive_loss
-from granted.training.aggregator.training import AggregatorTrainingConfig, train_context_aggregators
+from granted.training.aggregator.settings import AggregatorTrainingConfig
+from granted.training.aggregator.training import train_context_aggregators
 
 
 NUM_PAIRS = 3  # a process

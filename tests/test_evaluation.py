@@ -18,7 +18,7 @@ from granted.eval_metric.results import load_all, merge_shards
 from granted.eval_metric.series import group_seeds
 from granted.eval_metric.ted_probe import TedProbe
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator.training import AggregatorTrainingConfig
+from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.utils.errors import InputError
 from granted.utils.files import folder_name, read_json
 

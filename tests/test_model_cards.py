@@ -355,7 +355,7 @@ def test_folders_of_a_machine_in_a_record_do_not_reach_the_card(release, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vqa_scores": STAGE_1}, "expected the report of granted vqa"),
+        ({"vqa_scores": STAGE_1}, "expected the report of granted evaluate vqa"),
         ({"training_record": VQA}, "expected the record of a training"),
         ({"ted_results": [VQA]}, "is not a result"),
         ({"ted_results": [Path("nowhere.json")]}, "does not exist"),

@@ -1,4 +1,4 @@
-"""TED in mteb: the accuracy that `granted evaluate` gives, from mteb's own run of the model."""
+"""TED in mteb: the accuracy that `granted evaluate ted` gives, from mteb's own run of the model."""
 # ruff: noqa: E402
 
 import json

@@ -7,15 +7,15 @@ from typing import Literal
 
 import pytest
 
-from granted.command_line import parse_settings
 from granted.encoding.loading import EncoderOptions
-from granted.eval_metric.generation.sampling import SamplingSettings
-from granted.training.aggregator.training import AggregatorTrainingConfig
+from granted.eval_metric.generation.settings import SamplingSettings
+from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.diffusion.text_to_image import TextToImageConfig
 from granted.training.diffusion.text_to_video import TextToVideoConfig
 from granted.training.diffusion.two_step import freeze_step
 from granted.training.flow_matching import Draw
 from granted.utils.errors import InputError
+from granted.utils.options import read_options
 from granted.utils.settings import Count, NonNegative, Positive, Seed, Share, check_settings
 
 
@@ -100,9 +100,8 @@ PAPER_VIDEO = {"batch_size": 128, "image_batch_size": 512, "image_steps": 7, "ma
 def test_the_papers_settings_are_the_papers_as_defaults_and_as_a_file(kind, name, expected, frozen_at):
     given = GIVEN | ({"image_data": "i"} if kind is TextToVideoConfig else {})
     path = Path(__file__).parents[1] / "training/configs" / f"{name}.yaml"
-    from_file = parse_settings(
-        kind, ["--config", str(path), *(f"--{name}={value}" for name, value in given.items())], "train"
-    )
+    words = ["--config", str(path), *(f"--{name}={value}" for name, value in given.items())]
+    (from_file,) = read_options({"": kind}, words, "train")
     for config in (kind(**given), from_file):
         assert {name: getattr(config, name) for name in expected} == expected
         assert (config.learning_rate, config.num_inference_steps) == (1e-4, 50)

@@ -1,10 +1,7 @@
-"""utils/settings_file.py and what command_line.py makes of it: YAML means what it says, or is refused in one line."""
-
-from dataclasses import dataclass, field
+"""utils/settings_file.py: YAML means what it says, or is refused in one line."""
 
 import pytest
 
-from granted.command_line import parse_settings, read_settings
 from granted.utils.errors import InputError
 from granted.utils.settings_file import read_mapping, read_yaml
 
@@ -53,47 +50,6 @@ def test_what_is_no_settings_file_is_one_line(tmp_path, text, words):
     with pytest.raises(InputError) as caught:
         read_yaml(tmp_path / "a.yaml")
     assert words in str(caught.value) and "a.yaml" in str(caught.value) and "\n" not in str(caught.value)
-
-
-@dataclass
-class Settings:
-    """Of a training."""
-
-    steps: int = 1
-    rate: float = 0.1
-    precision: str = "bf16"
-    resume: bool = True
-    limit: int | None = 2
-    names: list[str] = field(default_factory=lambda: ["a"])
-    rates: list[float] = field(default_factory=lambda: [0.1])
-    model: dict = field(default_factory=dict)
-
-
-def test_a_file_of_settings_is_read_as_the_options_of_the_same_words(tmp_path):
-    text = (
-        "rate: 1e-4\nprecision: no\nresume: no\nlimit: ~\nnames: x,y\nrates: [1e-4, -2]\nmodel: {bias: no, eps: 1e-6}"
-    )
-    (tmp_path / "a.yaml").write_text(text)
-    expected = Settings(1, 1e-4, "no", False, None, ["x", "y"], [1e-4, -2.0], {"bias": "no", "eps": 1e-6})
-    assert read_settings(Settings, tmp_path / "a.yaml") == expected
-    options = ["--config", str(tmp_path / "a.yaml"), "--steps", "3", "--model", "{eps: 1e-5}"]
-    expected.steps, expected.model = 3, {"eps": 1e-5}
-    assert parse_settings(Settings, options, "train") == expected
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        *("steps: true", "steps: 16.0", "steps: 1.5", "steps: ~", "steps: [1]", "steps: {a: 1}", "rate: fast"),
-        *("resume: maybe", "names: []", "names: [[a]]", "names: {a: 1}", "rates: [a]", "model: 5", "colour: red"),
-    ],
-)
-def test_a_value_that_its_setting_does_not_take_is_one_line_that_names_it(tmp_path, line):
-    (tmp_path / "a.yaml").write_text(line)
-    with pytest.raises(InputError) as caught:
-        read_settings(Settings, tmp_path / "a.yaml")
-    assert line.partition(":")[0] in str(caught.value) and "a.yaml" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_mapping_on_the_command_line_has_types():

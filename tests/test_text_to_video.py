@@ -9,11 +9,11 @@ from diffusers import DiffusionPipeline, WanTransformer3DModel
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
-from granted.command_line import parse_settings
 from granted.training.diffusion.text_to_video import TextToVideoConfig, TextToVideoTrainer, is_image_step
 from granted.training.flow_matching import Draw
 from granted.utils.errors import InputError
 from granted.utils.files import read_json
+from granted.utils.options import read_options
 
 
 DIT = {
@@ -195,6 +195,6 @@ def test_what_cannot_be_used_is_said_in_one_line(settings, changes, message):
 @pytest.mark.parametrize("name", ["t2v_paper", "t2v_miniature"])
 def test_the_settings_in_the_repository_are_legal(name):
     path = Path(__file__).parents[1] / "training/configs" / f"{name}.yaml"
-    given = ["--config", str(path), "--encoder=e", "--data=d", "--output_dir=o", "--image_data=i"]
-    config = parse_settings(TextToVideoConfig, given, "train")
+    given = ["--config", str(path), "--encoder=e", "--data=d", "--output-dir=o", "--image-data=i"]
+    (config,) = read_options({"": TextToVideoConfig}, given, "train")
     assert config.image_steps == 7

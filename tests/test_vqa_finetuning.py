@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from transformers import (
 )
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextMLP
 from transformers.utils import is_torch_bf16_gpu_available
+from trl import ModelConfig, SFTConfig
 
 from granted import GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import write_pairs
@@ -40,7 +42,7 @@ from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.scenes.world import world_pairs
 from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, answer_template
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.eval_metric.ted_probe import encoder_of
+from granted.eval_metric.ted_probe import TedProbe, encoder_of
 from granted.examples.miniature.model import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
 from granted.training.run_folder import RECORD
 from granted.training.vqa.export import export_encoder
@@ -48,12 +50,13 @@ from granted.training.vqa.finetuning import (
     LengthsOfEpoch,
     VqaFinetuningConfig,
     beside_the_layers,
-    finetune,
+    dry_run,
     load_model,
     lora_config,
-    run,
 )
+from granted.training.vqa.finetuning import finetune as finetune_unscored
 from granted.utils.errors import InputError
+from granted.utils.options import help_text, read_options
 
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -99,10 +102,9 @@ def mixed(data):
 
 def options(model_folder, rows, output, **changed):
     settings = {
-        "model": model_folder,
+        "model_name_or_path": model_folder,
         "data": f"{rows / 'images.parquet'},{rows / 'clips.parquet'}",
         "output_dir": str(output),
-        "adapter": "none",
         "max_steps": 3,
         "per_device_train_batch_size": 2,
         "learning_rate": 1e-3,
@@ -113,6 +115,11 @@ def options(model_folder, rows, output, **changed):
         "save_steps": 100,
     }
     return VqaFinetuningConfig(**settings | changed)
+
+
+def finetune(config):
+    """As the command does it."""
+    return finetune_unscored(config, TedProbe.from_files(config) if config.ted else None)
 
 
 def weights(folder):
@@ -189,11 +196,11 @@ def test_full_fine_tuning_moves_the_language_model_and_the_vision_tower_only_if_
     assert any("visual" in name for name in changed) == train_vision
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
-    model_folder, data, tmp_path, adapter, collator, mixed
+    model_folder, data, tmp_path, use_dora, collator, mixed
 ):
-    config = options(model_folder, data, tmp_path / "run", adapter=adapter, lora_r=4, save_steps=2)
+    config = options(model_folder, data, tmp_path / "run", use_peft=True, use_dora=use_dora, lora_r=4, save_steps=2)
     finetune(config)
     trained = load_file(tmp_path / "run" / "adapter_model.safetensors")
     assert all("language_model" in name and "visual" not in name for name in trained)
@@ -206,7 +213,7 @@ def test_an_adapter_moves_only_itself_and_merges_into_the_same_function(
     encoder = GrantedModel.from_pretrained(export_encoder(tmp_path / "run", tmp_path / "encoder"))
     assert encoder.config.fusion == "norm_avg"
     record = json.loads((tmp_path / "encoder" / RECORD).read_text())
-    assert record["steps"] == 3 and record["settings"]["adapter"] == adapter and record["exported"]["merged_adapter"]
+    assert record["steps"] == 3 and record["settings"]["use_dora"] is use_dora and record["exported"]["merged_adapter"]
     export_encoder(tmp_path / "run" / "checkpoint-2", tmp_path / "earlier")
     export_encoder(tmp_path / "run", tmp_path / "seeing", keep_vision=True)
     assert type(AutoProcessor.from_pretrained(tmp_path / "seeing")).__name__ == "Qwen3VLProcessor"
@@ -273,9 +280,9 @@ def test_other_vision_language_models_are_fine_tuned_and_exported(make, data, tm
     assert encoder.encode(["a red star"])[0].shape[1] == 32
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_resumed_is_uninterrupted(model_folder, data, tmp_path, adapter):
-    changed = {"max_steps": 4, "save_steps": 2, "adapter": adapter}
+@pytest.mark.parametrize("use_peft", [False, True], ids=["none", "lora"])
+def test_resumed_is_uninterrupted(model_folder, data, tmp_path, use_peft):
+    changed = {"max_steps": 4, "save_steps": 2, "use_peft": use_peft}
     finetune(options(model_folder, data, tmp_path / "whole", **changed))
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     for path in (tmp_path / "broken").iterdir():
@@ -284,7 +291,7 @@ def test_resumed_is_uninterrupted(model_folder, data, tmp_path, adapter):
     # What a kill leaves behind in the middle of writing a checkpoint: a folder without its state.
     (tmp_path / "broken" / "checkpoint-3").mkdir()
     finetune(options(model_folder, data, tmp_path / "broken", **changed))
-    file = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    file = "adapter_model.safetensors" if use_peft else "model.safetensors"
     assert not moved(*(load_file(tmp_path / name / file) for name in ("whole", "broken")))
 
 
@@ -301,12 +308,12 @@ def test_a_run_killed_after_its_last_step_is_finished_without_another(model_fold
 
 def command(model_folder, data, output, steps):
     """The settings of `options` as a command that saves every step."""
-    settings = {"model": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
+    settings = {"model_name_or_path": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
     arguments = [f"--{name}={value}" for name, value in settings.items()]
-    arguments += [f"--output_dir={output}", "--adapter=none", f"--max_steps={steps}", "--use_cpu=true"]
+    arguments += [f"--output-dir={output}", f"--max_steps={steps}", "--use_cpu=true"]
     arguments += ["--per_device_train_batch_size=2", "--learning_rate=1e-3", "--bf16=false", "--save_steps=1"]
     arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
-    return [sys.executable, "-m", "granted.training.vqa.finetuning", *arguments]
+    return [sys.executable, "-m", "granted.cli", "train", "vqa", *arguments]
 
 
 def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
@@ -396,14 +403,14 @@ def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data,
 
 def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, data, tmp_path):
     # By plain gradient descent: Adam makes a whole step of a gradient that is zero but for rounding.
-    settings = {"model": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
-    settings |= {"adapter": "none", "max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "disable_tqdm": True}
+    settings = {"model_name_or_path": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
+    settings |= {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "disable_tqdm": True}
     settings |= {"lr_scheduler_type": "constant", "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     for name, batch, accumulated in (("one", 4, 1), ("accumulated", 2, 2)):
         batches = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
         finetune(VqaFinetuningConfig(output_dir=str(tmp_path / name), **batches, **settings))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "granted.training.vqa.finetuning", f"--output_dir={tmp_path / 'processes'}"]
+    command += ["-m", "granted.cli", "train", "vqa", f"--output-dir={tmp_path / 'processes'}"]
     command += ["--per_device_train_batch_size=2", *(f"--{name}={value}" for name, value in settings.items())]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600
@@ -458,15 +465,15 @@ def test_the_probe_scores_what_export_makes(model_folder, data, tmp_path):
 
 
 def test_a_dry_run_shows_rows_with_the_loss_mask_and_trains_nothing(model_folder, data, tmp_path):
-    arguments = [f"--model={model_folder}", f"--data={data / 'images.parquet'}", f"--output_dir={tmp_path / 'run'}"]
-    shown = run([*arguments, "--adapter=lora", "--dry_run=true", "--use_cpu=true", "--bf16=false"])
+    changed = {"data": str(data / "images.parquet"), "use_peft": True}
+    shown = dry_run(options(model_folder, data, tmp_path / "run", **changed))
     assert shown.count("--- row") == 3 and shown.count("【") == 3 and "<|im_end|>】" in shown
     assert re.search(r"trainable parameters: [\d,]+ of [\d,]+", shown) and "steps:" in shown
     assert not (tmp_path / "run").exists()
 
 
 def test_default_targets_are_the_language_models_projections_and_nothing_else(model_folder, data, tmp_path):
-    config = options(model_folder, data, tmp_path, adapter="lora")
+    config = options(model_folder, data, tmp_path, use_peft=True)
     model, _, _ = load_model(config)
     targets = lora_config(config, model).target_modules
     matched = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
@@ -486,7 +493,7 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"adapter": "prefix"}, "expected one of 'none', 'lora', 'dora', 'qlora'"),
+        ({"use_dora": True}, "use_dora without use_peft"),
         ({"lora_r": True}, "lora_r=True, expected a whole number above 0"),
         ({"lora_r": 16.0}, "lora_r=16.0"),
         ({"video_fps": float("nan")}, "video_fps=nan"),
@@ -495,14 +502,14 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
         ({"seed": -1}, "seed=-1"),
         ({"max_steps": 0}, "above 0, or -1"),
         ({"dataloader_num_workers": 1.5}, "dataloader_num_workers=1.5, expected a whole number"),
-        ({"adapter": "qlora"}, "without a GPU"),
-        ({"adapter": "lora", "lora_targets": "no_such_.*"}, "match none of"),
-        ({"adapter": "lora", "lora_targets": "("}, "expected a regular expression"),
-        ({"adapter": "lora", "train_vision": True}, "expected adapter none"),
+        ({"use_peft": True, "load_in_4bit": True}, "without a GPU"),
+        ({"use_peft": True, "lora_target_modules": ["no_such_.*"]}, "match none of"),
+        ({"use_peft": True, "lora_target_modules": ["("]}, "expected a regular expression"),
+        ({"use_peft": True, "train_vision": True}, "train_vision with use_peft"),
         ({"max_length": 100}, "pictures must not be cut"),
         ({"save_only_model": True}, "cannot go on"),
         ({"ted": "sample"}, "expected both or none"),
-        ({"model": "./nowhere"}, "expected a vision-language model"),
+        ({"model_name_or_path": "./nowhere"}, "expected a vision-language model"),
         ({"data": "nowhere.parquet"}, "nowhere.parquet"),
     ],
 )
@@ -596,33 +603,40 @@ def test_a_folder_of_another_run_is_refused(model_folder, data, tmp_path):
 
 def test_unknown_options_and_files_are_one_line_and_come_first(model_folder, tmp_path):
     """Nothing else is given, and no GPU may be there: what the user wrote wrongly is named all the same."""
-    (tmp_path / "bad.yaml").write_text("model: x\ndata: y\nno_such_setting: 1\n")
+    (tmp_path / "bad.yaml").write_text("model_name_or_path: x\ndata: y\nno_such_setting: 1\n")
     for arguments, message in (
         (["--config", str(tmp_path / "bad.yaml")], "no_such_setting in .*bad.yaml"),
         ([f"--config={tmp_path / 'none.yaml'}"], "none.yaml, which does not exist"),
-        (["--max_steps=abc"], "options that cannot be read.*abc"),
-        (["--no_such_option=1"], "options that cannot be read.*no_such_option"),
-        (["--max_step=1"], "options that cannot be read.*max_step"),  # no abbreviations
-        ([f"--model={model_folder}", "--data=y"], "no output_dir"),
-        ([f"--model={model_folder}", "--data=gone.parquet", f"--output_dir={tmp_path / 'run'}"], "gone.parquet"),
+        (["--max_steps=abc"], "--max-steps 'abc'"),
+        (["--no_such_option=1"], "unknown option --no-such-option"),
+        (["--max_step=1"], "unknown option --max-step"),  # no abbreviations
+        ([f"--model-name-or-path={model_folder}", "--data=y"], "no output_dir"),
     ):
         with pytest.raises(InputError, match=message):
-            run(arguments)
+            read_options({"": VqaFinetuningConfig}, arguments, "granted train vqa")
     assert not (tmp_path / "run").exists()
 
 
 def test_bf16_is_the_default_only_where_a_gpu_computes_in_it(tmp_path, caplog):
-    config = VqaFinetuningConfig(model="x", data="y", output_dir=str(tmp_path))
+    config = VqaFinetuningConfig(model_name_or_path="x", data="y", output_dir=str(tmp_path))
     assert config.bf16 == is_torch_bf16_gpu_available()
     assert config.bf16 or "training in fp32" in caplog.text
-    assert VqaFinetuningConfig(model="x", data="y", output_dir=str(tmp_path), use_cpu=True, bf16=True).bf16
+    given = {"model_name_or_path": "x", "data": "y", "output_dir": str(tmp_path)}
+    assert VqaFinetuningConfig(**given, use_cpu=True, bf16=True).bf16
 
 
-def test_help_is_one_screen_and_all_of_it_is_there_on_request(capsys):
-    shown = run(["--help"])
-    assert len(shown.splitlines()) < 55 and max(map(len, shown.splitlines())) < 120
-    for name in ("model", "adapter", "learning_rate", "output_dir", "dry_run"):
+def test_help_is_one_screen_and_all_of_it_is_there_on_request():
+    shown, everything = (help_text({"": VqaFinetuningConfig}, "x", "y", everything=wanted) for wanted in (False, True))
+    assert len(shown.splitlines()) < 70
+    for name in ("model-name-or-path", "use-peft", "learning-rate", "output-dir", "dry-run"):
         assert f"--{name} " in shown
-    with pytest.raises(SystemExit) as end:
-        run(["--help-all"])
-    assert end.value.code == 0 and "--neftune_noise_alpha" in capsys.readouterr().out
+    assert "--neftune-noise-alpha" in everything and "--neftune-noise-alpha" not in shown
+
+
+def test_options_that_trl_has_too_keep_its_names_and_defaults():
+    theirs = {one.name: one.default for kind in (SFTConfig, ModelConfig) for one in fields(kind)}
+    ours = {one.name: one.default for one in fields(VqaFinetuningConfig) if "group" in one.metadata}
+    added = {"data", "skip_broken", "video_fps", "max_frames", "train_vision", "dry_run"}
+    assert {name for name in ours.keys() - theirs.keys() if not name.startswith("ted")} == added
+    different = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    assert different == {"model_name_or_path", "model_revision", "lora_dropout"}

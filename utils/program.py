@@ -1,7 +1,6 @@
 """How a program of ours begins and ends: what the user got wrong is one line, and an interrupt says how to go on.
 
     run_as_command(main)                             # of `granted`
-    run_as_program(run)                              # accelerate launch -m granted.training.vqa.finetuning ...
 
 Exit codes: 2 for what the user got wrong or the machine lacks, 128 and the signal's number for Ctrl-C (130), SIGTERM
 (143) and SIGHUP (129), and 1 for a mistake of ours, whose traceback is shown. Hardly anything is imported before
@@ -42,20 +41,6 @@ def run_as_command(command: Callable[[], object]) -> None:
         _say(f"stopped by {_STOPPED[code].name}; run the same command again to go on")
     if code:
         sys.exit(code)
-
-
-def run_as_program(run: Callable[[Sequence[str]], str]) -> None:
-    """Entry point of a training under `accelerate launch -m`: what `run` answers to the options is printed once."""
-
-    def command() -> None:
-        from accelerate import PartialState
-
-        prepare_libraries()
-        shown = run(sys.argv[1:])
-        if PartialState().is_main_process:
-            sys.stdout.write(f"{shown}\n")
-
-    run_as_command(command)
 
 
 def prepare_libraries() -> None:

@@ -77,7 +77,7 @@ def check_value(name: str, value: Any, kind: Any) -> None:
         InputError: it is of another type, or out of bounds.
     """
     if not _fits(value, kind):
-        raise InputError(f"got {name}={value!r:.80}, expected {_expected(kind)}: correct it")
+        raise InputError(f"got {name}={value!r:.80}, expected {expected_of(kind)}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -97,14 +97,15 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _expected(kind: Any) -> str:
+def expected_of(kind: Any) -> str:
+    """What a setting of a kind may be, in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return " and ".join(bounds.words for bounds in parts[1:])
     if origin in (Union, UnionType):
-        return " or ".join(_expected(part) for part in parts)
+        return " or ".join(expected_of(part) for part in parts)
     if origin is Literal:
         return f"one of {', '.join(map(repr, parts))}"
     if origin is list:
-        return f"a list, each part of it {_expected(parts[0])}"
-    return _WORDS.get(kind, kind.__name__)
+        return f"a list, each part of it {expected_of(parts[0])}"
+    return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))

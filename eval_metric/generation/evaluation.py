@@ -4,7 +4,7 @@
     reports["shapes"]["all"]["at_places"]             # where the prompts carry drawings of shapes
     reports["vqa_score"]["advanced"]                  # where there is a judge
 
-    granted evaluate-generation pictures --judge MODEL
+    granted evaluate generation pictures --judge MODEL
 
 Each score is one JSON with its provenance and a Parquet of per-picture scores; `grid.png` shows some of the pictures.
 Pictures from elsewhere need a `manifest.jsonl` with `id`, `prompt`, `media` and `file`; the folder of GenAI-Bench with
@@ -189,7 +189,7 @@ class Scores:
         """
         path, value = Path(path), read_json(path)
         if not isinstance(value, dict) or value.get("kind") != KIND:
-            raise InputError(f"got {path}, expected scores of granted evaluate-generation: check the path")
+            raise InputError(f"got {path}, expected scores of granted evaluate generation: check the path")
         with refusing(str(path), "scores that are whole: score the pictures again"):
             table, digest = path.parent / value["items"]["file"], value["items"]["sha256"]
             found = cls(value["score"], value["report"], [], value["agreement"], value)

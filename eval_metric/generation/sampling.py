@@ -16,7 +16,7 @@ import inspect
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from transformers import PreTrainedModel
 
 from granted.encoding.loading import choose_device, device_name
 from granted.eval_metric.generation.manifest import MANIFEST, RECORD, picture_grid
+from granted.eval_metric.generation.settings import SamplingSettings
 from granted.modeling_fingerprint import weights_hash
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
-from granted.utils.settings import Count, NonNegative, Positive, check_settings
 from granted.utils.versions import library_versions
 
 
@@ -49,40 +49,6 @@ ARGUMENTS = {
     "width": "width",
     "frames": "num_frames",
 }
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How pictures are made. What is `None` is left to the pipeline.
-
-    Args:
-        seed (`int`, defaults to 0): another seed, other pictures.
-        steps (`int`, *optional*): of denoising; the paper's evaluations take 50 (Appendix C.1).
-        guidance (`float`, *optional*): scale of classifier-free guidance; the paper's: 4.0 for images, 5.0 for clips.
-        negative_prompt (`str`, *optional*): the same for all pictures.
-        images_per_prompt (`int`, defaults to 1): pictures, or clips, of each prompt.
-        batch_size (`int`, defaults to 8): pictures made at a time.
-        height, width (`int`, *optional*): in pixels.
-        frames (`int`, *optional*): of a clip.
-        fps (`float`, defaults to 16): frames a second at which a clip is meant to be seen.
-
-    Raises:
-        InputError: a value is of another type or out of range.
-    """
-
-    seed: int = 0
-    steps: Count | None = None
-    guidance: NonNegative | None = None
-    negative_prompt: str | None = None
-    images_per_prompt: Count = 1
-    batch_size: Count = 8
-    height: Count | None = None
-    width: Count | None = None
-    frames: Count | None = None
-    fps: Positive = 16.0
-
-    def __post_init__(self):
-        check_settings(self)
 
 
 def load_pipeline(

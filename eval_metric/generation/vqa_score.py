@@ -39,19 +39,20 @@ from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import LoadingOptions, load_vision_language_model
 from granted.eval_metric.generation.manifest import media_hash, open_media
 from granted.eval_metric.generation.prompts import GROUPS
+from granted.eval_metric.generation.settings import MEASURES, JudgeSettings
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
 from granted.utils.errors import InputError, refusing
 from granted.utils.settings import Count, check_value
 
 
-QUESTION, ANSWER, MEASURE = 'Does this figure show "{}"? Please answer yes or no.', "Yes", "answer_probability"
-# What a score is, in words that stand in results and over tables.
-MEASURES = {
-    "answer_probability": 'probability of "{}"',
-    "answer_and_end": 'geometric mean probability of "{}" and the end token',
-}
-MAX_FRAMES = 16  # of a clip that are shown
+_DEFAULT = JudgeSettings()
+QUESTION, ANSWER, MEASURE, MAX_FRAMES = (
+    _DEFAULT.question,
+    _DEFAULT.answer,
+    _DEFAULT.measure,
+    _DEFAULT.max_frames,
+)
 COLUMN, SECONDS = "score", "seconds"
 
 

@@ -16,10 +16,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,65 +37,10 @@ from granted.encoding.features import (
 )
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
+from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.run_folder import hold_folder, leave_folder
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
-from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, check_settings
-
-
-@dataclass
-class AggregatorTrainingConfig:
-    """Settings of the contrastive training; the defaults are the paper's.
-
-    Args:
-        features (`list[str]`): what the aggregators read; `"last"`, `"penultimate"`, `"layer_I"` (0 is the first
-            block), `"all_layers"` (every single one), `"avg"`, `"norm_avg"`, `"learned"` (layer weights learned with
-            the aggregator) or `"weights:PATH"` (layer weights learned elsewhere, frozen).
-        learning_rates (`list[float]`): peak rates. With more than one, a head is trained per feature and rate, and
-            the held-out pairs choose.
-        batch_size (`int`): pairs per process and step. Every text of the other pairs, on all processes, is a negative.
-        epochs (`int`), max_steps (`int`, *optional*): length; an incomplete last batch of an epoch is left out.
-        schedule (`str`): `"constant"` or `"cosine"` (to zero); warmup_steps (`int`): linear rise before it.
-        weight_decay (`float`), max_grad_norm (`float`), temperature (`float`): as in the loss and AdamW.
-        aggregator_width (`int`, *optional*): width of the aggregators' blocks, a multiple of 16; by default that of
-            the encoder, as in the authors' code (Appendix C.1 prints 1024).
-        hard_negatives (`bool`): add the texts of each pair's `negatives` column to the negatives.
-        held_out (`int`): pairs kept from training to measure the heads on, at most a tenth of all.
-        seed (`int`): of initialisation, data order and the held-out choice.
-        mixed_precision (`str`): `"bf16"` or `"no"`, of the training's matrix products; weights, positions and
-            similarities stay in fp32, and held-out pairs are measured in fp32.
-        recompute_layers (`bool`): learned layer weights get their gradient from a second run of the encoder, at the
-            memory of inference; `False` keeps the layers of a batch, which is faster where they fit.
-        token_budget (`int`): most tokens, padding included, that the encoder reads at a time.
-        save_steps (`int`): steps between checkpoints, from which an interrupted run goes on.
-        log_steps (`int`), tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
-    """
-
-    features: list[str] = field(default_factory=lambda: ["norm_avg"])
-    learning_rates: list[Positive] = field(default_factory=lambda: [1e-5])
-    batch_size: Count = 16
-    epochs: Count = 1
-    max_steps: Count | None = None
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: Natural = 0
-    weight_decay: NonNegative = 1e-5
-    max_grad_norm: Positive = 0.5
-    temperature: Positive = 0.07
-    aggregator_width: Count | None = None
-    hard_negatives: bool = False
-    held_out: Natural = 500
-    seed: Seed = 0
-    mixed_precision: Literal["bf16", "no"] = "bf16"
-    recompute_layers: bool = True
-    token_budget: Count = 8192
-    save_steps: Count = 200
-    log_steps: Count = 10
-    tracker: Literal["file", "trackio"] = "file"
-
-    def __post_init__(self):
-        check_settings(self)
-        if not self.features or not self.learning_rates:
-            raise InputError("got no features or no learning_rates, expected at least one of each")
 
 
 def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int) -> float:

@@ -1,14 +1,15 @@
 """Settings of the trainings of diffusion models. No library is loaded with them, so that `--help` shows them at once.
 
-config = parse_settings(TextToImageConfig, ["--config", "t2i_miniature_32.yaml"], "granted train text-to-image")
+TextToImageConfig(encoder="checkpoints/tiny/granted", data="data.parquet", output_dir="run", resolution=32)
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from granted.encoding.options import EncoderOptions
 from granted.utils.errors import InputError
+from granted.utils.options import option
 from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, Share
 
 
@@ -47,46 +48,6 @@ APART = (
 class DiffusionTrainingConfig(EncoderOptions):
     """Settings of a diffusion model's training with the layer weights of its text encoder.
 
-    Args:
-        encoder (`str`): Hub id, folder or GGUF file of the text encoder. The fields of [`EncoderOptions`] say how it
-            is loaded and where it computes.
-        data (`str`): Parquet or JSON Lines files, comma-separated; a folder; or a Hub id. split (`str`): of it.
-        output_dir (`str`): gets the pipeline, the record, the layer weights' trajectory, grids, checkpoints.
-        caption_columns (`list[str]`): with several, each step draws one of those a row has.
-        skip_broken (`bool`): leave rows out that cannot be used, instead of refusing them all.
-        data_workers (`int`): processes that read pictures ahead.
-        transformer (`dict`): fields of the diffusion model's configuration, as diffusers names them; widths that
-            follow from encoder and VAE may be left out.
-        vae (`str`): Hub id or folder, or `"none"` to train on pixels in [-1, 1].
-        layer_weights (`str`): `"norm_avg"`, `"continuous"`, `"two_step"` or `"as_saved"`; freeze_at (`str`): for
-            two_step a step, a fraction of the run such as `"2/3"`, or `"auto"`; freeze_window (`int`, *optional*):
-            steps between two looks of auto.
-        layer_weights_learning_rate (`float`, *optional*): learning_rate by default; layer_weights_schedule (`str`):
-            `"constant"`, or `"cosine"` to zero at the end of the run wherever they are frozen, with which continuous
-            hardly differs from two_step. The warm-up is that of the diffusion model.
-        recompute_layers (`bool`): while they learn, run the trunk twice instead of keeping its layers: less memory.
-        cache (`bool`): once the layer weights are fixed, encode all captions once and free the trunk; cache_dir
-            (`str`, *optional*): where, `output_dir/embeddings` by default.
-        max_sequence_length (`int`): most tokens read of a caption, template included; the saved pipeline keeps it, and
-            the encoder its own. token_budget (`int`): most tokens encoded at a time while the cache is filled.
-        batch_size (`int`): of a step, over all processes and accumulated parts; gradient_accumulation_steps (`int`).
-        max_steps (`int`), learning_rate (`float`), schedule (`str`): `"constant"` or `"cosine"` (to zero at the end);
-            warmup_steps (`int`): linear rise before it.
-        optimizer (`str`): the diffusion model's, `"adamw"` or, for the matrices of its blocks, `"muon"`; adam_beta2
-            (`float`), weight_decay (`float`), max_grad_norm (`float`): for it.
-        caption_dropout (`float`): share of captions replaced by the empty one, for classifier-free guidance.
-        timestep_sampling (`str`): `"uniform"` or `"logit_normal"` (of mean 0 and deviation 1); shift (`float`): the
-            scheduler's, in training and sampling.
-        ema_decay (`float`): of the averaged weights, which sampling and the saved pipeline use; 0 for none. Layer
-            weights that learn are averaged alike, as the two belong together; frozen ones are what was frozen.
-        gradient_checkpointing (`bool`), mixed_precision (`str`): `"bf16"` or `"no"`.
-        seed (`int`): of initialisation, data order, noise.
-        save_steps (`int`), log_steps (`int`): steps between checkpoints, and between points of the curve.
-        sample_steps (`int`): steps between grids; 0 for one at the end only. sample_prompts (`str`, *optional*): a
-            text file, one prompt a line, the first captions of the data by default; sample_count (`int`): how many;
-            num_inference_steps (`int`), guidance_scale (`float`): of sampling.
-        tracker (`str`): `"file"` (training.jsonl) or `"trackio"`.
-
     The defaults of batch_size, max_steps, learning_rate, freeze_at, num_inference_steps and guidance_scale are the
     paper's (Appendix C.1). It names no schedule, which we read as constant rates, and none of the others, which are
     ours.
@@ -95,57 +56,101 @@ class DiffusionTrainingConfig(EncoderOptions):
         InputError: a value is of another type or out of range.
     """
 
-    encoder: str = ""
-    data: str = ""
-    split: str = "train"
-    output_dir: str = ""
-    caption_columns: list[str] = field(default_factory=lambda: ["caption"])
-    skip_broken: bool = False
-    data_workers: Natural = 0
-    transformer: dict = field(default_factory=dict)
-    vae: str = "none"
-    layer_weights: Literal[MODES] = "two_step"
-    freeze_at: str = "2/3"
-    freeze_window: Count | None = None
-    layer_weights_learning_rate: Positive | None = None
-    layer_weights_schedule: Literal["constant", "cosine"] = "constant"
-    recompute_layers: bool = True
-    cache: bool = True
-    cache_dir: str | None = None
-    max_sequence_length: Count = 256
-    token_budget: Count = 8192
-    batch_size: Count = 512
-    gradient_accumulation_steps: Count = 1
-    max_steps: Count = 144_000
-    learning_rate: Positive = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: Natural = 0
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    adam_beta2: Share = 0.999
-    weight_decay: NonNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    caption_dropout: Share = 0.1
-    timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
-    shift: Positive = 1.0
-    ema_decay: Share = 0.9999
-    gradient_checkpointing: bool = False
-    mixed_precision: Literal["bf16", "no"] = "bf16"
-    seed: Seed = 0
-    save_steps: Count = 1000
-    log_steps: Count = 10
-    sample_steps: Natural = 0
-    sample_prompts: str | None = None
-    sample_count: Count = 16
-    num_inference_steps: Count = 50
-    guidance_scale: NonNegative = 4.0
-    tracker: Literal["file", "trackio"] = "file"
+    help_groups: ClassVar[tuple[str, ...]] = ("Data", "Diffusion model", "Layer weights", "Training", "Progress")
+
+    encoder: str = option("", "Text encoder: Hub id, folder or GGUF file.", group="Data")
+    data: str = option("", "Parquet or JSON Lines files, with commas; a folder; or a Hub id.", group="Data")
+    split: str = option("train", "Split of the data.", group="Data")
+    output_dir: str = option(
+        "", "Gets the pipeline, the record, the layer weights' trajectory, grids and checkpoints.", group="Data"
+    )
+    caption_columns: list[str] = option(
+        ["caption"], "With several, each step draws one of those that a row has.", group="Data"
+    )
+    skip_broken: bool = option(
+        False, "Leave out rows that cannot be used, instead of refusing them all.", group="Data"
+    )
+    data_workers: Natural = option(0, "Processes that read images ahead.", group="Data")
+    transformer: dict = option(
+        {},
+        "Fields of the diffusion model's configuration, as diffusers names them; widths that follow from encoder and "
+        "VAE may be left out.",
+        group="Diffusion model",
+    )
+    vae: str = option("none", "Hub id or folder; none trains on pixels in [-1, 1].", group="Diffusion model")
+    layer_weights: Literal[MODES] = option("two_step", "How layer weights are had.", group="Layer weights")
+    freeze_at: str = option(
+        "2/3", "For two_step: a step, a fraction of the run such as 2/3, or auto.", group="Layer weights"
+    )
+    freeze_window: Count | None = option(None, "Steps between two looks of auto.", group="Layer weights")
+    layer_weights_learning_rate: Positive | None = option(
+        None, "Learning rate of the layer weights; that of the diffusion model by default.", group="Layer weights"
+    )
+    layer_weights_schedule: Literal["constant", "cosine"] = option(
+        "constant",
+        "Cosine ends at zero with the run wherever they are frozen: continuous hardly differs from two_step then.",
+        group="Layer weights",
+    )
+    recompute_layers: bool = option(
+        True,
+        "While they learn, run the trunk twice instead of keeping its layers: less memory.",
+        group="Layer weights",
+    )
+    cache: bool = option(
+        True, "Once they are fixed, encode all captions once and free the trunk.", group="Layer weights"
+    )
+    cache_dir: str | None = option(None, "Where; embeddings in output_dir by default.", group="Layer weights")
+    max_sequence_length: Count = option(
+        256,
+        "Most tokens read of a caption, template included; the saved pipeline keeps it, the encoder its own.",
+        group="Training",
+    )
+    token_budget: Count = option(8192, "Most tokens encoded at a time while the cache is filled.", group="Training")
+    batch_size: Count = option(512, "Of a step, over all processes and accumulated parts.", group="Training")
+    gradient_accumulation_steps: Count = option(1, "Parts of a step.", group="Training")
+    max_steps: Count = option(144_000, "Steps of the run.", group="Training")
+    learning_rate: Positive = option(1e-4, "Peak learning rate.", group="Training")
+    schedule: Literal["constant", "cosine"] = option(
+        "constant", "Of the learning rate; cosine ends at zero.", group="Training"
+    )
+    warmup_steps: Natural = option(0, "Steps of linear rise of the learning rate.", group="Training")
+    optimizer: Literal["adamw", "muon"] = option("adamw", "Muon is for the matrices of blocks.", group="Training")
+    adam_beta2: Share = option(0.999, "AdamW beta2.", group="Training")
+    weight_decay: NonNegative = option(0.0, "AdamW weight decay.", group="Training")
+    max_grad_norm: Positive = option(1.0, "Gradient clipping.", group="Training")
+    caption_dropout: Share = option(
+        0.1, "Share of captions replaced by the empty one, for classifier-free guidance.", group="Training"
+    )
+    timestep_sampling: Literal["uniform", "logit_normal"] = option(
+        "logit_normal", "Of mean 0 and deviation 1.", group="Training"
+    )
+    shift: Positive = option(1.0, "Shift of the scheduler, in training and sampling.", group="Training")
+    ema_decay: Share = option(
+        0.9999,
+        "Of the averaged weights, which sampling and the saved pipeline use; 0 for none. Layer weights that learn are "
+        "averaged alike.",
+        group="Training",
+    )
+    gradient_checkpointing: bool = option(False, "Least memory, not least time.", group="Training")
+    mixed_precision: Literal["bf16", "no"] = option("bf16", "Precision of the matrix products.", group="Training")
+    seed: Seed = option(0, "Seed of initialisation, data order and noise.", group="Training")
+    save_steps: Count = option(1000, "Steps between checkpoints.", group="Progress")
+    log_steps: Count = option(10, "Steps between points of the curve.", group="Progress")
+    sample_steps: Natural = option(0, "Steps between grids of images; 0 for one at the end only.", group="Progress")
+    sample_prompts: str | None = option(
+        None, "A text file, one prompt a line; the data's first captions by default.", group="Progress"
+    )
+    sample_count: Count = option(16, "Images of a grid.", group="Progress")
+    num_inference_steps: Count = option(50, "Denoising steps of a sample.", group="Progress")
+    guidance_scale: NonNegative = option(4.0, "Scale of classifier-free guidance of a sample.", group="Progress")
+    tracker: Literal["file", "trackio"] = option("file", "Where curves go; file is training.jsonl.", group="Progress")
 
     def __post_init__(self):
         self.freeze_at = str(self.freeze_at)  # a number is as good as its text
         super().__post_init__()
         for name in ("encoder", "data", "output_dir"):
             if not getattr(self, name):
-                raise InputError(f"got no {name}, expected one: give --{name}")
+                raise InputError(f"got no {name}, expected one: give --{name.replace('_', '-')}")
         if self.layer_weights == "two_step" and self.freeze_at != "auto":
             freeze_step(self.freeze_at, self.max_steps)
 
@@ -160,64 +165,52 @@ class DiffusionTrainingConfig(EncoderOptions):
 
 @dataclass
 class TextToImageConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-image training.
+    """Settings of a text-to-image training."""
 
-    Args:
-        image_column (`str`): the pictures.
-        resolution (`int`): side of a picture in pixels, 256 as in the paper by default; aspect_buckets (`bool`):
-            instead of the square only, shapes from 1:2 to 2:1 of the same area.
-        streaming (`bool`): read the data as it comes, in windows of stream_window (`int`) rows a process.
-
-    Those of every diffusion training:
-    """
-
-    image_column: str = "image"
-    resolution: Count = 256
-    aspect_buckets: bool = False
-    streaming: bool = False
-    stream_window: Count = 1024
-
-
-TextToImageConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
+    image_column: str = option("image", "Column of the images.", group="Data")
+    resolution: Count = option(256, "Side of an image in pixels; 256 as in the paper.", group="Data")
+    aspect_buckets: bool = option(
+        False, "Instead of the square, shapes from 1:2 to 2:1 of the same area.", group="Data"
+    )
+    streaming: bool = option(False, "Read the data as it comes.", group="Data")
+    stream_window: Count = option(1024, "Rows of a process that are shuffled among each other then.", group="Data")
 
 
 @dataclass
 class TextToVideoConfig(DiffusionTrainingConfig):
-    """Settings of a text-to-video training.
+    """Settings of a text-to-video training; `data` are videos, `batch_size` is theirs.
 
-    `data` are clips, `batch_size` is theirs. The defaults of image_batch_size and image_steps are the paper's; height,
-    width, num_frames, shift and max_sequence_length are Wan 2.1's. ema_decay is 0: the paper names no average, and one
-    over 20,000 steps of fine-tuning would keep much of their beginning.
-
-    Args:
-        pretrained (`str`, *optional*): Hub id or folder of the Wan transformer, or of a pipeline with one, that is
-            fine-tuned; its text-embedding layers are initialised anew for this encoder. Without it a transformer of
-            the configured shape is trained from scratch.
-        frames_column (`str`): the clips, as lists of pictures or as videos; num_frames (`int`): evenly spread frames
-            taken of each; height (`int`), width (`int`): in pixels.
-        image_data (`str`): pictures, given as `data` is; image_column (`str`): in them; image_batch_size (`int`).
-        image_steps (`int`): of any ten steps in a row, those of pictures; 0 trains on clips alone.
-
-    Those of every diffusion training:
+    The defaults of image_batch_size and image_steps are the paper's; height, width, num_frames, shift and
+    max_sequence_length are Wan 2.1's. ema_decay is 0: the paper names no average, and one over 20,000 steps of
+    fine-tuning would keep much of their beginning.
     """
 
-    pretrained: str | None = None
-    frames_column: str = "frames"
-    num_frames: Count = 81
-    height: Count = 480
-    width: Count = 832
-    image_data: str = ""
-    image_column: str = "image"
-    image_batch_size: Count = 512
-    image_steps: Natural = 7
-    batch_size: Count = 128
-    max_steps: Count = 20_000
-    freeze_at: str = "0.6"
-    max_sequence_length: Count = 512
-    ema_decay: Share = 0.0
-    shift: Positive = 3.0
-    guidance_scale: NonNegative = 5.0
-    sample_count: Count = 4
+    pretrained: str | None = option(
+        None,
+        "Hub id or folder of the Wan transformer that is fine-tuned, or of a pipeline with one; its text-embedding "
+        "layers begin anew. Without it a transformer of the configured shape is trained from scratch.",
+        group="Diffusion model",
+    )
+    frames_column: str = option("frames", "Column of the videos: lists of images, or videos.", group="Data")
+    num_frames: Count = option(81, "Evenly spread frames taken of each video.", group="Data")
+    height: Count = option(480, "Height in pixels.", group="Data")
+    width: Count = option(832, "Width in pixels.", group="Data")
+    image_data: str = option("", "Images, given as data is.", group="Data")
+    image_column: str = option("image", "Column of the images.", group="Data")
+    image_batch_size: Count = option(512, "Images of a step.", group="Data")
+    image_steps: Natural = option(
+        7, "Of any ten steps in a row those of images; 0 trains on videos alone.", group="Data"
+    )
+    batch_size: Count = option(128, "Videos of a step.", group="Training")
+    max_steps: Count = option(20_000, "Steps of the run.", group="Training")
+    freeze_at: str = option(
+        "0.6", "For two_step: a step, a fraction of the run such as 0.6, or auto.", group="Layer weights"
+    )
+    max_sequence_length: Count = option(512, "Most tokens read of a caption, template included.", group="Training")
+    ema_decay: Share = option(0.0, "Of the averaged weights; 0 for none.", group="Training")
+    shift: Positive = option(3.0, "Shift of the scheduler, in training and sampling.", group="Training")
+    guidance_scale: NonNegative = option(5.0, "Scale of classifier-free guidance of a sample.", group="Progress")
+    sample_count: Count = option(4, "Videos of a grid.", group="Progress")
 
     def __post_init__(self):
         super().__post_init__()
@@ -226,9 +219,6 @@ class TextToVideoConfig(DiffusionTrainingConfig):
                 f"got image_steps={self.image_steps} with image_data {self.image_data!r}, expected 1 to 9 of ten "
                 "steps with pictures, or 0 without: set both"
             )
-
-
-TextToVideoConfig.__doc__ += DiffusionTrainingConfig.__doc__.partition("Args:")[2]
 
 
 def freeze_step(freeze_at: str, total_steps: int) -> int:

@@ -1,6 +1,6 @@
 """Text to image: a Lumina 2 transformer from scratch, with the layer weights of its text encoder (Section 3.5, C.1).
 
-    granted train text-to-image --config training/configs/t2i_paper.yaml --encoder ENCODER --data DATA --output_dir run
+    granted train text-to-image --config training/configs/t2i_paper.yaml --encoder ENCODER --data DATA --output-dir run
     accelerate launch --config_file training/configs/accelerate_ddp.yaml -m granted.cli train text-to-image ...
 
 Tiny, on CPU: the same with `t2i_miniature_32.yaml`, whose first lines say how to make its data. Run the command again
@@ -16,7 +16,6 @@ import torch
 from diffusers import AutoencoderKL, Lumina2Transformer2DModel, ModelMixin
 from diffusers.utils import make_image_grid
 
-from granted.command_line import parse_settings
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
@@ -28,7 +27,6 @@ from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.run_folder import data_fingerprint, stream_fingerprint
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
-from granted.utils.program import run_as_program
 
 
 class TextToImageTrainer(DiffusionTrainer):
@@ -206,12 +204,3 @@ def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 9
 def train(config: TextToImageConfig) -> str:
     """Train; what is to be shown at the end."""
     return f"wrote {TextToImageTrainer(config).run() / 'pipeline'}"
-
-
-def run(arguments: Sequence[str]) -> str:
-    """Do what the command line asks."""
-    return train(parse_settings(TextToImageConfig, arguments, "granted train text-to-image"))
-
-
-if __name__ == "__main__":
-    run_as_program(run)

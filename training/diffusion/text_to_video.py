@@ -1,7 +1,7 @@
 """Text to video: Wan fine-tuned on pictures and clips in turn, with the layer weights of its text encoder (C.1).
 
     granted train text-to-video --config training/configs/t2v_paper.yaml --encoder ENCODER --data CLIPS \\
-        --image_data PICTURES --output_dir run
+        --image-data PICTURES --output-dir run
 
 Tiny, on CPU: the same with `t2v_miniature.yaml`, whose first lines say how to make its data. Of any ten steps in a row
 seven are of pictures, and three of clips. Run the command again to go on after an interruption. The outcome is
@@ -17,7 +17,6 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import nn
 
-from granted.command_line import parse_settings
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedWanPipeline
@@ -29,7 +28,6 @@ from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.run_folder import data_fingerprint
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
-from granted.utils.program import run_as_program
 
 
 def is_image_step(step: int, image_steps: int) -> bool:
@@ -228,12 +226,3 @@ def without_text_embedding(transformer: WanTransformer3DModel) -> nn.Module:
 def train(config: TextToVideoConfig) -> str:
     """Train; what is to be shown at the end."""
     return f"wrote {TextToVideoTrainer(config).run() / 'pipeline'}"
-
-
-def run(arguments: Sequence[str]) -> str:
-    """Do what the command line asks."""
-    return train(parse_settings(TextToVideoConfig, arguments, "granted train text-to-video"))
-
-
-if __name__ == "__main__":
-    run_as_program(run)

@@ -1,10 +1,10 @@
 """Stage 1: VQA fine-tuning of a vision-language model by TRL's SFTTrainer, whole or with a PEFT adapter (Section 3.4).
 
-    granted train vqa --config training/configs/vqa_qwen3_vl_8b_lora.yaml --data vqa.parquet --output_dir run
-    accelerate launch --config_file training/configs/accelerate_fsdp2.yaml -m granted.training.vqa.finetuning \\
-        --config training/configs/vqa_qwen3_vl_8b_fsdp2.yaml --data vqa.parquet --output_dir run
+    granted train vqa --config training/configs/vqa_qwen3_vl_8b_lora.yaml --data vqa.parquet --output-dir run
+    accelerate launch --config_file training/configs/accelerate_fsdp2.yaml -m granted.cli train vqa \\
+        --config training/configs/vqa_qwen3_vl_8b_fsdp2.yaml --data vqa.parquet --output-dir run
 
-Tiny, on CPU: `make miniature`, whose settings are `examples/miniature/vqa.yaml`. `--dry_run true`
+Tiny, on CPU: `make miniature`, whose settings are `examples/miniature/vqa.yaml`. `--dry-run`
 shows what would be trained on; `--help` shows everyday options, `--help-all` all that TRL has. Run the same command
 again to go on after an interruption. `granted export` makes an encoder of the outcome.
 """
@@ -15,11 +15,11 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 import torch
 from accelerate.utils import gather_object
@@ -33,17 +33,16 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     ProcessorMixin,
+    SchedulerType,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash, is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
-from granted.command_line import parse_settings
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.encoding.loading import whole_vision_language_model
-from granted.encoding.options import option
 from granted.modeling_text_trunk import find_text_trunk
 from granted.training.run_folder import (
     RECORD,
@@ -59,7 +58,7 @@ from granted.training.vqa.dry_run import dry_run_report
 from granted.training.vqa.export import model_fingerprint
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import read_json, write_json, writing
-from granted.utils.program import run_as_program
+from granted.utils.options import option
 from granted.utils.settings import (
     Bounds,
     Count,
@@ -74,26 +73,15 @@ from granted.utils.versions import library_versions
 
 
 logger = logging.getLogger(__name__)
-COMMAND = "granted train vqa"
-# Of TRL's numbers those that have bounds; the others have to be finite, and whole where they are counts.
+# Of TRL's other numbers those that have bounds; the rest has to be finite, and whole where it is a count.
 BOUNDS = {
-    "per_device_train_batch_size": Count,
-    "gradient_accumulation_steps": Count,
-    "num_train_epochs": Positive,
-    "max_steps": Annotated[int, Bounds("a whole number above 0, or -1", lambda value: value > 0 or value == -1)],
-    "learning_rate": Positive,
-    "warmup_steps": NonNegative,
-    "weight_decay": NonNegative,
     "max_grad_norm": NonNegative,
     "adam_beta1": Share,
     "adam_beta2": Share,
     "adam_epsilon": Positive,
     "label_smoothing_factor": Share,
-    "seed": Seed,
     "data_seed": Seed | None,
-    "save_steps": Positive,
     "save_total_limit": Count | None,
-    "logging_steps": Positive,
 }
 # Where a run is written, how it is shown and how its data are read: the result does not depend on it.
 _APART = re.compile(
@@ -102,53 +90,77 @@ _APART = re.compile(
 )
 
 
+MODEL, TRAINED, TRAINING, PROGRESS = HELP_GROUPS = (
+    "Model and data",
+    "What is trained",
+    "Training",
+    "Checkpoints, progress, scores",
+)
+
+
 @dataclass
 class VqaFinetuningConfig(SFTConfig):
-    """All of TRL's [`SFTConfig`], and what stage 1 adds; some defaults differ from TRL's, see below.
+    """All of TRL's [`SFTConfig`], of its `ModelConfig` what a model and an adapter need, and what stage 1 adds.
 
-    Args:
-        model (`str`): Hub id or folder of a vision-language model.
-        revision (`str`, *optional*): of the model on the Hub.
-        data (`str`): rows in TRL's layout: Parquet or JSON Lines files, comma-separated, a folder, or a Hub id.
-        skip_broken (`bool`, defaults to `False`): leave rows out that cannot be used, instead of refusing them all.
-        adapter (`str`, defaults to `"lora"`): `"none"` (every weight of the language model), `"lora"`, `"dora"` or
-            `"qlora"` (LoRA over four-bit weights; needs a GPU).
-        lora_r (`int`, defaults to 16), lora_alpha (`int`, defaults to 32), lora_dropout (`float`, defaults to 0).
-        lora_targets (`str`, *optional*): regular expression of module names; by default all linear projections of
-            the language model's layers.
-        train_vision (`bool`, defaults to `False`): train what is not the language model, too (with `adapter="none"`).
-        video_fps (`float`, *optional*): frames a second seen of videos; by default as the processor wants.
-        max_frames (`int`, *optional*): the most frames read of a video.
-        ted (`str`, *optional*): a TED benchmark on which the encoder is scored before, during and after.
-        ted_pairs (`str`, *optional*): caption pairs on which an aggregator is trained for it, each time anew.
-        ted_steps (`int`, *optional*): steps between two scores; by default only before and after.
-        ted_config (`str`, *optional*): YAML file with settings of the aggregator's training, features among them.
-        dry_run (`bool`, defaults to `False`): show three rows, count tokens and parameters, and train nothing.
+    Defaults that are not TRL's: `assistant_only_loss=True`, `max_length=None` (nothing is cut), `save_total_limit=2`,
+    an adapter on all linear projections of the language model's layers, and `bf16` where there is a GPU that computes
+    in it, elsewhere fp32.
 
-    Other defaults: `assistant_only_loss=True`, `max_length=None` (nothing is cut), `save_total_limit=2`, and `bf16`
-    where there is a GPU that computes in it, elsewhere fp32.
+    Raises:
+        InputError: a value is of another type or out of range, or settings contradict one another.
     """
 
-    model: str = option("", "Hub id or folder of a vision-language model.")
-    revision: str | None = option(None, "Of the model on the Hub: branch, tag or commit.")
-    data: str = option("", "Rows in TRL's layout: Parquet or JSON Lines, comma-separated; a folder; or a Hub id.")
-    skip_broken: bool = option(False, "Leave out rows that cannot be used, instead of refusing all.")
-    adapter: Literal["none", "lora", "dora", "qlora"] = option(
-        "lora", "none (the whole language model), lora, dora, or qlora (four bits; needs a GPU)."
+    help_groups: ClassVar[tuple[str, ...]] = HELP_GROUPS
+
+    model_name_or_path: str = option("", "Hub id or folder of a vision-language model.", group=MODEL)
+    model_revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.", group=MODEL)
+    data: str = option("", "Rows in TRL's layout: Parquet or JSON Lines files, a folder, or a Hub id.", group=MODEL)
+    skip_broken: bool = option(False, "Leave out rows that cannot be used, instead of refusing all.", group=MODEL)
+    video_fps: Positive | None = option(
+        None, "Frames a second seen of videos; by default as the processor wants.", group=MODEL
     )
-    lora_r: Count = option(16, "Rank of the adapter.")
-    lora_alpha: Count = option(32, "Its scale, divided by the rank.")
-    lora_dropout: Share = option(0.0, "Dropout before the adapter.")
-    lora_targets: str | None = option(None, "Regular expression of module names; by default all projections.")
-    train_vision: bool = option(False, "Train what is not the language model, too (with adapter none).")
-    video_fps: Positive | None = option(None, "Frames a second seen of videos; by default as the processor wants.")
-    max_frames: Count | None = option(None, "Most frames read of a video.")
-    ted: str | None = option(None, "A TED benchmark on which the encoder is scored before, during and after.")
-    ted_pairs: str | None = option(None, "Caption pairs that an aggregator is trained on for each score.")
-    ted_steps: Count | None = option(None, "Steps between two scores; by default only before and after.")
-    ted_config: str | None = option(None, "YAML file with settings of the aggregator's training.")
-    dry_run: bool = option(False, "Show three rows, count tokens and parameters, and train nothing.")
-    bf16: bool | None = option(None, "Compute in bf16; by default where there is a GPU that does, else in fp32.")
+    max_frames: Count | None = option(None, "Most frames read of a video.", group=MODEL)
+    use_peft: bool = option(False, "Train an adapter instead of the whole language model: LoRA.", group=TRAINED)
+    lora_r: Count = option(16, "Rank of the adapter.", group=TRAINED)
+    lora_alpha: Count = option(32, "Scale of the adapter, divided by the rank.", group=TRAINED)
+    lora_dropout: Share = option(0.0, "Dropout before the adapter.", group=TRAINED)
+    lora_target_modules: list[str] | None = option(
+        None, "Ends of module names, or one regular expression; all projections by default.", group=TRAINED
+    )
+    use_dora: bool = option(False, "DoRA instead of LoRA.", group=TRAINED)
+    load_in_4bit: bool = option(False, "QLoRA: the adapter over four-bit weights; needs a GPU.", group=TRAINED)
+    train_vision: bool = option(False, "Train what is not the language model, too; without an adapter.", group=TRAINED)
+    output_dir: str | None = option(None, "Gets the model or adapter, the record, and checkpoints.", group=TRAINING)
+    num_train_epochs: Positive = option(3.0, "Passes over the rows.", group=TRAINING)
+    max_steps: Annotated[int, Bounds("a whole number above 0, or -1", lambda value: value > 0 or value == -1)] = (
+        option(-1, "Stop after so many steps; -1 for all epochs.", group=TRAINING)
+    )
+    per_device_train_batch_size: Count = option(8, "Rows per process and part of a step.", group=TRAINING)
+    gradient_accumulation_steps: Count = option(1, "Parts of a step.", group=TRAINING)
+    learning_rate: Positive = option(2e-5, "Peak learning rate of AdamW.", group=TRAINING)
+    lr_scheduler_type: SchedulerType | str = option("linear", "Such as linear, cosine or constant.", group=TRAINING)
+    warmup_steps: NonNegative = option(0, "Steps of linear rise; below 1 a share of all.", group=TRAINING)
+    weight_decay: NonNegative = option(0.0, "AdamW weight decay.", group=TRAINING)
+    bf16: bool | None = option(
+        None, "Compute in bf16; by default where there is a GPU that does, else in fp32.", group=TRAINING
+    )
+    gradient_checkpointing: bool = option(True, "Least memory, not least time.", group=TRAINING)
+    train_sampling_strategy: str = option("random", "Or group_by_length: less padding.", group=TRAINING)
+    seed: Seed = option(42, "Seed of data order and dropout.", group=TRAINING)
+    save_steps: Positive = option(500, "Steps between checkpoints.", group=PROGRESS)
+    logging_steps: Positive = option(10, "Steps between points of the curve.", group=PROGRESS)
+    report_to: str | list[str] | None = option("none", "Where curves go: none, trackio, wandb, ...", group=PROGRESS)
+    dry_run: bool = option(False, "Show three rows, count tokens and parameters, and train nothing.", group=PROGRESS)
+    ted: str | None = option(
+        None, "A TED benchmark on which the encoder is scored before, during and after.", group=PROGRESS
+    )
+    ted_pairs: str | None = option(
+        None, "Caption pairs on which an aggregator is trained for each score.", group=PROGRESS
+    )
+    ted_steps: Count | None = option(
+        None, "Steps between two scores; by default only before and after.", group=PROGRESS
+    )
+    ted_config: str | None = option(None, "YAML file with settings of the aggregator's training.", group=PROGRESS)
     assistant_only_loss: bool = True
     max_length: int | None = None
     remove_unused_columns: bool = False
@@ -156,15 +168,17 @@ class VqaFinetuningConfig(SFTConfig):
     save_total_limit: int | None = 2
 
     def __post_init__(self):
-        trl_fields = {one.name for one in fields(SFTConfig)}
-        check_settings(self, [one.name for one in fields(self) if one.name not in trl_fields])
+        check_settings(self, [one.name for one in fields(self) if "group" in one.metadata])
         for name, kind in numbers_of_trl().items():
             check_value(name, getattr(self, name), kind)
-        if self.adapter != "none" and self.train_vision:
-            raise InputError(f"got train_vision with adapter {self.adapter}, expected adapter none: choose one")
-        for name in ("model", "data", "output_dir"):
+        if self.use_peft and self.train_vision:
+            raise InputError("got train_vision with use_peft, expected one of them: choose one")
+        for name in ("use_dora", "load_in_4bit", "lora_target_modules"):
+            if getattr(self, name) and not self.use_peft:
+                raise InputError(f"got {name} without use_peft, expected an adapter: add --use-peft")
+        for name in ("model_name_or_path", "data", "output_dir"):
             if not getattr(self, name):
-                raise InputError(f"got no {name}, expected one: give --{name}")
+                raise InputError(f"got no {name}, expected one: give --{name.replace('_', '-')}")
         if self.max_length is not None or self.packing or self.padding_free:
             raise InputError("got max_length, packing or padding_free, expected none: pictures must not be cut")
         if not self.assistant_only_loss or self.completion_only_loss or self.chat_template_path:
@@ -183,7 +197,7 @@ class VqaFinetuningConfig(SFTConfig):
             if not (self.bf16 or self.fp16):
                 logger.warning("no GPU that computes in bf16: training in fp32 (bf16 false)")
         gpu = torch.cuda.is_available()
-        needs = [name for name, wanted in (("adapter qlora", self.adapter == "qlora"), ("tf32", self.tf32)) if wanted]
+        needs = [name for name in ("load_in_4bit", "tf32") if getattr(self, name)]
         if needs and not gpu:
             raise InputError(f"got {needs[0]} on a machine without a GPU, expected one: use another setting")
         try:
@@ -202,7 +216,9 @@ def numbers_of_trl() -> dict[str, Any]:
     """The kinds of TRL's settings that are numbers."""
     kinds = get_type_hints(SFTConfig)
     plain = {name: kind for name, kind in kinds.items() if {*(get_args(kind) or [kind])} <= {int, float, NoneType}}
-    return {one.name: plain[one.name] for one in fields(SFTConfig) if one.init and one.name in plain} | BOUNDS
+    own = {one.name for one in fields(VqaFinetuningConfig) if "group" in one.metadata}
+    names = [one.name for one in fields(SFTConfig) if one.init and one.name in plain and one.name not in own]
+    return {name: plain[name] for name in names} | BOUNDS
 
 
 def finetune(config: VqaFinetuningConfig, probe: Any = None) -> Path:
@@ -238,14 +254,14 @@ def finetune(config: VqaFinetuningConfig, probe: Any = None) -> Path:
             probe.check_scored_since_the_start()
     if (output / RECORD).exists():
         return output  # this very run has been finished
-    with refusing(f"the model {config.model}", "one that TRL can fine-tune: check the settings"):
+    with refusing(f"the model {config.model_name_or_path}", "one that TRL can fine-tune: check the settings"):
         trainer = VqaTrainer(
             model=model,
             args=config,
             data_collator=collator,
             train_dataset=dataset,
             processing_class=processor,
-            peft_config=lora_config(config, model) if config.adapter != "none" else None,
+            peft_config=lora_config(config, model) if config.use_peft else None,
             callbacks=[probe] if probe else None,
         )
     if probe:
@@ -277,12 +293,20 @@ def finetune(config: VqaFinetuningConfig, probe: Any = None) -> Path:
     return output
 
 
+def dry_run(config: VqaFinetuningConfig) -> str:
+    """What would be trained on, see [`dry_run_report`]."""
+    rows = load_vqa(config.data)
+    model, processor, _ = load_model(config)
+    peft_config = lora_config(config, model) if config.use_peft else None
+    collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
+    dataset, _ = usable_rows(config, collator, rows)
+    return dry_run_report(config, model, collator, dataset, peft_config)
+
+
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def usable_rows(
-    config: VqaFinetuningConfig, collator: VqaCollator, dataset: Dataset
-) -> tuple[Dataset, list[Problem]]:
+def usable_rows(config: VqaFinetuningConfig, collator: VqaCollator, dataset: Dataset) -> tuple[Dataset, list[Problem]]:
     """The rows with their `length` in tokens, and those that are left out, with `skip_broken`.
 
     Every row is made a batch of, so that none can end a training later. Each process checks its share.
@@ -349,26 +373,26 @@ class LengthsOfEpoch(LengthGroupedSampler):
 
 def load_model(config: VqaFinetuningConfig) -> tuple[PreTrainedModel, ProcessorMixin, dict[str, Any]]:
     """Model, processor, and what there is to record of the model: id, revision, fingerprint of its weights."""
-    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    load = source | {"dtype": torch.float32 if config.adapter == "none" else "auto"}
+    source = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    load = source | {"dtype": "auto" if config.use_peft else torch.float32}
     load |= dict(config.model_init_kwargs or {})
-    if config.adapter == "qlora":
+    if config.load_in_4bit:
         load["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=beside_the_layers(config.model, source),
+            llm_int8_skip_modules=beside_the_layers(config.model_name_or_path, source),
         )
-    model, processor = whole_vision_language_model(config.model, **load)
-    with refusing(f"the model {config.model}", "one that reads text by a language model"):
+    model, processor = whole_vision_language_model(config.model_name_or_path, **load)
+    with refusing(f"the model {config.model_name_or_path}", "one that reads text by a language model"):
         find_text_trunk(model.base_model)
     train_only_what_is_asked(model, config)
-    local = os.path.exists(config.model)
-    path = None if local else cached_file(config.model, "config.json", revision=config.revision)
+    local = os.path.exists(config.model_name_or_path)
+    path = None if local else cached_file(config.model_name_or_path, "config.json", revision=config.model_revision)
     base = {
-        "base_model": config.model,
+        "base_model": config.model_name_or_path,
         "base_revision": extract_commit_hash(path, None),
-        "base_fingerprint": None if config.adapter == "qlora" else model_fingerprint(model),
+        "base_fingerprint": None if config.load_in_4bit else model_fingerprint(model),
     }
     return model, processor, base
 
@@ -380,35 +404,38 @@ def train_only_what_is_asked(model: PreTrainedModel, config: VqaFinetuningConfig
     trunk, _ = find_text_trunk(model.base_model)
     model.requires_grad_(False)
     for part in (trunk, model.get_output_embeddings()):
-        if part is not None and config.adapter != "qlora":
+        if part is not None and not config.load_in_4bit:
             part.requires_grad_(True)
 
 
 def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConfig:
-    """LoRA or DoRA on the linear projections of the language model's layers, or on `lora_targets`.
+    """LoRA or DoRA on the linear projections of the language model's layers, or on `lora_target_modules`.
 
     Raises:
         InputError: the targets match no linear layer.
     """
     names = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    targets = config.lora_targets or _projections(model)
+    targets: str | list[str] = config.lora_target_modules or _projections(model)
+    if isinstance(targets, list) and len(targets) == 1:  # as TRL takes it: a regular expression, or one end
+        targets = targets[0]
+    ends = tuple(f".{end}" for end in targets) if isinstance(targets, list) else ()
     try:
-        matched = [name for name in names if re.fullmatch(targets, name)]
+        matched = [name for name in names if f".{name}".endswith(ends) or (not ends and re.fullmatch(targets, name))]
     except re.error as error:
-        raise InputError(f"got lora_targets {targets!r}, expected a regular expression ({error})") from error
+        raise InputError(f"got lora_target_modules {targets!r}, expected a regular expression ({error})") from error
     if not matched:
         example = next(iter(names))
         raise InputError(
-            f"got lora_targets {targets!r}, which match none of {len(names)} linear layers, expected names such as "
-            f"{example}: correct the expression"
+            f"got lora_target_modules {targets!r}, which match none of {len(names)} linear layers, expected names "
+            f"such as {example}: correct them"
         )
     return LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets,
-        use_dora=config.adapter == "dora",
-        revision=config.revision,
+        use_dora=config.use_dora,
+        revision=config.model_revision,
         task_type="CAUSAL_LM",
     )
 
@@ -445,7 +472,7 @@ def _projections(model: PreTrainedModel) -> str:
 def run_identity(record: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same run, by their records: settings, data and weights, these two by content."""
     settings = {name: value for name, value in record["settings"].items() if not _APART.match(name)}
-    for name in ("data", *(("model", "revision") if record["base_fingerprint"] else ())):
+    for name in ("data", *(("model_name_or_path", "model_revision") if record["base_fingerprint"] else ())):
         settings.pop(name, None)  # the same content may lie elsewhere
     return settings | {name: record[name] for name in ("base_fingerprint", "data_fingerprint", "rows", "processes")}
 
@@ -486,82 +513,3 @@ def remove_broken_checkpoints(output: Path) -> None:
     for path in output.glob("checkpoint-*"):
         if not _is_whole(path):
             shutil.rmtree(path)
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-
-
-# What most runs set, in the order of --help; TRL's own in fewer words than TRL's, ours in those of the fields.
-EVERYDAY: dict[str, dict[str, str]] = {
-    "Model and data": dict.fromkeys(("model", "revision", "data", "skip_broken", "video_fps", "max_frames"), ""),
-    "What is trained": dict.fromkeys(
-        ("adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_targets", "train_vision"), ""
-    ),
-    "Training": {
-        "output_dir": "Gets the model or adapter, the record, and checkpoints.",
-        "num_train_epochs": "Passes over the rows.",
-        "max_steps": "Stop after so many steps; -1 for all epochs.",
-        "per_device_train_batch_size": "Rows per process and part of a step.",
-        "gradient_accumulation_steps": "Parts of a step.",
-        "learning_rate": "Of AdamW.",
-        "lr_scheduler_type": "Such as linear, cosine or constant.",
-        "warmup_steps": "Steps of linear rise; below 1 a share of all.",
-        "weight_decay": "Of AdamW.",
-        "bf16": "",
-        "gradient_checkpointing": "Least memory, not least time.",
-        "train_sampling_strategy": "random, or group_by_length: less padding.",
-        "seed": "Of data order and dropout.",
-    },
-    "Checkpoints, progress, scores": {
-        "save_steps": "Steps between checkpoints.",
-        "logging_steps": "Steps between points of the curve.",
-        "report_to": "none, trackio, wandb, ...",
-        **dict.fromkeys(("dry_run", "ted", "ted_pairs", "ted_steps", "ted_config"), ""),
-    },
-}
-
-
-def everyday_help() -> str:
-    """The options that most runs set, on one screen."""
-    known = {one.name: one for one in fields(VqaFinetuningConfig)}
-    lines = [
-        f"usage: {COMMAND} --model MODEL --data DATA --output_dir DIR [--OPTION VALUE ...] [--config FILE.yaml]",
-        "",
-        "Stage 1: fine-tune a vision-language model by VQA. --config reads any of the options from a YAML file.",
-    ]
-    for group, options in EVERYDAY.items():
-        lines += ["", group]
-        for name, words in options.items():
-            default = getattr(known[name].default, "value", known[name].default)
-            shown = "" if default in ("", None, MISSING) else f" [{default}]"
-            lines.append(f"  --{name:<28} {words or known[name].metadata['help']}{shown}")
-    lines += ["", "All else is TRL's SFTConfig (huggingface.co/docs/trl/sft_trainer): --help-all lists it."]
-    return "\n".join(lines)
-
-
-def parse(arguments: Sequence[str]) -> VqaFinetuningConfig:
-    """The settings given by options and by a YAML file (`--config`).
-
-    Raises:
-        InputError: an option or a value is unknown.
-    """
-    return parse_settings(VqaFinetuningConfig, arguments, COMMAND)
-
-
-def run(arguments: Sequence[str]) -> str:
-    """Do what the command line asks; what is to be shown at the end."""
-    if {"--help", "-h"} & set(arguments):
-        return everyday_help()
-    config = parse(["--help" if argument == "--help-all" else argument for argument in arguments])
-    if config.dry_run:
-        rows = load_vqa(config.data)
-        model, processor, _ = load_model(config)
-        peft_config = lora_config(config, model) if config.adapter != "none" else None
-        collator = VqaCollator(processor, video_fps=config.video_fps, max_frames=config.max_frames)
-        dataset, _ = usable_rows(config, collator, rows)
-        return dry_run_report(config, model, collator, dataset, peft_config)
-    return f"wrote {finetune(config)}; make an encoder of it with granted export {config.output_dir} --output DIR"
-
-
-if __name__ == "__main__":
-    run_as_program(run)

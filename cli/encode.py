@@ -1,0 +1,62 @@
+"""`granted encode` and `granted export`: features of texts, and an encoder of a fine-tuned model.
+
+granted encode Qwen/Qwen3-VL-8B-Instruct captions.txt --output features
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from granted.cli.console import console
+from granted.cli.registry import command
+from granted.encoding.options import EncoderOptions
+from granted.utils.options import option
+from granted.utils.settings import Count
+
+
+@dataclass
+class Encode:
+    """Options of `granted encode`."""
+
+    encoder: str = option(help="Hub id, folder or GGUF file.", positional=True)
+    texts: Path = option(help="UTF-8 file, one text a line.", positional=True)
+    output: Path = option(help="Folder of safetensors shards, keyed by text.")
+    fusion: str | None = option(None, "norm_avg (the default), learned, avg or single; a saved model has its own.")
+    layer_index: int | None = option(None, "The layer of fusion single; -1 is the last.")
+    max_length: Count | None = option(None, "Most tokens read of a text, template included; the encoder's own limit.")
+    token_budget: Count = option(8192, "Most tokens that the encoder reads at a time, padding included.")
+
+
+@command("encode")
+def encode(settings: Encode, encoder: EncoderOptions):
+    """Encode texts into fused features (N, D) on disk. Run again to go on after an interruption."""
+    from granted.encoding.feature_files import encode_file
+
+    given = asdict(settings)
+    count, total = encode_file(given.pop("encoder"), given.pop("texts"), given.pop("output"), options=encoder, **given)
+    console.print(f"encoded {count} texts; {settings.output} holds {total}")
+
+
+@dataclass
+class Export:
+    """Options of `granted export`."""
+
+    run: Path = option(help="What granted train vqa wrote: a whole model or an adapter.", positional=True)
+    output: Path = option(help="The folder to make.")
+    fusion: str = option("norm_avg", "How the layers are fused: learned, norm_avg, avg or single.")
+    dtype: str = option("auto", "Dtype of the encoder: auto, float32, bfloat16 or float16.")
+    base: str | None = option(None, "Hub id or folder of an adapter's base, if it has moved.")
+    revision: str | None = option(None, "Revision of that base on the Hub; the training's by default.")
+    keep_vision: bool = option(False, "Keep the vision tower.")
+    trust_remote_code: bool = option(False, "Run the code that comes with the model; read it first.")
+
+
+@command("export")
+def export(settings: Export):
+    """Make a text encoder of a fine-tuned model: merge the adapter, drop the head, fuse the layers."""
+    from granted.training.vqa.export import export_encoder
+
+    given = asdict(settings)
+    folder = export_encoder(given.pop("run"), given.pop("output"), **given)
+    console.print(
+        f"wrote {folder}; load it with AutoModel.from_pretrained or score it with granted evaluate ted {folder}"
+    )

@@ -1,0 +1,225 @@
+"""`granted evaluate ...` and `granted compare`: scores of encoders, vision-language models and generated images.
+
+granted evaluate ted smollm2=SmolLM2-135M-Instruct.gguf --pairs pairs.parquet --features last,norm_avg
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+from rich.table import Table
+
+from granted.cli.console import console, percent, status
+from granted.cli.registry import command
+from granted.encoding.options import EncoderOptions, LoadingOptions
+from granted.eval_metric.generation.settings import JudgeSettings
+from granted.training.aggregator.settings import AggregatorTrainingConfig
+from granted.utils.errors import InputError
+from granted.utils.options import option
+from granted.utils.settings import Count, Seed
+
+
+TED = "TED-6K.json, an exported folder, or the word sample."
+
+
+@dataclass
+class EvaluateTed:
+    """Options of `granted evaluate ted`."""
+
+    encoders: list[str] = option(help="Hub ids, folders or GGUF files; NAME=PATH names one.", positional=True)
+    ted: str = option("sample", f"The benchmark: {TED}")
+    pairs: list[str] = option([], "Caption pairs to train the aggregators on: Parquet or JSON Lines files.")
+    aggregator: Path | None = option(None, "A trained aggregator, or a folder of them, instead of pairs.")
+    output: Path = option(Path("evaluation"), "Folder of aggregators, results and report.")
+    seeds: list[Seed] = option([0], "An aggregator of every feature is trained for each seed.")
+    shard: str | None = option(None, "Score part i/n only; see granted evaluate merge.")
+    max_length: Count | None = option(
+        None, "Most tokens read of a text, template included; by default the smallest of the encoders' limits."
+    )
+
+
+@command("evaluate ted", without=("seed",))
+def evaluate_ted(settings: EvaluateTed, aggregator_training: AggregatorTrainingConfig, encoder: EncoderOptions):
+    """Score text encoders on TED: train an aggregator per feature where none is given, score, write the report.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.dataset_builders.ted_6k.reading import read_ted
+    from granted.eval_metric import evaluation
+    from granted.eval_metric.results import load_all
+
+    records, info = read_ted(settings.ted)
+    evaluation.evaluate(
+        settings.encoders,
+        records,
+        info,
+        settings.output,
+        pairs=read_all_pairs(settings.pairs) if settings.pairs else None,
+        settings=aggregator_training,
+        seeds=settings.seeds,
+        aggregator=settings.aggregator,
+        options=encoder,
+        max_length=settings.max_length,
+        shard=settings.shard,
+    )
+    results = settings.output / "results"
+    if settings.shard is None:
+        _show_report([result for result in load_all(results) if not result.shard], records, settings.output)
+    else:
+        console.print(f"wrote shard {settings.shard} to {results}; join the shards with granted evaluate merge")
+
+
+@dataclass
+class Merge:
+    """Options of `granted evaluate merge`."""
+
+    folders: list[Path] = option(help="Result folders of all shards.", positional=True)
+    ted: str = option("sample", f"The benchmark that they are of: {TED}")
+    output: Path = option(Path("evaluation"), "Folder of the joined results and the report.")
+
+
+@command("evaluate merge")
+def merge(settings: Merge):
+    """Join the results of `granted evaluate ted --shard i/n` and write the report."""
+    from granted.dataset_builders.ted_6k.reading import read_ted
+    from granted.eval_metric.results import load_all, merge_shards
+
+    def run(result):
+        return (result.encoder, result.feature, result.pooling, -1 if result.seed is None else result.seed)
+
+    records, _ = read_ted(settings.ted)
+    parts = sorted((result for folder in settings.folders for result in load_all(folder) if result.shard), key=run)
+    if not parts:
+        raise InputError("got folders without a single shard, expected results of granted evaluate ted --shard i/n")
+    merged = [merge_shards(list(shards)) for _, shards in groupby(parts, key=run)]
+    for result in merged:
+        result.save(settings.output / "results")
+    _show_report(merged, records, settings.output)
+
+
+@dataclass
+class Compare:
+    """Options of `granted compare`."""
+
+    reference: Path = option(help="Folder of results on one benchmark.", positional=True)
+    other: Path = option(help="Folder of results on another.", positional=True)
+    names: list[str] = option([], "What to call the two; by default the folders' names.")
+    output: Path = option(Path("agreement"), "Folder for agreement.md and agreement.png.")
+
+
+@command("compare")
+def compare(settings: Compare):
+    """Correlate two benchmarks over the encoders and features that both have scored."""
+    from granted.eval_metric.agreement import agreement, agreement_chart
+    from granted.eval_metric.results import load_all
+    from granted.utils.files import atomic_path
+
+    names = settings.names or [settings.reference.name, settings.other.name]
+    if len(names) != 2:
+        raise InputError(f"got --names {','.join(names)}, expected two names: give one for each benchmark")
+    found = agreement(load_all(settings.reference), load_all(settings.other))
+    text = found.markdown(*names)
+    with atomic_path(settings.output / "agreement.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    agreement_chart(found, settings.output / "agreement.png", *names)
+    console.print(text)
+
+
+@dataclass
+class EvaluateVqa:
+    """Options of `granted evaluate vqa`."""
+
+    models: list[str] = option(help="Folders or Hub ids; NAME=PATH names one, such as before=...", positional=True)
+    data: str = option(help="Held-out rows of granted data shapes vqa; files with commas.")
+    training_data: str = option(help="The rows trained on, for the majority answers; files with commas.")
+    output: Path = option(help="Folder for vqa.json and questions.png.")
+    batch_size: Count = option(32, "Rows answered at a time.")
+
+
+@command("evaluate vqa")
+def evaluate_vqa(settings: EvaluateVqa, model: LoadingOptions):
+    """How well vision-language models answer questions about shapes, with the right image and with another.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.eval_metric import vqa
+
+    given = asdict(settings)
+    report = vqa.evaluate_vqa(given.pop("models"), *given.values(), options=model)
+    names = [name for name in report["all"] if name != "n"]
+    table = Table("aspect", "n", *names, title="answered right, % [95% interval]")
+    for aspect, figures in report.items():
+        table.add_row(aspect, str(figures["n"]), *(percent(figures[name], "accuracy") for name in names))
+    console.print(table)
+    console.print(f"wrote {settings.output}")
+
+
+@dataclass
+class EvaluateGeneration:
+    """Options of `granted evaluate generation`."""
+
+    images: Path = option(
+        help="Folder of granted generate, a manifest, or GenAI-Bench with its rated images.", positional=True
+    )
+    output: Path | None = option(None, "Folder of the scores; by default scores in IMAGES.")
+    seed: Seed = option(0, "Seed of the control, which swaps the prompts of shapes.")
+    skip_unreadable: bool = option(False, "Leave out images that cannot be read.")
+
+
+@command("evaluate generation")
+def evaluate_generation(settings: EvaluateGeneration, judge: JudgeSettings, judge_model: LoadingOptions):
+    """How well images and videos follow their prompts: shapes are read exactly, all else a model judges.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.eval_metric.generation import evaluation
+    from granted.eval_metric.generation.vqa_score import MEASURES
+
+    reports = evaluation.evaluate_generation(
+        settings.images,
+        settings.output,
+        judge=judge,
+        options=judge_model,
+        seed=settings.seed,
+        skip_unreadable=settings.skip_unreadable,
+    )
+    for part, properties in reports.get("shapes", {}).items():
+        table = Table("", "n", "right, %", "other prompts, %", "ceiling, %", title=f"shapes, {part} [95% interval]")
+        for name, figures in properties.items():
+            control = percent(figures["control"]) if figures.get("control") else ""
+            ceiling = f"{100 * figures['ceiling']:.1f}" if "ceiling" in figures else ""
+            table.add_row(name.replace("_", " "), str(figures["n"]), percent(figures), control, ceiling)
+        console.print(table)
+    if "vqa_score" in reports:
+        measure = MEASURES[judge.measure].format(judge.answer)
+        table = Table("", "n", "% [95% interval]", title=f"VQAScore, {measure}")
+        for name, figures in reports["vqa_score"].items():
+            table.add_row(name, str(figures["n"]), percent(figures))
+        console.print(table)
+    if "agreement" in reports:
+        found = reports["agreement"]
+        low, high = found["ci95"]
+        figures = f"r = {found['pearson']:.2f} [{low:.2f}, {high:.2f}], Spearman {found['spearman']:.2f}"
+        console.print(f"agreement with people over {found['n']} images: {figures}, Kendall {found['kendall']:.2f}")
+    console.print(f"wrote {settings.output or 'scores beside the manifest'}")
+
+
+def read_all_pairs(paths: list[str]) -> list[dict]:
+    """The caption pairs of several files."""
+    from granted.dataset_builders.caption_pairs.pairs import read_pairs
+
+    with status("reading pairs"):
+        return [pair for path in paths for pair in read_pairs(path)]
+
+
+def _show_report(results, records, output: Path) -> None:
+    from granted.eval_metric.evaluation import write_report
+    from granted.eval_metric.report import HEADER, table_rows
+
+    paths = write_report(results, records, output)
+    table = Table(*HEADER, title=f"TED accuracy, {results[0].dataset['config']}, {len(records)} instances")
+    for row in table_rows(results):
+        table.add_row(*row.cells(), style="dim" if row.baseline else None)
+    console.print(table)
+    for path in paths:
+        console.print(f"wrote {path}")
