@@ -104,7 +104,7 @@ def _show_commands(words: Sequence[str], arguments: Sequence[str]) -> None:
     known = [name for name in COMMANDS if not group or name.startswith(f"{group} ")]
     unknown = words[1:2] if group else words[:1]
     if unknown:
-        given = " ".join(words[: 2 if group else 1])
+        given = " ".join(words)
         near = get_close_matches(given, known, 1)
         perhaps = f"perhaps {near[0]}" if near else ", ".join(known)
         raise InputError(f"got no command {given!r}, expected one of granted ({perhaps}): see granted --help")
