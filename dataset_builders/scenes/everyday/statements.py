@@ -178,7 +178,7 @@ class EverydayAsker(Asker):
             )
         if "place" in scene.tables:
             places = scene.facts["place"]
-            fill = self.one_of("{the} is {where}", "{where} is {the}", "{the} can be found {where}")
+            fill = self.one_of("{the} is {where}", "{where} is {the}", "{the} is to be found {where}")
 
             def say(thing: str | Concept, place: Place) -> str:
                 return fill(the=caption.the(thing), where=caption.where(place))
