@@ -251,7 +251,7 @@ class _Writer:
 
     def stands(self, subject: str) -> str:
         """The verb for where something is; of what moves, where it is at first."""
-        moves, still = ("start out", "start off", "be first seen"), ("sit", "stand", "lie", "be found")
+        moves, still = ("start out", "start off", "be first seen"), ("sit", "stand", "lie", "be seen")
         return self.caption.does(subject, self.pick(*(moves if self._moves(subject) else still)))
 
     def _moves(self, subject: str) -> bool:

@@ -256,7 +256,7 @@ class _Questioner:
                 self.scene.entities[member].concept.key,
             )  # fmt: skip
         moving = "place at the end" in self.scene.tables
-        at_first = (" at the beginning", "start out") if moving else ("", "be found")
+        at_first = (" at the beginning", "start out") if moving else ("", "be located")
         for relation, (when, verb) in (("place", at_first), ("place at the end", (" at the end", "end up"))):
             if relation in self.scene.tables or (relation == "place" and moving):
                 yield from self.about(
@@ -277,7 +277,7 @@ class _Questioner:
         yield from self.about(
             "count",
             lambda s: self.pick("how many {} are there", "how many {} can you see").format(caption.some(s)),
-            lambda s, v: f"{'is' if v == 1 else 'are'} there {caption.counted(s, v)}", say, number_word,
+            lambda s, v: f"{'is' if v == 1 else 'are'} there exactly {caption.counted(s, v)}", say, number_word,
             lambda v: f"of which shape {'is' if v == 1 else 'are'} there exactly {number_word(v)}",
         )  # fmt: skip
         a, b = self.rng.sample(self.subjects, 2)
@@ -327,7 +327,7 @@ class _Questioner:
         word = self.pick("before", "after")
         truth = holds(self.scene, InOrder("timeline", (a, b) if word == "before" else (b, a)))
         real = word if truth else {"before": "after", "after": "before"}[word]
-        begin = caption.does(a, "begin")
+        begin = caption.does(a, "begin to change")
         yield self.decided(
             "whether before", f"{self._do(a)} {caption.the(a)} begin to change {word} {caption.the(b)}", truth,
             f"{caption.the(a)} {begin} {real} {caption.the(b)}",

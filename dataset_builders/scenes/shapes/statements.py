@@ -228,7 +228,7 @@ class ShapesAsker(Asker):
                 )  # fmt: skip
                 yield self._beside(order)
         if "place" in scene.tables:
-            verb = self.rng.choice(("sit", "stand", "be found"))
+            verb = self.rng.choice(("sit", "stand", "be seen"))
             yield from self.table(
                 "place", "Where is it?", lambda s, v: f"{caption.the(s)} {present(verb)} {caption.form(v)}",
                 self.unused(tuple(PLACES.values())),
