@@ -154,7 +154,8 @@ def test_no_opening_doubles_a_word_whatever_the_place_and_the_hour():
     hours, views = words["hour_day"] + words["hour_dark"], words["view"]
     styles = words["image_style"] + words["video_style"]
     places = [form for theme in lexicon.themes.values() for concept in theme.places for form in concept.forms]
-    for place, hour, view, style in zip(places, *map(itertools.cycle, (hours, views, styles))):
+    here_and_now = itertools.product(places, hours)
+    for (place, hour), view, style in zip(here_and_now, itertools.cycle(views), itertools.cycle(styles)):
         for pattern in patterns:
             text = pattern.format(a_style=style, medium="picture", place=place, hour=hour, view=view)
             assert not DOUBLED.search(text), text
