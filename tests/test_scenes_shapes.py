@@ -384,7 +384,8 @@ def test_a_plain_caption_says_all_of_a_drawing_in_the_same_words_for_every_scene
     told = {write_shapes_caption(scene, seed, "plain").text for seed in "abc"}
     assert len(told) == 1 and len({write_shapes_caption(scene, seed).text for seed in "abc"}) == 3
     text = told.pop()
-    assert all(f"with the letters '{letters}'" in text for letters in scene.facts["text"].values())
+    texts = scene.facts["text"].values()
+    assert all(f"with the letter{'s' if len(written) > 1 else ''} '{written}'" in text for written in texts)
     assert text.count(", then ") == len(scene.orders["timeline"]) - 1
 
 

@@ -226,9 +226,12 @@ class _Writer:
         elif self.rng.random() < 0.6:
             subject = with_article(f"{caption.form(face)} {noun}")
         else:
-            subject = f"{with_article(noun)}, {self.say('looks')} {caption.form(face)},"
+            subject = f"{with_article(noun)}, {self.say('looks')} {caption.form(face)}"
+        apart = "," in subject
         if garment is not None:
-            subject += f" {self.say('wears')} {self.a_garment(garment)}"
+            subject += f"{' and' if apart else ''} {self.say('wears')} {self.a_garment(garment)}"
+        if apart:
+            subject += ","
         activity = facts["activity"][person]
         adverb = caption.form(manner) if manner else ""
         lists = ("introduction_continuous" if caption.continuous else "introduction_finite",)

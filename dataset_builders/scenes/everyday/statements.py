@@ -41,7 +41,7 @@ class EverydayAsker(Asker):
                 if bearers:
                     fill = self.one_of(
                         "{the} is {value}",
-                        "{the} that can be seen is {value}",
+                        "{the} in view is {value}",
                         "the view includes {the}, which is {value}",
                     )
                     yield self.cell(
@@ -51,7 +51,9 @@ class EverydayAsker(Asker):
                     )  # fmt: skip
         if "expression" in facts:
             fill = self.one_of(
-                "{the} looks {value}", "{the} has a face that looks {value}", "to judge by the face, {the} is {value}"
+                "{the} looks {value}",
+                "{the} has the look of somebody {value}",
+                "judging by the face, {the} is {value}",
             )
             yield self.cell(
                 "expression", "How do the people look?",
@@ -97,7 +99,7 @@ class EverydayAsker(Asker):
         does = scene.facts["gathering"]
         fill = self.one_of(
             "{A} {x}, while {B} {y}",
-            "the content shows that {A} {x} and that {B} {y}",
+            "it can be seen that {A} {x} and that {B} {y}",
             "what happens is that {A} {x}, and {B} {y}",
             "{A} {x}; meanwhile, {B} {y}",
         )
@@ -121,12 +123,12 @@ class EverydayAsker(Asker):
         new = self.theme.people if kind == "person" else self.theme.objects
         of = {self.scene.facts["trait"][name]: mentions[name] for name in names}
         fill = self.one_of(
-            "'{subject}' in '{said}' refers to {the}", "in '{said}', the words '{subject}' stand for {the}",
+            "'{subject}' in '{said}' refers to {the}", "in '{said}', {words} for {the}",
             "the clause '{said}' is about {the}", "where the text says '{said}', {the} is meant",
         )  # fmt: skip
         yield self.cell(
             "trait", "Who or what is meant?",
-            lambda s, v: fill(the=caption.the(s), subject=of[v][0], said=of[v][1]),
+            lambda s, v: fill(the=caption.the(s), subject=of[v][0], said=of[v][1], words=_words_stand(of[v][0])),
             subjects=names, new_subjects=self.unused(new), vary=("subject",),
         )  # fmt: skip
 
@@ -176,7 +178,7 @@ class EverydayAsker(Asker):
             )
         if "place" in scene.tables:
             places = scene.facts["place"]
-            fill = self.one_of("{the} is {where}", "{where} is {the}", "{the} can be found {where}")
+            fill = self.one_of("{the} is {where}", "{where} is {the}", "{the} is to be found {where}")
 
             def say(thing: str | Concept, place: Place) -> str:
                 return fill(the=caption.the(thing), where=caption.where(place))
@@ -235,3 +237,8 @@ class EverydayAsker(Asker):
                 lambda s, v: at_once(happens(s), happens_too(v)),
                 subjects=list(meanwhile), new_subjects=new, new_values=new,
             )  # fmt: skip
+
+
+def _words_stand(words: str) -> str:
+    """`"the word 'she' stands"`, `"the words 'the one in red' stand"`."""
+    return f"the words '{words}' stand" if " " in words else f"the word '{words}' stands"

@@ -167,7 +167,7 @@ class _Writer:
         count, text = self.facts["count"][subject], self.facts.get("text", {}).get(subject)
         phrase = " ".join([*words, self.caption.noun(subject)])
         phrase = with_article(phrase) if count == 1 else f"{number_word(count)} {phrase}"
-        return " ".join(filter(None, [phrase, text and f"with the letters '{text}'", self.where(subject)]))
+        return " ".join(filter(None, [phrase, text and f"with the {letters(text)} '{text}'", self.where(subject)]))
 
     def opening(self) -> str:
         """The beginning of the first sentence, which goes on with what is there."""
@@ -236,21 +236,22 @@ class _Writer:
         usual = f"{what} {self.stands(subject)} {where}"
         if first or self._moves(subject):
             return usual
-        return self.pick(usual, f"{where} {self.stands(subject)} {what}", f"there {be} {what} {where}")
+        first = f"{where}," if "," in where else where
+        return self.pick(usual, f"{first} {self.stands(subject)} {what}", f"there {be} {what} {where}")
 
     def _joined(self, clauses: Sequence[str]) -> list[str]:
         """The clauses as sentences of one or two each."""
         sentences, left = [], list(clauses)
         while left:
             if len(left) > 1 and self.rng.random() < 0.5 and ";" not in left[0]:
-                sentences.append(left.pop(0) + self.pick(", while ", " and ", "; ") + left.pop(0))
+                sentences.append(left.pop(0) + self.pick(", while ", ", and ", "; ") + left.pop(0))
             else:
                 sentences.append(left.pop(0))
         return sentences
 
     def stands(self, subject: str) -> str:
         """The verb for where something is; of what moves, where it is at first."""
-        moves, still = ("start out", "start off", "be first seen"), ("sit", "stand", "lie", "be found")
+        moves, still = ("start out", "start off", "be first seen"), ("sit", "stand", "lie", "be seen")
         return self.caption.does(subject, self.pick(*(moves if self._moves(subject) else still)))
 
     def _moves(self, subject: str) -> bool:
@@ -292,7 +293,7 @@ class _Writer:
                 clauses.append(
                     self.pick(
                         f"{the}{each} {self.caption.does(subject, 'read')} '{text}'",
-                        f"{the}{each} {self.caption.does(subject, 'carry')} the letters '{text}'",
+                        f"{the}{each} {self.caption.does(subject, 'carry')} the {letters(text)} '{text}'",
                         f"'{text}' is written on {the}",
                         f"{the} {self.caption.be(subject)} marked '{text}'",
                     )
@@ -346,8 +347,14 @@ class _Writer:
             case 3:
                 return [f"{first}, and {'; '.join(after)}", f"in the end {last}"]
             case _:
-                before = [f"before that, {event}" for event in middle[::-1]]
+                when = ("before that", "earlier still")
+                before = [f"{when[min(i, 1)]}, {event}" for i, event in enumerate(middle[::-1])]
                 return [f"the last thing to happen is that {last}", *before, f"first of all, {first}"]
+
+
+def letters(text: str) -> str:
+    """What a text on a figure is called: `"letter"` or `"letters"`."""
+    return "letters" if len(text) > 1 else "letter"
 
 
 def _listed(parts: Sequence[str]) -> str:

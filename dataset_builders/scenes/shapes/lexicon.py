@@ -64,7 +64,7 @@ MOTIONS = {
     ("shrinks", None): Concept("shrinks", ("shrink", "get smaller", "dwindle")),
     ("appears", None): Concept("appears", ("appear", "pop up", "come into view")),
     ("disappears", None): Concept("disappears", ("disappear", "vanish", "drop out of sight")),
-    ("blinks", None): Concept("blinks", ("blink once", "flicker off and on", "go missing for a while")),
+    ("blinks", None): Concept("blinks", ("blink once", "flicker off and on", "wink out for a moment")),
 }
 SPEEDS = _concepts("slowly|unhurriedly|sluggishly", "steadily|evenly", "quickly|swiftly|rapidly")
 # What may be written on a figure.

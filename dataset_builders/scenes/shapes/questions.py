@@ -171,7 +171,7 @@ class _Questioner:
         what: Callable[[str], str] | None,
         whether: Callable[[str, Hashable], str],
         say: Callable[[str, Hashable], str],
-        short: Callable[[Hashable], str],
+        short: Callable[[Hashable], str] | None,
         which: Callable[[Hashable], str],
     ) -> Iterator[Asked]:
         """What value a subject has, whether it has a value, and which subject has it.
@@ -180,7 +180,7 @@ class _Questioner:
             relation (`str`): the table.
             what, whether, which (`Callable`): the questions.
             say (`Callable`): words the fact.
-            short (`Callable`): words the value.
+            short (`Callable`, *optional*): words the value; without it a pronoun stands for the subject.
         """
         table = self.facts.get(relation, {})
         if len(dict.fromkeys(table.values())) < 2:
@@ -190,7 +190,9 @@ class _Questioner:
         fact = say(subject, value)
         if what:
             key = value.key if isinstance(value, Concept) else str(value)
-            yield self.open(f"what {relation}", what(subject), short(value), fact, key)
+            it = "they" if self.caption.many(subject) else "it"
+            brief = short(value) if short else fact.replace(self.caption.the(subject), it, 1)
+            yield self.open(f"what {relation}", what(subject), brief, fact, key)
         guess = self.value(table, subject)
         yield self.decided(
             f"whether {relation}", whether(subject, guess), holds(self.scene, Is(relation, subject, guess)), fact
@@ -256,7 +258,7 @@ class _Questioner:
                 self.scene.entities[member].concept.key,
             )  # fmt: skip
         moving = "place at the end" in self.scene.tables
-        at_first = (" at the beginning", "start out") if moving else ("", "be found")
+        at_first = (" at the beginning", "start out") if moving else ("", "be located")
         for relation, (when, verb) in (("place", at_first), ("place at the end", (" at the end", "end up"))):
             if relation in self.scene.tables or (relation == "place" and moving):
                 yield from self.about(
@@ -277,7 +279,7 @@ class _Questioner:
         yield from self.about(
             "count",
             lambda s: self.pick("how many {} are there", "how many {} can you see").format(caption.some(s)),
-            lambda s, v: f"{'is' if v == 1 else 'are'} there {caption.counted(s, v)}", say, number_word,
+            lambda s, v: f"{'is' if v == 1 else 'are'} there exactly {caption.counted(s, v)}", say, number_word,
             lambda v: f"of which shape {'is' if v == 1 else 'are'} there exactly {number_word(v)}",
         )  # fmt: skip
         a, b = self.rng.sample(self.subjects, 2)
@@ -327,7 +329,7 @@ class _Questioner:
         word = self.pick("before", "after")
         truth = holds(self.scene, InOrder("timeline", (a, b) if word == "before" else (b, a)))
         real = word if truth else {"before": "after", "after": "before"}[word]
-        begin = caption.does(a, "begin")
+        begin = caption.does(a, "begin to change")
         yield self.decided(
             "whether before", f"{self._do(a)} {caption.the(a)} begin to change {word} {caption.the(b)}", truth,
             f"{caption.the(a)} {begin} {real} {caption.the(b)}",
@@ -344,7 +346,7 @@ class _Questioner:
             "motion", lambda s: self.pick(f"what {self._do(s)} {the(s)} do", f"what happens to {the(s)}"),
             lambda s, v: f"{self._do(s)} {the(s)} {form(v)}",
             lambda s, v: f"{the(s)} {caption.does(s, form(v))}",
-            lambda v: f"{form(v)}", lambda v: f"which shape can be seen to {form(v)}",
+            None, lambda v: f"which shape can be seen to {form(v)}",
         )  # fmt: skip
         if "speed" in self.scene.tables:
             yield from self.about(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import permutations
 
 from granted.dataset_builders.scenes.scene import All, Concept, InOrder, Is
-from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption
+from granted.dataset_builders.scenes.shapes.captions import BESIDE, SIDES, ShapesCaption, letters
 from granted.dataset_builders.scenes.shapes.lexicon import (
     COLOURS,
     LINES,
@@ -124,19 +124,28 @@ class ShapesAsker(Asker):
         yield from self.table(
             "motion", "What does which shape do?",
             self.happens, self.unused(tuple(MOTIONS.values())),
-            ("{}, and {}", "in the video, {} and {}", "one can see that {} and that {}"),
+            # Of groups it is said that they "can be seen" doing something: not twice in one sentence.
+            (
+                "{}, and {}", "in the video, {} and {}",
+                "in the course of the video, {}, and {}" if self._seen() else "one can see that {} and that {}",
+            ),
         )  # fmt: skip
 
     def happens(self, subject: Subject, motion: Concept) -> str:
         """`"the star moves up"`; beside groups `"the star can be seen moving up"`, which fits one and many alike."""
         phrase = self.caption.form(motion)
-        if any(self.caption.many(name) for name in self.scene.entities):
+        if self._seen():
             return f"{self.caption.the(subject)} can be seen {participle(phrase)}"
         return f"{self.caption.the(subject)} {present(phrase)}"
 
+    def _seen(self) -> bool:
+        """Whether what moves is said to be seen moving: in clips with groups."""
+        return "motion" in self.scene.facts and any(map(self.caption.many, self.scene.entities))
+
     def basic_event(self) -> Iterator[Frame]:
         caption = self.caption
-        together = ("{}, while {}", "{}; meanwhile, {}", "what can be seen is that {} and that {}")
+        third = "this is what happens: {}, and {}" if self._seen() else "what can be seen is that {} and that {}"
+        together = ("{}, while {}", "{}; meanwhile, {}", third)
         relation = next(name for name in ("motion", "line", "band", "place") if name in self.scene.tables)
         if relation == "motion":
             yield from self.table(
@@ -179,13 +188,15 @@ class ShapesAsker(Asker):
     def ocr(self) -> Iterator[Frame]:
         caption = self.caption
         fill = self.one_of(
-            "{the} {read} '{text}'", "the letters on {the} are '{text}'", "'{text}' is what {the} {say}",
+            "{the} {read} '{text}'", "the {letters} on {the} {are} '{text}'", "'{text}' is what {the} {say}",
             "{the} {have} '{text}' written on {it}",
         )  # fmt: skip
 
         def say(subject: Subject, text: Hashable) -> str:
             verbs = {verb: caption.does(subject, verb) for verb in ("read", "say", "have")}
-            return fill(the=caption.the(subject), text=text, it="them" if caption.many(subject) else "it", **verbs)
+            it = "them" if caption.many(subject) else "it"
+            are = "are" if len(text) > 1 else "is"
+            return fill(the=caption.the(subject), text=text, it=it, letters=letters(text), are=are, **verbs)
 
         texts = self.scene.facts["text"].values()
         new = self.rng.sample([text for text in TEXTS if text not in texts], NEGATIVES)
@@ -217,7 +228,7 @@ class ShapesAsker(Asker):
                 )  # fmt: skip
                 yield self._beside(order)
         if "place" in scene.tables:
-            verb = self.rng.choice(("sit", "stand", "be found"))
+            verb = self.rng.choice(("sit", "stand", "be seen"))
             yield from self.table(
                 "place", "Where is it?", lambda s, v: f"{caption.the(s)} {present(verb)} {caption.form(v)}",
                 self.unused(tuple(PLACES.values())),
