@@ -197,17 +197,7 @@ class ContextAggregator(PreTrainedModel):
         weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
         if not isinstance(weights, dict) or not all(torch.is_tensor(value) for value in weights.values()):
             raise ValueError(f"got {path}, expected a dict whose 'model' is the aggregator's state dict")
-        state = {}
-        for key, value in weights.items():
-            key = key.removeprefix("module.")
-            if key == "pool_token":
-                key = "context_token"
-            elif key.startswith("encoder."):
-                # Their MLP holds a dropout between its two linear layers.
-                key = key.replace("encoder.", "blocks.", 1).replace(".mlp.3.", ".mlp.2.")
-            elif key.startswith("proj."):
-                key = "out_" + key
-            state[key] = value.float()
+        state = {_own_key(key): value.float() for key, value in weights.items()}
         if "context_token" not in state or "out_proj.weight" not in state or state["out_proj.weight"].ndim != 2:
             raise ValueError(f"got {path} without 'pool_token' or 'proj.weight', expected an aggregator's state dict")
         state["context_token"] = state["context_token"].reshape(1, 1, -1)  # (1, 1, D)
@@ -225,6 +215,17 @@ class ContextAggregator(PreTrainedModel):
         if missing or unknown:
             raise ValueError(f"got {path} with missing keys {missing} and unknown keys {unknown}, expected neither")
         return aggregator.eval()
+
+
+def _own_key(key: str) -> str:
+    """What a weight of the authors' aggregator is called here."""
+    key = key.removeprefix("module.")
+    if key == "pool_token":
+        return "context_token"
+    if key.startswith("encoder."):
+        # Their MLP holds a dropout between its two linear layers.
+        return key.replace("encoder.", "blocks.", 1).replace(".mlp.3.", ".mlp.2.")
+    return f"out_{key}" if key.startswith("proj.") else key
 
 
 ContextAggregator.register_for_auto_class("AutoModel")

@@ -358,7 +358,7 @@ class GrantedModel(PreTrainedModel):
             return
         processor_class = getattr(self._tokenizer, "_processor_class", None)
         if not self.config.keep_vision:
-            self._tokenizer._set_processor_class(None)  # or AutoProcessor would ask for one that reads pictures
+            self._tokenizer._set_processor_class(None)  # or AutoProcessor would ask for one that reads images
         try:
             self._tokenizer.save_pretrained(folder)
         finally:

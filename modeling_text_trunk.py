@@ -108,13 +108,35 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
         return names[id(layers[-1])]
     if last_layer == "output":
         return ""
+    block, normed, probe = _look_at_one_token(trunk, layers, token)
+    reported = probe.hidden_states[-1]  # (1, 1, D)
+    if not (block.isfinite().all() and reported.isfinite().all()):  # NaN is not equal to itself
+        raise not_finite("the first token that was read")
+    if last_layer == "post_norm":
+        if not normed:
+            raise ValueError(
+                f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
+            )
+        return names[id(normed[0])]
+    if torch.equal(reported, block):
+        return names[id(layers[-1])]
+    if torch.equal(reported, probe.last_hidden_state):
+        return ""
+    raise ValueError(
+        f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: set "
+        "last_layer to 'pre_norm', 'post_norm' or 'output'"
+    )
+
+
+def _look_at_one_token(trunk: nn.Module, layers: nn.ModuleList, token: dict) -> tuple[torch.Tensor, list, ModelOutput]:
+    """The last block's output (1, 1, D) for a token, the norms outside the blocks that take it, and what comes out."""
     inside = {id(module) for module in layers.modules()}
     block: list[torch.Tensor] = []  # the last block's output (1, 1, D)
-    final_norms: list[str] = []
+    final_norms: list[nn.Module] = []
 
     def see_norm(module, args, output):
         if args and block and torch.equal(args[0], block[0]):
-            final_norms.append(names[id(module)])
+            final_norms.append(module)
 
     handles = [layers[-1].register_forward_hook(lambda module, args, output: block.append(hidden_of(output)))]
     for module in trunk.modules():
@@ -125,29 +147,12 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
     trunk.__class__ = next(cls for cls in given.__mro__ if not cls.__name__.startswith("FSDP"))
     try:
         with torch.no_grad(), evaluating(trunk), reporting(trunk):
-            probe = trunk(**token, output_hidden_states=True, return_dict=True)
+            output = trunk(**token, output_hidden_states=True, return_dict=True)
     finally:
         trunk.__class__ = given
         for handle in handles:
             handle.remove()
-
-    reported = probe.hidden_states[-1]  # (1, 1, D)
-    if not (block[0].isfinite().all() and reported.isfinite().all()):  # NaN is not equal to itself
-        raise not_finite("the first token that was read")
-    if last_layer == "post_norm":
-        if not final_norms:
-            raise ValueError(
-                f"got last_layer='post_norm' for {type(trunk).__name__}, which has no final norm: use 'as_reported'"
-            )
-        return final_norms[0]
-    if torch.equal(reported, block[0]):
-        return names[id(layers[-1])]
-    if torch.equal(reported, probe.last_hidden_state):
-        return ""
-    raise ValueError(
-        f"got {type(trunk).__name__}, whose hidden_states[-1] is neither its last block nor its output: set "
-        "last_layer to 'pre_norm', 'post_norm' or 'output'"
-    )
+    return block[0], final_norms, output
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class GrantedPipelineMixin:
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
-    def _settle_tokenizer(self, transformer, text_encoder, tokenizer):
+    def _resolve_tokenizer(self, transformer, text_encoder, tokenizer):
         """The tokenizer to register. The pipeline's and the encoder's are one."""
         if text_encoder is None:
             return tokenizer
@@ -152,7 +152,7 @@ class GrantedPipelineMixin:
         device = device or self._execution_device
         tensors = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
         tensors = self._fit(tensors, max_sequence_length)
-        # The pictures of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
+        # The images of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
         return tuple(t if t is None else t.to(device).repeat_interleave(num_images_per_prompt, 0) for t in tensors)
 
     def _encode(self, texts: list[str], max_sequence_length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,7 +234,7 @@ class GrantedPipelineMixin:
         return latents.to(device, torch.float32)
 
     def _schedule(self, num_inference_steps: int, num_tokens: int, device: torch.device, sigmas=None) -> torch.Tensor:
-        """The scheduler's time steps, shifted for `num_tokens` tokens of picture where it shifts by length."""
+        """The scheduler's time steps, shifted for `num_tokens` tokens of image where it shifts by length."""
         config, shift = self.scheduler.config, {}
         if config.get("use_dynamic_shifting", False):
             shift["mu"] = calculate_shift(

@@ -65,7 +65,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         tokenizer: PreTrainedTokenizerBase | None,
         max_sequence_length: int | None = None,
     ):
-        tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
+        tokenizer = self._resolve_tokenizer(transformer, text_encoder, tokenizer)
         super().__init__(transformer, scheduler, vae, text_encoder, tokenizer)
         self.register_to_config(max_sequence_length=max_sequence_length)
         # The parent says 8 whatever the VAE is, and patches of 2 whatever the transformer has.
@@ -122,7 +122,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         cfg_normalization: bool = True,
         max_sequence_length: int | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Make pictures.
+        """Make images.
 
         Args:
             prompt, negative_prompt, num_images_per_prompt, prompt_embeds, negative_prompt_embeds,
@@ -130,14 +130,14 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
             width, height (`int`, *optional*): in pixels; the transformer's `sample_size` by default.
             num_inference_steps (`int`, defaults to 50), guidance_scale (`float`, defaults to 4.0): as in the paper.
             sigmas (`list[float]`, *optional*): noise levels before the scheduler's shift; equal steps by default.
-            generator (`torch.Generator` or a list of them, one per picture, *optional*), latents (`torch.Tensor`,
+            generator (`torch.Generator` or a list of them, one per image, *optional*), latents (`torch.Tensor`,
                 *optional*): the noise (B, C, H, W) to start from.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict, attention_kwargs, callback_on_step_end, callback_on_step_end_tensor_inputs, cfg_trunc_ratio,
                 cfg_normalization: as in [`Lumina2Pipeline`].
 
         Returns:
-            [`ImagePipelineOutput`], the pictures of a prompt together, or a tuple.
+            [`ImagePipelineOutput`], the images of a prompt together, or a tuple.
         """
         height, width = height or self.default_image_size, width or self.default_image_size
         factor, patch = self.vae_scale_factor, self.transformer.config.patch_size
@@ -179,7 +179,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         return ImagePipelineOutput(images=image) if return_dict else (image,)
 
     def _velocity(self, branch: str, step: int, t: torch.Tensor, latents, embeds, mask) -> torch.Tensor:
-        """d latents / d sigma. Lumina counts time from noise to picture, schedulers the other way."""
+        """d latents / d sigma. Lumina counts time from noise to image, schedulers the other way."""
         dtype = self.transformer.dtype
         timestep = 1 - t / self.scheduler.config.num_train_timesteps
         return -self.transformer(
@@ -220,7 +220,7 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         tokenizer: PreTrainedTokenizerBase | None,
         max_sequence_length: int | None = None,
     ):
-        tokenizer = self._settle_tokenizer(transformer, text_encoder, tokenizer)
+        tokenizer = self._resolve_tokenizer(transformer, text_encoder, tokenizer)
         super(WanPipeline, self).__init__()  # the parent's own would register the second transformer of Wan 2.2
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer, scheduler=scheduler

@@ -28,6 +28,7 @@ from granted.cli import main as command
 from granted.encoding.embedding_cache import EmbeddingCache
 from granted.encoding.loading import choose_device, device_name
 from granted.eval_metric.results import load_all
+from granted.examples.miniature.model import build_miniature
 from granted.utils.files import read_json, read_lines, write_json
 from granted.utils.versions import library_versions
 
@@ -87,9 +88,9 @@ def make_data(folder: Path, log: Path) -> None:
             "--output",
             folder / "pairs.parquet",
         ),
-        ("miniature", "--pictures", 0, "--output", folder / "qwen3-vl"),
     ):
         granted(*arguments, on_gpu=False, log=log)
+    build_miniature(folder / "qwen3-vl", images=0)
     captions = [f"a photo of {i} red cubes beside a blue sphere, number {i * 7} of many" for i in range(200)]
     (folder / "texts.txt").write_text("\n".join(captions), encoding="utf-8")
 

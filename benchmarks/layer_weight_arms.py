@@ -4,7 +4,7 @@
     python benchmarks/layer_weight_arms.py --encoder miniature/encoder --before miniature/encoder_before \\
         --data images.parquet --prompts prompts.parquet --output arms
 
-An arm is a training, its pictures and their scores: the commands of `granted` that are printed. All arms have the same
+An arm is a training, its images and their scores: the commands of `granted` that are printed. All arms have the same
 data, settings and steps; the best schedule is trained again with the encoder before stage 1. Broken off, it goes on
 where it was. Writes `arms.json`, `arms.md`, and for Figure 4 the trajectory of the first `continuous` arm.
 """
@@ -33,7 +33,7 @@ from granted.utils.program import run_as_command
 MODES = ("norm_avg", "continuous", "two_step")
 MAIN = "at_places"
 SETTINGS = ("config", "steps", "batch_size", "seeds", "jobs")
-SHOWN = (MAIN, "background", "count", "shape", "colour", "position")  # what bold scenes have
+SHOWN = (MAIN, "background", "count", "shape", "colour", "position")  # what large_solid scenes have
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run_all(arms: list[Arm], seeds: list[int], options: argparse.Namespace) -> N
 
 
 def read(arm: Arm, output: Path, seeds: list[int]) -> tuple[dict, dict[str, np.ndarray], list[str]]:
-    """What is reported of an arm; the credits (S, n) of each property; the prompts of the n pictures."""
+    """What is reported of an arm; the credits (S, n) of each property; the prompts of the n images."""
     scores = [Scores.load(arm.folder(output, seed) / "pictures/scores/shapes.json") for seed in seeds]
     records = [read_json(arm.folder(output, seed) / "training_record.json") for seed in seeds]
     prompts = [item["prompt_id"] for item in scores[0].items]

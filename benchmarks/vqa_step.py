@@ -4,7 +4,7 @@
     python benchmarks/vqa_step.py --shape tiny                               # rehearsal on a CPU
 
 Two arms: LoRA on the language projections, and the whole language model. The tower is frozen, weights are in bf16,
-activations are checkpointed; a batch has rows of one picture of 448 pixels (196 tokens) and text up to the length.
+activations are checkpointed; a batch has rows of one image of 448 pixels (196 tokens) and text up to the length.
 """
 
 import argparse
@@ -58,12 +58,12 @@ SHAPES = {
 
 
 def batch_of(config: Qwen3VLConfig, rows: int, length: int, device: str) -> dict[str, torch.Tensor]:
-    """Random rows (B, N) with one picture each; the last quarter of a row is the answer."""
+    """Random rows (B, N) with one image each; the last quarter of a row is the answer."""
     patch, merge = config.vision_config.patch_size, config.vision_config.spatial_merge_size
     side = 448 // patch
-    pictures = (side // merge) ** 2
+    images = (side // merge) ** 2
     ids = torch.randint(100, 10_000, (rows, length))  # (B, N)
-    ids[:, 0], ids[:, 1 : pictures + 1], ids[:, pictures + 1] = START, IMAGE, END
+    ids[:, 0], ids[:, 1 : images + 1], ids[:, images + 1] = START, IMAGE, END
     labels = ids.clone()  # (B, N)
     labels[:, : length * 3 // 4] = -100
     width = 3 * config.vision_config.temporal_patch_size * patch**2

@@ -204,7 +204,7 @@ def _rows_of_shapes(settings: DataShapes):
         )
     scenes = {
         "things": number_range(settings.things, "--things") if settings.things else None,
-        "bold": settings.large_solid,
+        "large_solid": settings.large_solid,
         "split": settings.split,
         "captions": settings.captions,
     }

@@ -178,7 +178,7 @@ def evaluate_generation(settings: EvaluateGeneration, judge: JudgeSettings, judg
     reports = evaluation.evaluate_generation(
         settings.images,
         settings.output,
-        judge=judge,
+        **asdict(judge),
         options=judge_model,
         seed=settings.seed,
         skip_unreadable=settings.skip_unreadable,

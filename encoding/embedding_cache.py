@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 from granted.modeling_granted import GrantedModel
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.files import atomic_path, read_json, remove_abandoned, write_json
 
 
 def text_key(text: str) -> str:
@@ -79,6 +79,7 @@ class EmbeddingCache:
             raise InputError(f"got {folder}, which holds other files, expected a cache or an empty folder: choose one")
         else:
             write_json(description, identity)
+        remove_abandoned(self.folder)  # if no text is missing, nothing is written that would do it
         for shard in sorted(self.folder.glob("*.safetensors")):
             self._index(shard)
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import pearsonr, spearmanr
 
 from granted.eval_metric.results import Result
-from granted.eval_metric.series import group_seeds
+from granted.eval_metric.seed_groups import group_seeds
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
 

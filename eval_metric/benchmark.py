@@ -1,6 +1,6 @@
 """Scoring an encoder on TED: every text encoded once, for all features and aggregators at once (Section 3.3).
 
-    heads = [load_head("aggregators/norm_avg")]
+    heads = [load_aggregator("aggregators/norm_avg")]
     results = score_encoder(encoder, "smollm2", heads, records, dataset, cache_dir="cache")
 
 A caption is encoded as `Caption Type: ...` and `Caption: ...`, statements as they are; an instance is right when the
@@ -30,7 +30,7 @@ from granted.eval_metric.results import Result, provenance
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
-from granted.training.aggregator.contrastive import AggregatorHeads
+from granted.training.aggregator.contrastive import AggregatorGroup
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import read_json
 
@@ -40,7 +40,7 @@ AT_A_TIME = 512  # instances whose vectors are in memory
 
 
 @dataclass
-class Head:
+class TrainedAggregator:
     """A trained aggregator with the seed it was trained from and the settings of its training."""
 
     aggregator: ContextAggregator
@@ -58,7 +58,7 @@ class Head:
         return f"{self.feature}@{self.seed}"
 
 
-def load_head(folder: str | os.PathLike) -> Head:
+def load_aggregator(folder: str | os.PathLike) -> TrainedAggregator:
     """Load an aggregator that `train_context_aggregators` wrote.
 
     Raises:
@@ -79,21 +79,23 @@ def load_head(folder: str | os.PathLike) -> Head:
             raise ValueError("training.json does not say how texts were read")
     if aggregator.fusion is None or aggregator.config.feature is None:
         raise InputError(f"got {folder}, an aggregator without a feature in its configuration: set fusion and feature")
-    return Head(aggregator.eval(), seed, training)
+    return TrainedAggregator(aggregator.eval(), seed, training)
 
 
-def find_heads(folder: str | os.PathLike) -> list[Head]:
+def find_aggregators(folder: str | os.PathLike) -> list[TrainedAggregator]:
     """The aggregator in a folder, or all those anywhere below it, such as the seeds of one encoder."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
-        return [load_head(folder)]
+        return [load_aggregator(folder)]
     below = sorted(path.parent for path in folder.rglob("config.json"))
     if not below:
         raise InputError(f"got {folder}, which holds no aggregator, expected one or a folder of them: check the path")
-    return [load_head(path) for path in below]
+    return [load_aggregator(path) for path in below]
 
 
-def check_heads(encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[Head]) -> None:
+def check_aggregators(
+    encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[TrainedAggregator]
+) -> None:
     """Refuse aggregators made for an encoder of another width, depth, weights or reading, or that share a name."""
     layers = encoder.config.num_hidden_layers
     names, reading = [head.name for head in heads], reading_of(encoder)
@@ -149,7 +151,7 @@ def select_shard(records: Sequence[TedRecord], shard: str | None) -> list[TedRec
 def score_encoder(
     encoder: GrantedModel,
     encoder_name: str,
-    heads: Sequence[Head],
+    heads: Sequence[TrainedAggregator],
     records: Sequence[TedRecord],
     dataset: dict,
     cache_dir: str | os.PathLike,
@@ -163,7 +165,7 @@ def score_encoder(
     Args:
         encoder ([`GrantedModel`]): its layers are read, its own fusion is not.
         encoder_name (`str`): display name.
-        heads (`list[Head]`): aggregators trained for this encoder.
+        heads (`list[TrainedAggregator]`): aggregators trained for this encoder.
         records (`list[TedRecord]`): the benchmark, validated.
         dataset (`dict`): `name`, `config`, `fingerprint`, `instances`, `captions` of the whole benchmark.
         cache_dir (`str`): finished batches are kept here, from which an interrupted run goes on.
@@ -177,9 +179,9 @@ def score_encoder(
         InputError: an aggregator made for something else, or scores that are not finite.
     """
     fingerprint = encoder.fingerprint()
-    check_heads(encoder, encoder_name, fingerprint, heads)
+    check_aggregators(encoder, encoder_name, fingerprint, heads)
     all_records, records = records, select_shard(records, shard)
-    model = AggregatorHeads({head.name: head.aggregator for head in heads})
+    model = AggregatorGroup({head.name: head.aggregator for head in heads})
     model = model.to(encoder.input_device, torch.float32).eval()
     reading = reading_of(encoder)
     identity = {
@@ -253,7 +255,7 @@ def unique_texts(records: Sequence[TedRecord]) -> list[str]:
 
 def encode_missing(
     encoder: GrantedModel,
-    model: AggregatorHeads,
+    model: AggregatorGroup,
     texts: Sequence[str],
     cache: EmbeddingCache,
     token_budget: int,

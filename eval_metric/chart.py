@@ -1,4 +1,4 @@
-"""One picture of accuracies per category: a dot with its interval for every series, next to chance and word overlap.
+"""One image of accuracies per category: a dot with its interval for every series, next to chance and word overlap.
 
     from granted.eval_metric.chart import category_chart
     category_chart(load_all("results"), "categories.png")
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from granted.eval_metric.results import Result
-from granted.eval_metric.series import Series, group_seeds, shared_baselines
+from granted.eval_metric.seed_groups import SeedGroup, group_seeds, shared_baselines
 from granted.eval_metric.statistics import Estimate
 from granted.utils.files import atomic_path
 
@@ -41,7 +41,7 @@ def category_chart(results: Iterable[Result], path: str | os.PathLike, dark: boo
         dark: light ink on a dark page; default False.
 
     Raises:
-        InputError: the results cannot stand side by side (see `granted.eval_metric.series.group_seeds`).
+        InputError: the results cannot stand side by side (see `granted.eval_metric.seed_groups.group_seeds`).
     """
     everything = group_seeds(results)
     series, style = everything[:MAX_SERIES], _DARK if dark else _LIGHT
@@ -73,7 +73,7 @@ def category_chart(results: Iterable[Result], path: str | os.PathLike, dark: boo
 def _panel(
     ax: Axes,
     title: str,
-    series: list[Series],
+    series: list[SeedGroup],
     estimates: list[Estimate],
     colours: dict[str, str],
     style: dict[str, str],
@@ -127,7 +127,7 @@ def _baseline_lines(ax: Axes, baselines: dict, panel: str, style: dict[str, str]
                 ax.plot([100 * value], [-0.5], "v", markersize=4, color=style["ink"], clip_on=False, zorder=5)
 
 
-def _legend(figure: Figure, series: list[Series], baselines: dict, style: dict[str, str], left_out: int) -> None:
+def _legend(figure: Figure, series: list[SeedGroup], baselines: dict, style: dict[str, str], left_out: int) -> None:
     ink = style["ink"]
     handles = [Line2D([], [], color=ink, marker="o", markersize=4.4, linewidth=1.4, label="context aggregator")]
     if any(one.pooling == "mean" for one in series):

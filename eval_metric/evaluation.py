@@ -18,7 +18,13 @@ from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.features import reading_of
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
-from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
+from granted.eval_metric.benchmark import (
+    TrainedAggregator,
+    find_aggregators,
+    load_aggregator,
+    score_encoder,
+    select_shard,
+)
 from granted.eval_metric.report import category_chart, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
 from granted.training.aggregator.settings import AggregatorTrainingConfig
@@ -96,14 +102,14 @@ def evaluate(
     for spec in (bar := tqdm(encoders, unit="encoder", disable=None if show_progress else True)):
         bar.set_description(f"evaluating {split_spec(spec)[0]}")
         name, encoder = load_encoder(spec, options, max_length=max_length)
-        heads: list[Head] = find_heads(aggregator) if aggregator is not None else []
+        heads: list[TrainedAggregator] = find_aggregators(aggregator) if aggregator is not None else []
         for seed in seeds if pairs is not None else ():
             folder = output_dir / "aggregators" / folder_name(name) / f"seed{seed}"
             run = replace(settings or AggregatorTrainingConfig(), seed=seed)
             folders = train_context_aggregators(
                 encoder, pairs, folder, run, encoder_name=name, show_progress=show_progress
             )
-            heads += [load_head(path) for path in folders.values()]
+            heads += [load_aggregator(path) for path in folders.values()]
         found = score_encoder(
             encoder,
             name,

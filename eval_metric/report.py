@@ -23,8 +23,8 @@ import numpy as np
 
 from granted.eval_metric.chart import category_chart
 from granted.eval_metric.results import Result
-from granted.eval_metric.series import (
-    Series,
+from granted.eval_metric.seed_groups import (
+    SeedGroup,
     between_encoders,
     compare_all,
     group_seeds,
@@ -88,7 +88,7 @@ def table_rows(results: Iterable[Result]) -> list[Row]:
     """Rows of the main table: encoders by accuracy, then the baselines by accuracy.
 
     Raises:
-        InputError: the results cannot stand side by side (see `granted.eval_metric.series.group_seeds`).
+        InputError: the results cannot stand side by side (see `granted.eval_metric.seed_groups.group_seeds`).
     """
     return _rows(group_seeds(results))
 
@@ -138,7 +138,7 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
         temporary.write_text(page, encoding="utf-8")
 
 
-def _rows(series: Sequence[Series]) -> list[Row]:
+def _rows(series: Sequence[SeedGroup]) -> list[Row]:
     rows = [
         Row(
             encoder=one.encoder,
@@ -160,7 +160,7 @@ def _rows(series: Sequence[Series]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
 
 
-def _part_tables(series: Sequence[Series]) -> list[dict]:
+def _part_tables(series: Sequence[SeedGroup]) -> list[dict]:
     """The tables by category and by medium: title, columns (name, n) and rows (label, cells); a cell may be None."""
     tables = []
     for title, kind in (("By category", "categories"), ("By medium", "media")):

@@ -1,9 +1,8 @@
 """Intervals and tests for accuracies whose items come in groups: the several instances that share one caption.
 
-    from granted.eval_metric.statistics import bootstrap_accuracy, mcnemar, paired_difference
+    from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
     bootstrap_accuracy(correct, groups=caption_ids)                  # accuracy and its 95% interval
     paired_difference(correct_a, correct_b, groups=caption_ids)      # difference, interval, p value
-    mcnemar(correct_a, correct_b)                                    # exact test on the discordant items
 
 Everything is numpy on CPU and takes well under a second for the 6,641 instances of TED-6K.
 
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from granted.utils.errors import InputError
@@ -62,15 +60,6 @@ class Difference:
     p_value: float
     n: int
     groups: int
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Exact McNemar test. `only_a` items only a got right, `only_b` only b; `p_value` two-sided."""
-
-    only_a: int
-    only_b: int
-    p_value: float
 
 
 def bootstrap_accuracy(
@@ -142,33 +131,6 @@ def paired_difference(
     p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
     difference = float(sums.sum() / counts.sum())
     return Difference(difference, float(low), float(high), float(p_value), len(credits_a), len(counts))
-
-
-def mcnemar(
-    correct_a: np.ndarray, correct_b: np.ndarray, ids_a: Sequence | None = None, ids_b: Sequence | None = None
-) -> McNemar:
-    """Exact McNemar test of two runs on the same items (binomial on the discordant items, from statsmodels).
-
-    It takes items as independent; where they share captions, read it beside `paired_difference`.
-
-    Args:
-        correct_a, correct_b: (n,) bool. Seeds cannot be averaged here: compare one run with one run.
-        ids_a, ids_b: identities of the items, compared if given.
-
-    Raises:
-        InputError: not one-dimensional and bool, or the items do not line up.
-    """
-    a, b = np.asarray(correct_a), np.asarray(correct_b)  # (n,), (n,)
-    for name, value in (("correct_a", a), ("correct_b", b)):
-        if value.ndim != 1 or value.dtype != bool or not value.size:
-            raise InputError(
-                f"got {name} of shape {value.shape} and type {value.dtype}, expected (n,) bool with n > 0: "
-                "compare one run with one run"
-            )
-    _check_lined_up(a, b, ids_a, ids_b)
-    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]  # (2, 2)
-    p_value = statsmodels_mcnemar(table, exact=True).pvalue
-    return McNemar(int(table[0][1]), int(table[1][0]), float(p_value))
 
 
 def _credits(correct: np.ndarray, name: str) -> np.ndarray:

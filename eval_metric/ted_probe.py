@@ -24,7 +24,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.reading import read_ted
-from granted.eval_metric.benchmark import load_head, score_encoder
+from granted.eval_metric.benchmark import load_aggregator, score_encoder
 from granted.eval_metric.evaluation import check_apart, dataset_description
 from granted.eval_metric.results import Result
 from granted.modeling_granted import GrantedModel
@@ -149,7 +149,7 @@ class TedProbe(TrainerCallback):
         found = score_encoder(
             encoder,
             folder.name,
-            [load_head(head) for head in heads.values()],
+            [load_aggregator(head) for head in heads.values()],
             self.records,
             self.dataset,
             folder / "cache",

@@ -1,11 +1,11 @@
-"""How well a vision-language model answers questions about shapes, and whether it looks at the pictures.
+"""How well a vision-language model answers questions about shapes, and whether it looks at the images.
 
     report = evaluate_vqa(["before=FOLDER", "after=FOLDER"], "held_out.parquet", "training.parquet", "vqa")
     report["counting"]["after"]                    # {"accuracy": ..., "ci95": [...]}
 
 Truth is the key of each question, judged in any wording; of a question for yes or no the decision is judged and not
 the reason that may follow, even one that contradicts it. Beside the accuracy stand the majority answer of the training
-rows to each kind of question, and the accuracy with another question's picture: without looking the two are the same.
+rows to each kind of question, and the accuracy with another question's image: without looking the two are the same.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.scenes.shapes.questions import is_right
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
-from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import LoadingOptions, device_name, load_vision_language_model, split_spec
@@ -51,7 +51,7 @@ def evaluate_vqa(
     options: LoadingOptions | None = None,
     batch_size: int = 32,
 ) -> dict[str, dict[str, Any]]:
-    """Answer held-out questions with each model, and with the last once more about other pictures; write the report.
+    """Answer held-out questions with each model, and with the last once more about other images; write the report.
 
     Args:
         models (`list[str]`): folders or Hub ids, `NAME=PATH` to name one.
@@ -119,7 +119,7 @@ def _is_stored(path: Path, models: Mapping[str, str], report: Mapping[str, Any],
 def kept_answers(
     model, processor, rows: Sequence[Mapping[str, Any]], cache_dir: str | os.PathLike, *, batch_size: int = 32
 ) -> tuple[list[str], float]:
-    """As [`answer`], with answers that are kept by model, question and picture, and the seconds that all of them took.
+    """As [`answer`], with answers that are kept by model, question and image, and the seconds that all of them took.
 
     Args:
         model, processor, rows, batch_size: of [`answer`].
@@ -149,8 +149,8 @@ def kept_answers(
 
 def _row_key(collate: VqaCollator, row: Mapping[str, Any]) -> str:
     """A hash of all that a model is shown of a row: the messages up to its first question, pixels and frame rate."""
-    messages, clips = collate.with_media(row, question_only=True)
-    digest = hashlib.sha256(repr([(clip.total_num_frames, clip.fps) for clip in clips]).encode())
+    messages, videos = collate.with_media(row, question_only=True)
+    digest = hashlib.sha256(repr([(clip.total_num_frames, clip.fps) for clip in videos]).encode())
     for role, part in ((message["role"], part) for message in messages for part in message["content"]):
         value = part[part["type"]]
         digest.update(f"{role} {part['type']} {np.shape(value)} ".encode())
@@ -184,10 +184,10 @@ def answer(
 
 
 def swapped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each with the picture or clip of another row of the same medium, and kind of question if there is one.
+    """The rows, each with the image or video of another row of the same medium, and kind of question if there is one.
 
     Raises:
-        InputError: there is one picture or one clip only.
+        InputError: there is one image or one video only.
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -196,7 +196,7 @@ def swapped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for number in [n for n, partner in other.items() if n == partner]:
         alike = [n for n, row in enumerate(rows) if bool(row["videos"]) == bool(rows[number]["videos"])]
         if len(alike) == 1:
-            raise InputError("got one question about pictures or about clips, expected none or more: add rows")
+            raise InputError("got one question about images or about videos, expected none or more: add rows")
         other[number] = alike[alike.index(number) - 1]
     return [dict(row) | {name: rows[other[n]][name] for name in ("images", "videos")} for n, row in enumerate(rows)]
 
@@ -242,7 +242,7 @@ def _estimate(marks: Sequence[bool]) -> dict[str, Any]:
 
 
 def question_sheet(rows: Sequence[Mapping[str, Any]], answers: Sequence[str], path: str | os.PathLike) -> None:
-    """Write a PNG of questions with their pictures (of a clip three frames), the model's answers and the truth."""
+    """Write a PNG of questions with their images (of a video three frames), the model's answers and the truth."""
     columns = 4
     lines = -(-len(rows) // columns)
     size = (3.2 * columns, 3.8 * lines)
@@ -251,11 +251,11 @@ def question_sheet(rows: Sequence[Mapping[str, Any]], answers: Sequence[str], pa
         axis.axis("off")
     for axis, row, said in zip(axes.flat, rows, answers):
         if row["images"]:
-            picture = open_image(row["images"][0])
+            image = open_image(row["images"][0])
         else:
-            frames = open_clip(row["videos"][0], row["fps"]).frames  # (T, H, W, 3)
-            picture = torch.cat([torch.from_numpy(frames[i]) for i in (0, len(frames) // 2, -1)], 1)  # (H, 3W, 3)
-        axis.imshow(picture, interpolation="nearest")
+            frames = open_video(row["videos"][0], row["fps"]).frames  # (T, H, W, 3)
+            image = torch.cat([torch.from_numpy(frames[i]) for i in (0, len(frames) // 2, -1)], 1)  # (H, 3W, 3)
+        axis.imshow(image, interpolation="nearest")
         question, truth = (message["content"][-1]["text"] for message in row["messages"][:2])
         good = is_right(said, row["key"])
         text = [line for part in (question, f"answer: {said}", f"truth: {truth}") for line in textwrap.wrap(part, 42)]

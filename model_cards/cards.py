@@ -5,7 +5,7 @@
 
 Tiny, on CPU: tests/test_model_cards.py. The text is in the templates beside this file, what they are filled with comes
 from `figures.py`, front matter is made by huggingface_hub. What no file says, the card says it does not know. A card
-that is returned is finished in the sense of `validation.py`. The data set's card is made with its folder
+that is returned is finished in the sense of `validation.py`. The dataset's card is made with its folder
 (`dataset_builders/ted_6k/export.py`).
 """
 
@@ -81,9 +81,9 @@ def model_card(
         license (`str`): of the weights, an identifier of the Hub.
         base_model (`str`, *optional*): Hub id of the model it was made from; base_revision (`str`, *optional*): its
             commit.
-        datasets (`Sequence[str]`, defaults to none): Hub ids of data sets it was trained on.
+        datasets (`Sequence[str]`, defaults to none): Hub ids of datasets it was trained on.
         ted_results (`Iterable[Path]`, defaults to none): results of this very encoder on TED, as `Result.save` writes
-            them. Seeds are averaged, each data set gets its table; the metadata get those of the folder's fusion.
+            them. Seeds are averaged, each dataset gets its table; the metadata get those of the folder's fusion.
         ted_repo (`str`, defaults to `"ted-6k"`): the Hub id of the benchmark.
         vqa_scores (`Path`, *optional*): `vqa.json` of `granted evaluate vqa`.
         training_record (`Path`, *optional*): `training_record.json` of stage 1.
@@ -170,10 +170,10 @@ def pipeline_card(
         license, datasets, revision, demonstration: as of [`model_card`].
         scores (`Path`, *optional*): `shapes.json` of `granted evaluate generation`.
         training_record (`Path`, *optional*): `training_record.json` of stage 2.
-        grid (`Path`, *optional*): a picture of results, in the folder.
+        grid (`Path`, *optional*): an image of results, in the folder.
         prompt (`str`): of the example.
         call (`Mapping[str, Any]`, *optional*): other arguments of the example's call; by default those of the scored
-            pictures, else those of the training's samples.
+            images, else those of the training's samples.
 
     Raises:
         InputError: a file cannot be read, or is not what it is given for.
@@ -186,7 +186,7 @@ def pipeline_card(
         raise InputError(f"got {folder} with a pipeline {kind!r}, expected one of {', '.join(_PIPELINES)}")
     task, results = _PIPELINES[kind]
     if grid is not None and (not Path(grid).is_file() or not Path(grid).resolve().is_relative_to(folder.resolve())):
-        raise InputError(f"got the picture {grid}, expected one in {folder}: copy it there")
+        raise InputError(f"got the image {grid}, expected one in {folder}: copy it there")
     scored = read_shapes_scores(scores) if scores else None
     record = read_record(training_record) if training_record else None
     data = ModelCardData(
@@ -219,7 +219,7 @@ def pipeline_card(
         prompt=prompt,
         call=example_call(scored, record) if call is None else dict(call),
         shapes=scored["report"] if scored else None,
-        pictures=scored["pictures"]["scored"] if scored else 0,
+        images=scored["pictures"]["scored"] if scored else 0,
         grid=Path(grid).resolve().relative_to(folder.resolve()).as_posix() if grid else None,
         training=training_rows(record) if record else None,
         demonstration=demonstration,

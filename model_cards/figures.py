@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from granted.eval_metric.report import markdown_table
 from granted.eval_metric.results import Result
-from granted.eval_metric.series import group_seeds
+from granted.eval_metric.seed_groups import group_seeds
 from granted.utils.errors import InputError
 from granted.utils.files import read_json
 
@@ -101,7 +101,7 @@ def by_dataset(results: Sequence[Result]) -> dict[tuple, list[Result]]:
 
 
 def ted_section(results: Sequence[Result]) -> dict[str, Any]:
-    """What the card tells of results on one data set: its name and size, their table, how the aggregators learned."""
+    """What the card tells of results on one dataset: its name and size, their table, how the aggregators learned."""
     dataset = results[0].dataset
     aggregators = [run.provenance.get("aggregator") or {} for run in results]
     table = markdown_table(results).strip()
@@ -157,7 +157,7 @@ def feature_name(config: Mapping[str, Any]) -> str:
 
 
 def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list[EvalResult]:
-    """Results on one data set as metadata, those of one feature: a model is scored by what it computes.
+    """Results on one dataset as metadata, those of one feature: a model is scored by what it computes.
 
     Args:
         results (`Sequence[Result]`): on the same data.
@@ -254,7 +254,7 @@ def read_shapes_scores(path: Path) -> dict[str, Any]:
 
 
 def shapes_eval_results(scores: Mapping[str, Any], task: str) -> list[EvalResult]:
-    """The scores of pictures as metadata."""
+    """The scores of images as metadata."""
     return [
         EvalResult(
             task_type=task,
@@ -271,10 +271,10 @@ def shapes_eval_results(scores: Mapping[str, Any], task: str) -> list[EvalResult
 
 
 def example_call(scores: Mapping[str, Any] | None, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments that pictures were made with: the scored ones, else the training's samples."""
+    """The arguments that images were made with: the scored ones, else the training's samples."""
     given: dict[str, Any] = {}
     if scores is not None:
-        generation = scores["pictures"].get("generation") or {}  # pictures may be from elsewhere
+        generation = scores["pictures"].get("generation") or {}  # images may be from elsewhere
         given = generation.get("identity", {}).get("arguments", {})
     elif record is not None:
         given = dict(record["settings"])

@@ -10,20 +10,12 @@ import re
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCardData, ModelCardData, SpaceCardData
 
+from granted.model_cards.kinds import KINDS
 from granted.utils.errors import InputError
 
 
-# What the Hub shows and filters by; a card without one of them is not finished.
-METADATA = {
-    "model": ("language", "license", "library_name", "pipeline_tag", "tags"),
-    "pipeline": ("language", "license", "library_name", "pipeline_tag", "tags", "base_model"),
-    "dataset": ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
-    "metric": ("title", "sdk", "sdk_version", "app_file", "license", "tags"),
-}
 _LONGEST, _DEEPEST = 200_000, 20  # characters and levels of metadata; a hundred results are 40,000 and 8
-_CARD_DATA = {"dataset": DatasetCardData, "metric": SpaceCardData}
 _FENCED = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`[^`\n]*`")
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t]*#*$")
@@ -46,8 +38,8 @@ def validate_card(text: str, kind: str) -> None:
     Raises:
         InputError: an unfilled field, a section without text, missing or malformed metadata. Each finding is a line.
     """
-    if kind not in METADATA:
-        raise InputError(f"got kind {kind!r}, expected one of {', '.join(METADATA)}")
+    if kind not in KINDS:
+        raise InputError(f"got kind {kind!r}, expected one of {', '.join(KINDS)}")
     front, body, offset = _split(text)
     findings = _metadata_findings(front, kind) + _body_findings(body, offset)
     if findings:
@@ -76,13 +68,13 @@ def _metadata_findings(front: str | None, kind: str) -> list[str]:
         return ["metadata is no YAML"]
     if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
         return ["metadata is no mapping of names"]
-    findings = [f"metadata lacks {name}" for name in METADATA[kind] if metadata.get(name) in (None, "", [], {})]
+    findings = [f"metadata lacks {name}" for name in KINDS[kind].metadata if metadata.get(name) in (None, "", [], {})]
     findings += [f"metadata has {place} without a value" for place in _empty(metadata)]
     findings += [
         f"metadata has {what}" for what, pattern in _UNFILLED.items() if pattern.search(front) and what not in findings
     ]
     try:
-        _CARD_DATA.get(kind, ModelCardData)(**metadata)
+        KINDS[kind].card_data(**metadata)
     except (ValueError, TypeError, KeyError, AttributeError):
         findings.append("metadata cannot be read by huggingface_hub, expected what its card data takes")
     return findings

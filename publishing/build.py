@@ -37,6 +37,7 @@ from granted.encoding.features import read_layer_weights
 from granted.eval_metric.results import load as load_result
 from granted.model_cards import cards
 from granted.model_cards.figures import read_record, without_folders
+from granted.model_cards.kinds import REPOSITORIES
 from granted.modeling_checkpoint import auto_class, load_added_weights, load_config, load_tokenizer, locate
 from granted.pipeline_base import write_code
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
@@ -52,14 +53,6 @@ from granted.utils.files import atomic_path, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "checkpoints" / "tiny"
-# What each folder is, for its checks, its card and its type of repository.
-KINDS = {
-    "granted": "model",
-    "ted-6k": "dataset",
-    "ted_accuracy": "metric",
-    "granted-lumina2": "pipeline",
-    "granted-wan": "pipeline",
-}
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
 LISTING = "release.json"  # beside the repositories: what was built, so that it can be told from other files
 _LOCK = ".lock"  # in the temporary folder of a build, held while it runs
@@ -146,7 +139,7 @@ def build_release(
             released = {}
             for path in sorted(folder.iterdir()):
                 report(f"checking and hashing {path.name}")
-                released[path.name] = check_folder(path, KINDS[path.name])
+                released[path.name] = check_folder(path, REPOSITORIES[path.name])
             write_json(folder / LISTING, [f"{name}/{file.path}" for name in released for file in released[name]])
             return released
         except InputError as error:  # the folder that it names is about to be removed

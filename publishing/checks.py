@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
+from granted.model_cards.kinds import KINDS
 from granted.model_cards.validation import validate_card
 from granted.publishing.code_checks import check_code
 from granted.publishing.leaks import find_leaks
@@ -36,15 +37,7 @@ from granted.utils.errors import InputError
 
 
 CARD = "README.md"
-_WEIGHTS = (".safetensors", ".json", ".py", ".md", ".txt", ".jinja", ".model", ".png")
-# File types a repository of each kind may hold; any may have these texts.
-_LEGAL = ("LICENSE", "NOTICE")
-FILE_TYPES = {
-    "model": _WEIGHTS,
-    "pipeline": _WEIGHTS,
-    "dataset": (".parquet", ".json", ".py", ".md"),
-    "metric": (".py", ".txt", ".md"),
-}
+_LEGAL = ("LICENSE", "NOTICE")  # any repository may have these texts
 _PICKLED = frozenset(
     (".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth")
 )
@@ -90,8 +83,8 @@ def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
         InputError: it is no folder, or must not ship. Every finding is a line of the message. No secret is in it.
     """
     folder = Path(folder)
-    if kind not in FILE_TYPES:
-        raise InputError(f"got kind {kind!r}, expected one of {', '.join(FILE_TYPES)}")
+    if kind not in KINDS:
+        raise InputError(f"got kind {kind!r}, expected one of {', '.join(KINDS)}")
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"got {folder}, expected a folder that is no link: check the path")
     lines: list[str] = []
@@ -113,9 +106,8 @@ def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
             released.append(ReleasedFile(name, path.stat().st_size, _sha256(path)))
         except OSError as error:
             lines.append(f"{shown}: cannot be read ({error.strerror})")
-    for same in names.values():
-        if len(same) > 1:
-            lines.append(f"{' and '.join(sorted(same))}: differ only in case, which not every disk can hold")
+    alike = (sorted(same) for same in names.values() if len(same) > 1)
+    lines += [f"{' and '.join(same)}: differ only in case, which not every disk can hold" for same in alike]
     lines += _check_card(folder / CARD, kind, released)
     if lines:
         raise InputError(
@@ -159,8 +151,8 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     suffix = path.suffix if path.name not in _LEGAL else ".txt"
     if suffix in _PICKLED:
         return [(None, f"is of a type ({suffix}) that may hold a pickle, expected safetensors")]
-    if suffix not in FILE_TYPES[kind] and path.name not in _LEGAL:
-        return [(None, f"is no type of file for a {kind} repository, expected {', '.join(FILE_TYPES[kind])}")]
+    if suffix not in KINDS[kind].file_types and path.name not in _LEGAL:
+        return [(None, f"is no type of file for a {kind} repository, expected {', '.join(KINDS[kind].file_types)}")]
     if zipfile.is_zipfile(path):
         return [(None, "holds a zip archive, as torch.save and numpy.savez write them, expected safetensors")]
     try:
@@ -290,7 +282,7 @@ def _png(path: Path) -> Iterator[tuple[str | None, str]]:
         with PIL.Image.open(path, formats=["PNG"]) as image:
             told = [f"{key} {value}" for key, value in image.text.items()]  # packed in the file, perhaps
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
-        raise _Unfit("is not a PNG picture") from None
+        raise _Unfit("is not a PNG image") from None
     yield "metadata", "\n".join(told)
     yield "metadata", path.read_bytes().decode("latin-1")
 

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from granted import __version__
-from granted.publishing.build import KINDS
+from granted.model_cards.kinds import KINDS, REPOSITORIES
 from granted.publishing.checks import check_folder
 from granted.publishing.upload import Pushed, push_folder
-
-
-REPO_TYPES = {"model": "model", "pipeline": "model", "dataset": "dataset", "metric": "space"}
 
 
 def push(
@@ -38,7 +35,7 @@ def push(
             same call goes on.
     """
     pushed = []
-    folders = {name: kind for name, kind in KINDS.items() if (Path(release) / name).is_dir()}
+    folders = {name: kind for name, kind in REPOSITORIES.items() if (Path(release) / name).is_dir()}
     for name, kind in folders.items():
         report(f"checking {name}")
         check_folder(Path(release) / name, kind)
@@ -47,11 +44,11 @@ def push(
         one = push_folder(
             Path(release) / name,
             f"{owner}/{name}",
-            REPO_TYPES[kind],
+            KINDS[kind].repo_type,
             private=private,
             tag=tag,
             message=f"Release by granted {__version__}",
-            space_sdk="gradio" if kind == "metric" else None,
+            space_sdk="gradio" if KINDS[kind].repo_type == "space" else None,
             report=report,
         )
         done = f"commit {one.commit[:7]}" if one.commit else "nothing had changed"

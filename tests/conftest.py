@@ -108,8 +108,8 @@ def tiny_bert_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def write_pictures():
-    """`write_pictures(path, count, sizes, broken)` writes plain pictures with captions as Parquet."""
+def write_images():
+    """`write_pictures(path, count, sizes, broken)` writes plain images with captions as Parquet."""
     colours = ("red", "blue", "green", "yellow", "black")
 
     def write(path, count: int = 10, sizes=((16, 16),), broken=()) -> str:

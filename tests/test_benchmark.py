@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from granted.dataset_builders.ted_6k.records import caption_text, fingerprint, validate_records
 from granted.encoding.features import new_aggregator
 from granted.eval_metric import benchmark
-from granted.eval_metric.benchmark import Head, find_heads, load_head, score_encoder, select_shard
+from granted.eval_metric.benchmark import (
+    TrainedAggregator,
+    find_aggregators,
+    load_aggregator,
+    score_encoder,
+    select_shard,
+)
 from granted.eval_metric.results import merge_shards
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
@@ -57,7 +63,10 @@ def encoder(tiny_encoder_folder):
 
 
 def make_heads(encoder):
-    made = [Head(new_aggregator(name, encoder, "tiny", encoder.fingerprint(), seed=3), seed=3) for name in FEATURES]
+    made = [
+        TrainedAggregator(new_aggregator(name, encoder, "tiny", encoder.fingerprint(), seed=3), seed=3)
+        for name in FEATURES
+    ]
     with torch.no_grad():
         made[2].aggregator.fusion.weights.copy_(torch.tensor([0.3, -0.5, 1.0, 0.2]))
     return made
@@ -209,7 +218,7 @@ def test_what_is_cut_is_counted_and_told_once(encoder, heads, tmp_path, monkeypa
 def test_other_layer_weights_or_another_template_never_read_the_same_cache(encoder, heads, expected, tmp_path):
     score(encoder, heads, tmp_path)
     changed = new_aggregator("learned", encoder, "tiny", encoder.fingerprint(), seed=3)
-    other = score(encoder, [*heads[:2], Head(changed, seed=3)], tmp_path)
+    other = score(encoder, [*heads[:2], TrainedAggregator(changed, seed=3)], tmp_path)
     assert not torch.equal(scores(other["learned", "mean"]), scores(expected["learned", "mean"]))
     encoder.config.prompt_template = "describe {prompt}"
     try:
@@ -288,7 +297,7 @@ def test_embeddings_that_are_not_finite_are_refused_with_the_first_text(encoder,
     broken = GrantedModel.from_encoder(encoder.config.encoder_name_or_path)
     with torch.no_grad():
         broken.encoder.embed_tokens.weight[broken.tokenizer.convert_tokens_to_ids("door")] = math.nan
-    head = Head(new_aggregator("last", broken, "tiny", broken.fingerprint(), seed=0), seed=0)
+    head = TrainedAggregator(new_aggregator("last", broken, "tiny", broken.fingerprint(), seed=0), seed=0)
     with pytest.raises(InputError, match=r"got NaN or infinite values in .*last.*door.*--dtype") as error:
         score(broken, [head], tmp_path)
     assert "\n" not in str(error.value)
@@ -299,9 +308,13 @@ def test_an_aggregator_trained_on_texts_read_otherwise_is_refused(encoder, heads
     for change in ({"max_length": 16}, {"prompt_template": "draw {prompt}"}):
         training = {"settings": {"seed": 3}, "reading": as_now | change}
         with pytest.raises(InputError, match=f"read with {next(iter(change))} .*expected .* as tiny reads now"):
-            score(encoder, [Head(heads[0].aggregator, 3, training)], tmp_path / "cache")
+            score(encoder, [TrainedAggregator(heads[0].aggregator, 3, training)], tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-    score(encoder, [Head(heads[0].aggregator, 3, {"settings": {"seed": 3}, "reading": as_now})], tmp_path / "cache")
+    score(
+        encoder,
+        [TrainedAggregator(heads[0].aggregator, 3, {"settings": {"seed": 3}, "reading": as_now})],
+        tmp_path / "cache",
+    )
 
 
 def test_both_numbers_of_parameters_stand_beside_a_score(encoder, heads, expected):
@@ -316,23 +329,23 @@ def test_only_aggregators_that_say_what_they_read_are_loaded(heads, tmp_path):
     heads[1].aggregator.save_pretrained(tmp_path / "all" / "norm_avg")
     settings = {"settings": {"seed": 7}}
     (tmp_path / "all" / "last" / "training.json").write_text(json.dumps(settings))
-    found = find_heads(tmp_path / "all")
+    found = find_aggregators(tmp_path / "all")
     assert [head.name for head in found] == ["last@7", "norm_avg@None"]
-    assert [head.name for head in find_heads(tmp_path / "all" / "last")] == ["last@7"]
+    assert [head.name for head in find_aggregators(tmp_path / "all" / "last")] == ["last@7"]
     for name, tensor in heads[0].aggregator.state_dict().items():
         assert torch.equal(tensor, found[0].aggregator.state_dict()[name])
 
-    assert len(find_heads(tmp_path)) == 2  # those of every seed below
+    assert len(find_aggregators(tmp_path)) == 2  # those of every seed below
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no aggregator"):
-        find_heads(tmp_path / "empty")
+        find_aggregators(tmp_path / "empty")
     with pytest.raises(InputError, match="expected the folder of a trained aggregator"):
-        load_head(tmp_path / "none")
+        load_aggregator(tmp_path / "none")
     bare = ContextAggregator(type(heads[0].aggregator.config)(encoder_hidden_size=32))
     bare.save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match="without a feature"):
-        load_head(tmp_path / "bare")
+        load_aggregator(tmp_path / "bare")
     damages = {
         "cut": lambda folder: (folder / weights).write_bytes((folder / weights).read_bytes()[:-8]),
         "gone": lambda folder: (folder / weights).unlink(),
@@ -349,11 +362,11 @@ def test_only_aggregators_that_say_what_they_read_are_loaded(heads, tmp_path):
         folder = shutil.copytree(tmp_path / "all" / "last", tmp_path / name)
         damage(folder)
         with pytest.raises(InputError, match=rf"{folder}.*cannot be loaded|malformed JSON in {folder}") as caught:
-            load_head(folder)
+            load_aggregator(folder)
         assert "\n" not in str(caught.value)
     heads[0].aggregator.to(torch.bfloat16).save_pretrained(tmp_path / "half")
     heads[0].aggregator.float()
-    assert load_head(tmp_path / "half").aggregator.dtype == torch.float32
+    assert load_aggregator(tmp_path / "half").aggregator.dtype == torch.float32
 
 
 def change(file, **tensors):

@@ -76,7 +76,7 @@ def test_width_and_layers_are_those_of_the_text_trunk():
         ({"max_sequence_length": 8, "template_drop_tokens": 8}, "got max_sequence_length=8, expected at least 9"),
         ({"template_drop_tokens": -1}, "expected at least 0"),
         ({"projection_dim": 0}, "expected at least 1"),
-        ({"prompt_template": "a picture of"}, "expected a text with '{prompt}' in it"),
+        ({"prompt_template": "an image of"}, "expected a text with '{prompt}' in it"),
         ({"encoder_config": {"model_type": "no_such_model"}}, "model_type='no_such_model'"),
         ({"encoder_config": {}}, "model_type=None"),
         ({"encoder_config": "bert"}, "got encoder_config='bert', expected PreTrainedConfig or dict or None"),

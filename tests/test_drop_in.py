@@ -1,4 +1,4 @@
-"""A GrantedModel as text encoder of the stock pipelines of diffusers: real classes at tiny size make pictures."""
+"""A GrantedModel as text encoder of the stock pipelines of diffusers: real classes at tiny size make images."""
 
 import warnings
 
@@ -171,7 +171,7 @@ def make(pipe, options, prompt, **more):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_stock_pipeline_makes_pictures_that_depend_on_the_prompt(name, encoder):
+def test_a_stock_pipeline_makes_images_that_depend_on_the_prompt(name, encoder):
     pipe, options = build(name, encoder)
     one, other, again = (make(pipe, options, prompt) for prompt in (PROMPT, OTHER, PROMPT))
     assert np.isfinite(one).all() and one.shape[-3:] == (options["height"], options["width"], 3)

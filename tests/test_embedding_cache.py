@@ -1,6 +1,8 @@
 """Embeddings on disk: what went in comes out, and nothing that belongs to something else."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +83,15 @@ def test_what_a_killed_process_left_behind_does_not_stand_in_the_way(tmp_path):
     EmbeddingCache(tmp_path, IDENTITY).append(["a"], {"v": [torch.ones(2)]})
     (tmp_path / ".shard.safetensors.x1y2.tmp").mkdir()
     assert len(EmbeddingCache(tmp_path, IDENTITY)) == 1
+
+
+def test_opening_a_cache_removes_what_a_killed_process_left_though_nothing_is_missing(tmp_path):
+    EmbeddingCache(tmp_path / "cache", IDENTITY).append(["a"], {"v": [torch.ones(2)]})
+    killed = shutil.copytree(tmp_path / "cache", tmp_path / "killed")  # a folder that this process has not looked into
+    (killed / ".shard.safetensors.x1y2.tmp").mkdir()
+    (killed / ".shard.safetensors.x1y2.tmp" / "granted.lock").touch()
+    assert EmbeddingCache(killed, IDENTITY).missing(["a"]) == []
+    assert sorted(os.listdir(killed)) == sorted(os.listdir(tmp_path / "cache"))
 
 
 def spoil(shard, **changes):

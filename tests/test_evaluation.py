@@ -15,7 +15,7 @@ from granted.encoding.feature_files import encode_file
 from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
 from granted.eval_metric.evaluation import evaluate, write_report
 from granted.eval_metric.results import load_all, merge_shards
-from granted.eval_metric.series import group_seeds
+from granted.eval_metric.seed_groups import group_seeds
 from granted.eval_metric.ted_probe import TedProbe
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.settings import AggregatorTrainingConfig
@@ -84,7 +84,7 @@ def test_what_is_no_text_encoder_is_refused_in_one_line(tiny_encoder_folder, tmp
         with pytest.raises(InputError, match=f"got encoder .*{name}.*, which cannot be loaded") as caught:
             load_encoder(str(tmp_path / name))
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="got dtype 'int8'"):
+    with pytest.raises(InputError, match="got dtype='int8'"):
         EncoderOptions(dtype="int8")
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folde
         ({"shard": "3/2"}, "got shard '3/2'"),
         ({"pairs": None}, "pairs to train on or an aggregator"),
         ({"aggregator": tmp_path}, "pairs to train on or an aggregator"),
-        ({"seeds": []}, "got no seeds"),
+        ({"seeds": []}, "got seeds"),
         ({"settings": AggregatorTrainingConfig(features=["layer_9"])}, "layer_9"),
         ({"pairs": PAIRS[:2]}, "got 2 pairs"),
         ({"pairs": [*PAIRS, leaked]}, f"got 2 texts in the pairs that are in the benchmark, too, first {first!r}"),

@@ -483,7 +483,7 @@ def test_the_qwen3_vl_trunk_reads_text_as_the_full_model_does():
 def test_images_enter_through_the_whole_encoder_where_the_vision_tower_is_kept():
     model = build(FAMILIES["llava"], keep_vision=True)
     image = model.encoder.config.image_token_id
-    input_ids = torch.tensor([[5, image, image, image, image, 6, 7]])  # (1, 7): a 2 x 2 picture among words
+    input_ids = torch.tensor([[5, image, image, image, image, 6, 7]])  # (1, 7): a 2 x 2 image among words
     pixel_values = torch.randn(1, 3, 28, 28)
     with torch.no_grad():
         full = model.encoder(input_ids=input_ids, pixel_values=pixel_values, output_hidden_states=True)

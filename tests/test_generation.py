@@ -1,4 +1,4 @@
-"""From pictures to scores on disk and in the terminal, and pictures, manifests and judges that cannot be used."""
+"""From images to scores on disk and in the terminal, and images, manifests and judges that cannot be used."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ def shapes():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures as granted generate leaves them: five are what was asked for, in the last the colour is another."""
+    """Six images as granted generate leaves them: five are what was asked for, in the last the colour is another."""
     path = tmp_path / "pictures"
     (path / "images").mkdir(parents=True)
     rows = []
@@ -78,7 +78,7 @@ def run(monkeypatch, capsys, *arguments):
 
 
 def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys):
-    code, shown, _ = run(monkeypatch, capsys, "evaluate-generation", folder, "--judge", f"mini={judge}")
+    code, shown, _ = run(monkeypatch, capsys, "evaluate", "generation", folder, "--judge", f"mini={judge}")
     assert code == 0
     stored = Scores.load(folder / "scores" / "shapes.json")
     part = stored.report["1 to 3 things"]
@@ -89,7 +89,7 @@ def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys
     assert stored.items[5]["shape"] == 1 and stored.items[5]["colour control"] == 0
     assert stored.stored["pictures"]["generation"]["run"] == "r"
     assert stored.stored["provenance"]["versions"]["granted"] and stored.stored["provenance"]["date"]
-    for text in ("at places", "83.3", "VQAScore", "advanced", "agreement with people over 6 pictures"):
+    for text in ("at places", "83.3", "VQAScore", "advanced", "agreement with people over 6 images"):
         assert text in shown, shown
     judged = Scores.load(folder / "scores" / "vqa_score__mini.json")
     scores = [item["score"] for item in judged.items]
@@ -108,7 +108,7 @@ def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys
 
 
 def test_the_published_measure_is_a_file_of_its_own_and_is_called_by_its_name(folder, judge, monkeypatch, capsys):
-    arguments = ("evaluate-generation", folder, "--judge", f"mini={judge}")
+    arguments = ("evaluate", "generation", folder, "--judge", f"mini={judge}")
     for more, said in (
         ((), 'VQAScore, probability of "Yes"'),
         (("--measure", "answer_and_end"), 'VQAScore, geometric mean probability of "Yes" and the end token'),
@@ -124,7 +124,7 @@ def test_the_published_measure_is_a_file_of_its_own_and_is_called_by_its_name(fo
     assert one.report != other.report
 
 
-def test_clips_are_scored_and_judged(judge, tmp_path):
+def test_videos_are_scored_and_judged(judge, tmp_path):
     for i, drawing in enumerate(shapes()[:2]):
         (tmp_path / str(i)).mkdir()
         for number, frame in enumerate(render_video(Drawing(drawing.figures, "white", "video"), 8, 64)):
@@ -138,7 +138,7 @@ def test_clips_are_scored_and_judged(judge, tmp_path):
     assert reports["vqa_score"]["all"]["n"] == 2
 
 
-def test_pictures_from_elsewhere_are_judged(folder, judge, tmp_path):
+def test_images_from_elsewhere_are_judged(folder, judge, tmp_path):
     own = tmp_path / "own.jsonl"
     rows = [{name: row[name] for name in ("id", "prompt", "media")} for row in rows_of(folder)]
     rows = [row | {"file": str(folder / "images" / f"{row['id']}.png")} for row in rows]
@@ -147,14 +147,14 @@ def test_pictures_from_elsewhere_are_judged(folder, judge, tmp_path):
     assert not (tmp_path / "scores" / "shapes.json").exists()
 
 
-def test_unreadable_pictures_are_named_counted_and_skipped_only_if_asked(folder, monkeypatch, capsys):
-    (folder / "images" / "1.png").write_bytes(b"no picture")
+def test_unreadable_images_are_named_counted_and_skipped_only_if_asked(folder, monkeypatch, capsys):
+    (folder / "images" / "1.png").write_bytes(b"no image")
     (folder / "images" / "3.png").unlink()
-    code, _, said = run(monkeypatch, capsys, "evaluate-generation", folder)
+    code, _, said = run(monkeypatch, capsys, "evaluate", "generation", folder)
     line = said.strip().splitlines()[-1]
-    assert code == 2 and line.startswith("granted: got 2 of 6 pictures that cannot be read (1, 3; the first: ")
+    assert code == 2 and line.startswith("granted: got 2 of 6 images that cannot be read (1, 3; the first: ")
     assert "1.png" in line and "--skip-unreadable" in line and not (folder / "scores").exists()
-    code, *_ = run(monkeypatch, capsys, "evaluate-generation", folder, "--skip-unreadable")
+    code, *_ = run(monkeypatch, capsys, "evaluate", "generation", folder, "--skip-unreadable")
     stored = Scores.load(folder / "scores" / "shapes.json").stored["pictures"]
     assert code == 0 and stored["scored"] == 4 and set(stored["unreadable"]) == {"1", "3"}
 
@@ -209,7 +209,7 @@ def broken(folder, change):
 )
 def test_a_bad_manifest_is_one_line_and_exit_code_2(folder, monkeypatch, capsys, change, said):
     broken(folder, change)
-    code, _, error = run(monkeypatch, capsys, "evaluate-generation", folder)
+    code, _, error = run(monkeypatch, capsys, "evaluate", "generation", folder)
     lines = [line for line in error.splitlines() if line.startswith("granted:")]
     assert code == 2 and len(lines) == 1 and said in lines[0], error
     assert not (folder / "scores").exists()
@@ -217,7 +217,7 @@ def test_a_bad_manifest_is_one_line_and_exit_code_2(folder, monkeypatch, capsys,
 
 def test_no_folder_and_no_judge(folder, tmp_path, monkeypatch, capsys):
     for arguments in ((tmp_path / "nowhere",), (folder, "--judge", tmp_path / "nowhere")):
-        code, _, error = run(monkeypatch, capsys, "evaluate-generation", *arguments)
+        code, _, error = run(monkeypatch, capsys, "evaluate", "generation", *arguments)
         assert code == 2 and "nowhere" in error.splitlines()[-1]
     assert not (folder / "scores").exists()
 

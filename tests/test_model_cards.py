@@ -19,7 +19,8 @@ from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.results import Result, provenance
 from granted.model_cards.cards import metric_card, model_card, pipeline_card
-from granted.model_cards.validation import METADATA, validate_card
+from granted.model_cards.kinds import KINDS
+from granted.model_cards.validation import validate_card
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import check_folder
 from granted.tests.fresh_process import run_without_package
@@ -128,7 +129,7 @@ def test_a_card_tells_the_sha256_of_every_python_file_and_how_to_pin_them(releas
 @EACH
 def test_metadata_is_complete_and_is_what_huggingface_hub_reads(release, name):
     metadata = front((release / name / "README.md").read_text(encoding="utf-8"))
-    assert all(metadata[key] for key in METADATA[FOLDERS[name]])
+    assert all(metadata[key] for key in KINDS[FOLDERS[name]].metadata)
     if name.startswith("granted"):
         assert metadata["library_name"] == ("transformers" if name == "granted" else "diffusers")
         assert ModelCardData(**metadata).to_dict() == metadata
@@ -374,7 +375,7 @@ def test_a_folder_of_another_kind_is_refused(release, tmp_path):
         pipeline_card(release / "granted", **options)
     with pytest.raises(InputError, match=r"expected shapes\.json"):
         pipeline_card(release / "granted-wan", **options, scores=VQA)
-    with pytest.raises(InputError, match=r"got the picture .*, expected one in"):
+    with pytest.raises(InputError, match=r"got the image .*, expected one in"):
         pipeline_card(release / "granted-wan", **options, grid=ROOT / "results/stage2/simple/grid.png")
 
 
@@ -417,7 +418,7 @@ def test_each_missing_entry_of_the_metadata_does_not_validate(finished, name):
     kind = FOLDERS[name]
     _, _, body = finished[name].split("---\n", 2)
     metadata = front(finished[name])
-    for key in METADATA[kind]:
+    for key in KINDS[kind].metadata:
         for value in (None, "", []):
             changed = yaml.safe_dump(metadata | {key: value})
             with pytest.raises(InputError, match=f"metadata lacks {key}"):
@@ -449,7 +450,7 @@ def test_what_is_malformed_does_not_validate(finished, change, message):
 
 
 @settings(deadline=None)
-@given(st.text(max_size=300), st.sampled_from(sorted(METADATA)))
+@given(st.text(max_size=300), st.sampled_from(sorted(KINDS)))
 def test_a_text_that_is_no_card_is_refused_in_words(text, kind):
     for card in (text, f"---\n{text}\n---\n{text}"):
         with pytest.raises(InputError, match="expected a finished one"):

@@ -222,7 +222,7 @@ def test_truncation_warns_once_with_the_number_cut_and_the_option(bert, sentence
 
 
 def test_the_template_is_put_around_and_exactly_its_tokens_are_dropped(tiny_encoder_folder):
-    template = "describe the picture in detail . prompt : {prompt} ."
+    template = "describe the image in detail . prompt : {prompt} ."
     plain = GrantedModel.from_encoder(tiny_encoder_folder)
     # [BOS] and the eight words before the prompt
     model = GrantedModel.from_encoder(tiny_encoder_folder, prompt_template=template, template_drop_tokens=9)

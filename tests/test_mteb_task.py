@@ -19,7 +19,7 @@ from granted import GrantedModel
 from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE, read_ted
 from granted.dataset_builders.ted_6k.records import caption_text, snake_case
 from granted.encoding.features import new_aggregator
-from granted.eval_metric.benchmark import Head, score_encoder
+from granted.eval_metric.benchmark import TrainedAggregator, score_encoder
 from granted.eval_metric.evaluation import dataset_description
 from granted.eval_metric.mteb_task import TED6K
 from granted.sentence_granted import GrantedSentenceEncoder
@@ -68,7 +68,7 @@ def encoder(make_tokenizer):
 
 def test_the_accuracy_is_that_of_granted_evaluate(encoder, tmp_path):
     records, info = read_ted("sample")
-    head = Head(new_aggregator("norm_avg", encoder, "tiny", encoder.fingerprint(), seed=3).eval(), seed=3)
+    head = TrainedAggregator(new_aggregator("norm_avg", encoder, "tiny", encoder.fingerprint(), seed=3).eval(), seed=3)
     described = dataset_description(records, info)
     (aggregated, _) = score_encoder(encoder, "tiny", [head], records, described, tmp_path, show_progress=False)
     assert aggregated.pooling == "aggregator" and 0.1 < aggregated.accuracy < 0.9

@@ -1,4 +1,4 @@
-"""Captioned pictures as batches: shapes, order, rows that cannot be used, streams that go on."""
+"""Captioned images as batches: shapes, order, rows that cannot be used, streams that go on."""
 
 import json
 from itertools import islice
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from granted.training.diffusion.data import CaptionedPictures, StreamedPictures, bucket_shapes, load_rows, to_pixels
+from granted.training.diffusion.data import CaptionedImages, StreamedImages, bucket_shapes, load_rows, to_pixels
 from granted.utils.errors import InputError
 
 
@@ -17,27 +17,27 @@ SHAPES = [(16, 16), (12, 24), (24, 12)]  # height, width
 
 
 @pytest.fixture(scope="module")
-def mixed(write_pictures, tmp_path_factory) -> str:
-    """40 pictures of three shapes."""
-    return write_pictures(tmp_path_factory.mktemp("mixed") / "images.parquet", count=40, sizes=SIZES)
+def mixed(write_images, tmp_path_factory) -> str:
+    """40 images of three shapes."""
+    return write_images(tmp_path_factory.mktemp("mixed") / "images.parquet", count=40, sizes=SIZES)
 
 
 def read(path: str, streaming: bool = False):
     return load_rows(path, "train", "image", ["caption", "short"], streaming)
 
 
-def new(path: str, **changes) -> CaptionedPictures:
-    return CaptionedPictures(
+def new(path: str, **changes) -> CaptionedImages:
+    return CaptionedImages(
         read(path), "image", ["caption", "short"], **{"buckets": SHAPES, "batch_size": 4} | changes
     )
 
 
-def stream(path: str, **changes) -> StreamedPictures:
+def stream(path: str, **changes) -> StreamedImages:
     options = {"buckets": SHAPES, "batch_size": 4, "window": 16} | changes
-    return StreamedPictures(read(path, streaming=True), "image", ["caption", "short"], **options)
+    return StreamedImages(read(path, streaming=True), "image", ["caption", "short"], **options)
 
 
-def test_a_picture_of_the_right_size_is_not_changed_and_others_are_cut_in_the_middle():
+def test_an_image_of_the_right_size_is_not_changed_and_others_are_cut_in_the_middle():
     image = PILImage.effect_noise((6, 4), 80).convert("RGB")
     pixels = to_pixels(image, (4, 6))
     assert pixels.shape == (3, 4, 6)
@@ -57,34 +57,34 @@ def test_buckets_are_the_square_or_shapes_of_its_area():
         bucket_shapes(36, 8, several=True)
 
 
-def test_a_batch_has_one_shape_and_an_epoch_every_picture_at_most_once(mixed):
-    pictures = new(mixed)
-    counts = {shape: sum(own == shape for own in pictures.bucket.values()) for shape in SHAPES}
+def test_a_batch_has_one_shape_and_an_epoch_every_image_at_most_once(mixed):
+    images = new(mixed)
+    counts = {shape: sum(own == shape for own in images.bucket.values()) for shape in SHAPES}
     assert counts == {(16, 16): 10, (12, 24): 20, (24, 12): 10}  # 31 x 16 goes with 32 x 16
-    epoch = list(islice(pictures.order(0), 9))  # 2 + 5 + 2 whole batches
-    assert all(len({pictures.bucket[row] for row in rows}) == 1 for rows in epoch)
+    epoch = list(islice(images.order(0), 9))  # 2 + 5 + 2 whole batches
+    assert all(len({images.bucket[row] for row in rows}) == 1 for rows in epoch)
     rows = [row for batch in epoch for row in batch]
     assert len(rows) == len(set(rows)) == 36
-    second = list(islice(pictures.order(9), 9))
+    second = list(islice(images.order(9), 9))
     assert sorted(map(sorted, second)) != sorted(map(sorted, epoch))
     left_out = set(range(40)) - set(rows) - {row for batch in second for row in batch}
     assert len(left_out) < 4  # other ones are left out in another epoch
-    shapes = {tuple(batch.samples.shape[2:]) for batch in islice(pictures.batches(0, [slice(0, 4)]), 9)}
+    shapes = {tuple(batch.samples.shape[2:]) for batch in islice(images.batches(0, [slice(0, 4)]), 9)}
     assert shapes == set(SHAPES)
 
 
 def test_a_step_is_the_same_however_it_is_reached(mixed):
-    pictures = new(mixed)
-    whole = list(islice(pictures.order(0), 30))
+    images = new(mixed)
+    whole = list(islice(images.order(0), 30))
     for first in (1, 8, 9, 17):
-        assert list(islice(pictures.order(first), 30 - first)) == whole[first:]
+        assert list(islice(images.order(first), 30 - first)) == whole[first:]
     assert list(islice(new(mixed, seed=1).order(0), 9)) != whole[:9]
 
 
 def test_shares_of_a_step_are_its_batch(mixed):
-    pictures = new(mixed)
-    whole = list(islice(pictures.batches(3, [slice(0, 4)]), 2))
-    parts = list(islice(pictures.batches(3, [slice(0, 2), slice(2, 4)]), 4))
+    images = new(mixed)
+    whole = list(islice(images.batches(3, [slice(0, 4)]), 2))
+    parts = list(islice(images.batches(3, [slice(0, 2), slice(2, 4)]), 4))
     assert [part.rows for part in parts] == [rows for batch in whole for rows in (batch.rows[:2], batch.rows[2:])]
     assert torch.equal(torch.cat([part.samples for part in parts[:2]]), whole[0].samples)
 
@@ -95,10 +95,10 @@ def test_reading_ahead_changes_nothing(mixed):
     assert all(torch.equal(a.samples, b.samples) for a, b in zip(one, other))
 
 
-def test_a_shape_with_too_few_pictures_joins_the_nearest(mixed):
-    pictures = new(mixed, batch_size=12)
-    assert set(pictures.bucket.values()) < set(SHAPES) and len(pictures.bucket) == 40
-    with pytest.raises(InputError, match="got 40 pictures, expected at least one batch of 41"):
+def test_a_shape_with_too_few_images_joins_the_nearest(mixed):
+    images = new(mixed, batch_size=12)
+    assert set(images.bucket.values()) < set(SHAPES) and len(images.bucket) == 40
+    with pytest.raises(InputError, match="got 40 images, expected at least one batch of 41"):
         new(mixed, batch_size=41)
 
 
@@ -110,13 +110,13 @@ def test_captions_of_a_row_are_those_it_has(mixed):
     assert len(list(new(mixed).captions())) == 60
 
 
-def test_rows_that_cannot_be_used_are_named_and_counted_and_left_out_if_asked(write_pictures, tmp_path):
-    path = write_pictures(tmp_path / "images.parquet", count=12, broken=(3, 8))
+def test_rows_that_cannot_be_used_are_named_and_counted_and_left_out_if_asked(write_images, tmp_path):
+    path = write_images(tmp_path / "images.parquet", count=12, broken=(3, 8))
     with pytest.raises(InputError, match=r"got 2 of 12 rows that cannot be used \(row 3: .*; row 8: "):
         new(path, buckets=[(16, 16)])
-    pictures = new(path, buckets=[(16, 16)], skip_broken=True)
-    assert sorted(pictures.broken) == [3, 8]
-    rows = {row for batch in islice(pictures.order(0), 20) for row in batch}
+    images = new(path, buckets=[(16, 16)], skip_broken=True)
+    assert sorted(images.broken) == [3, 8]
+    rows = {row for batch in islice(images.order(0), 20) for row in batch}
     assert rows == set(range(12)) - {3, 8}
 
     with pytest.raises(InputError, match="got a row of the stream that cannot be used"):
@@ -126,10 +126,10 @@ def test_rows_that_cannot_be_used_are_named_and_counted_and_left_out_if_asked(wr
     assert sum(streamed.broken.values()) == 2
 
 
-def test_a_row_without_a_caption_cannot_be_used(write_pictures, tmp_path):
-    path = write_pictures(tmp_path / "images.parquet")
+def test_a_row_without_a_caption_cannot_be_used(write_images, tmp_path):
+    path = write_images(tmp_path / "images.parquet")
     with pytest.raises(InputError, match=r"5 of 10 rows.*row 0: no caption"):
-        CaptionedPictures(
+        CaptionedImages(
             load_rows(path, "train", "image", ["short"], False), "image", ["short"], buckets=[(16, 16)], batch_size=2
         )
 
@@ -148,10 +148,10 @@ def test_relative_paths_begin_in_the_folder_of_the_rows_whatever_its_name(tmp_pa
     monkeypatch.chdir("/")
     options = {"buckets": [(16, 16)], "batch_size": 2}
     for read in (
-        CaptionedPictures(load_rows(source, "train", "image", ["caption"], False), "image", ["caption"], **options),
-        StreamedPictures(load_rows(source, "train", "image", ["caption"], True), "image", ["caption"], **options),
+        CaptionedImages(load_rows(source, "train", "image", ["caption"], False), "image", ["caption"], **options),
+        StreamedImages(load_rows(source, "train", "image", ["caption"], True), "image", ["caption"], **options),
     ):
-        whole = read.batches(0, [slice(0, 2)]) if isinstance(read, CaptionedPictures) else read.batches()
+        whole = read.batches(0, [slice(0, 2)]) if isinstance(read, CaptionedImages) else read.batches()
         assert next(whole).samples.eq(1).all()
 
 
@@ -160,8 +160,8 @@ def test_images_that_change_in_their_place_are_looked_at_again(tmp_path):
 
     def seen() -> tuple[int, str]:
         rows = load_rows(source, "train", "image", ["caption"], False)
-        pictures = CaptionedPictures(rows, "image", ["caption"], buckets=[(16, 16)], batch_size=2)
-        return pictures[0][0].max().item(), pictures.latents_key(0)
+        images = CaptionedImages(rows, "image", ["caption"], buckets=[(16, 16)], batch_size=2)
+        return images[0][0].max().item(), images.latents_key(0)
 
     (tmp_path / "0.png").write_bytes(b"half an image")
     with pytest.raises(InputError, match="2 of 2 rows that cannot be used"):
@@ -175,11 +175,11 @@ def test_images_that_change_in_their_place_are_looked_at_again(tmp_path):
 
 
 @pytest.mark.parametrize("files", [1, 3])
-def test_a_stream_goes_on_where_it_stood(mixed, write_pictures, tmp_path, monkeypatch, files):
+def test_a_stream_goes_on_where_it_stood(mixed, write_images, tmp_path, monkeypatch, files):
     # Whenever a stream of several files is closed, datasets waits five seconds for the threads of pyarrow.
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     if files > 1:
-        parts = [write_pictures(tmp_path / f"{i}.parquet", count=14, sizes=SIZES) for i in range(files)]
+        parts = [write_images(tmp_path / f"{i}.parquet", count=14, sizes=SIZES) for i in range(files)]
         mixed = ",".join(parts)
     whole = list(islice(stream(mixed).batches(), 20))  # more than an epoch
     assert all(len(batch.captions) == 4 for batch in whole)

@@ -88,7 +88,7 @@ def seeds(count) -> list[torch.Generator]:
 
 
 def sample(pipe, kind, prompt=None, count=1, **options) -> torch.Tensor:
-    """Pictures (B, 3, H, W) or videos (B, T, 3, H, W) in [0, 1], each from a seed of its own."""
+    """Images (B, 3, H, W) or videos (B, T, 3, H, W) in [0, 1], each from a seed of its own."""
     options = {**SIZES[kind], "num_inference_steps": 2, "output_type": "pt", "generator": seeds(count), **options}
     return torch.as_tensor(pipe(prompt, **options, return_dict=False)[0])
 
@@ -103,7 +103,7 @@ def conditioning(pipe, *args, **kwargs) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------------------- equal to the stock ones
 
 
-def test_pictures_are_those_of_the_stock_pipeline_where_it_is_right(encoder):
+def test_images_are_those_of_the_stock_pipeline_where_it_is_right(encoder):
     vae = AutoencoderKL(**SCALED_IMAGE_VAE)
     pipe = image_pipeline(encoder, image_transformer(4), FlowMatchEulerDiscreteScheduler(shift=6.0), vae=vae)
     stock = Lumina2Pipeline(**pipe.components)
@@ -153,7 +153,7 @@ def test_defaults_are_those_of_the_paper(encoder):
 def test_the_template_is_put_on_once_and_its_tokens_are_dropped_once(kind, padding_side, make_tokenizer):
     encoder = make_encoder(
         make_tokenizer("[BOS]", None),
-        prompt_template="describe the picture in detail . prompt : {prompt} at night",
+        prompt_template="describe the image in detail . prompt : {prompt} at night",
         template_drop_tokens=9,
         padding_side=padding_side,
     )
@@ -181,7 +181,7 @@ def test_gradients_pass_to_the_layer_weights_alone_and_none_are_kept_in_sampling
 
 
 @EACH
-def test_saved_embeddings_make_the_same_pictures_without_the_encoder(kind, encoder):
+def test_saved_embeddings_make_the_same_images_without_the_encoder(kind, encoder):
     pipe = MAKERS[kind](encoder)
     want = sample(pipe, kind, [SHORT, LONG], 2)
     given = conditioning(pipe, [SHORT, LONG])
@@ -202,7 +202,7 @@ def test_wan_reads_compact_embeddings_at_the_length_of_its_encoder(encoder):
 
 
 @EACH
-def test_a_batch_of_prompts_gives_the_pictures_of_single_prompts(kind, encoder):
+def test_a_batch_of_prompts_gives_the_images_of_single_prompts(kind, encoder):
     pipe = MAKERS[kind](encoder)
     batch = sample(pipe, kind, [SHORT, LONG], 2)
     for i, prompt in enumerate((SHORT, LONG)):
@@ -212,14 +212,14 @@ def test_a_batch_of_prompts_gives_the_pictures_of_single_prompts(kind, encoder):
 
 
 @EACH
-def test_several_pictures_of_prompts_of_uneven_length_follow_their_prompts(kind, encoder):
+def test_several_images_of_prompts_of_uneven_length_follow_their_prompts(kind, encoder):
     pipe = MAKERS[kind](encoder)
     more = {"num_images_per_prompt" if kind == "image" else "num_videos_per_prompt": 2}
-    pictures = sample(pipe, kind, [SHORT, LONG], 4, negative_prompt=[LONG, SHORT], **more)
-    assert len(pictures) == 4
+    made = sample(pipe, kind, [SHORT, LONG], 4, negative_prompt=[LONG, SHORT], **more)
+    assert len(made) == 4
     for i, (prompt, negative) in enumerate([(SHORT, LONG)] * 2 + [(LONG, SHORT)] * 2):
         single = sample(pipe, kind, prompt, generator=seeds(4)[i : i + 1], negative_prompt=negative)
-        torch.testing.assert_close(pictures[i : i + 1], single, atol=1e-4, rtol=0)
+        torch.testing.assert_close(made[i : i + 1], single, atol=1e-4, rtol=0)
 
 
 @EACH
@@ -310,11 +310,11 @@ def test_sampling_adds_up_in_fp32_whatever_the_transformer_computes_in(encoder):
 @EACH
 def test_without_a_vae_pixels_come_out_and_with_one_its_factors_count(kind, encoder):
     pipe = MAKERS[kind](encoder)
-    picture = pipe(SHORT, **SIZES[kind], num_inference_steps=1, output_type="pil", return_dict=False)[0][0]
-    frames = picture if kind == "video" else [picture]
+    image = pipe(SHORT, **SIZES[kind], num_inference_steps=1, output_type="pil", return_dict=False)[0][0]
+    frames = image if kind == "video" else [image]
     assert len(frames) == SIZES[kind].get("num_frames", 1) and all(frame.size == (8, 8) for frame in frames)
     latents = sample(pipe, kind, SHORT, output_type="latent")
-    torch.testing.assert_close(sample(pipe, kind, SHORT), _as_pictures(latents, kind))
+    torch.testing.assert_close(sample(pipe, kind, SHORT), _as_images(latents, kind))
     with pytest.raises(ValueError, match="4 channels and no VAE"):
         transformer = image_transformer(4) if kind == "image" else video_transformer(4)
         sample(MAKERS[kind](encoder, transformer), kind, SHORT)
@@ -325,10 +325,10 @@ def test_without_a_vae_pixels_come_out_and_with_one_its_factors_count(kind, enco
         assert pipe(SHORT, num_inference_steps=1).images[0].size == (16, 16)
 
 
-def _as_pictures(latents, kind) -> torch.Tensor:
-    """Pixels in [-1, 1] as pictures in [0, 1], frames before channels."""
-    pictures = (latents / 2 + 0.5).clamp(0, 1)
-    return pictures if kind == "image" else pictures.permute(0, 2, 1, 3, 4)
+def _as_images(latents, kind) -> torch.Tensor:
+    """Pixels in [-1, 1] as images in [0, 1], frames before channels."""
+    pixels = (latents / 2 + 0.5).clamp(0, 1)
+    return pixels if kind == "image" else pixels.permute(0, 2, 1, 3, 4)
 
 
 @EACH
@@ -358,7 +358,7 @@ def test_callbacks_see_and_replace_tensors_and_can_stop(kind, encoder):
 
 
 @EACH
-def test_offloaded_pipelines_make_the_same_pictures(kind, encoder, tmp_path):
+def test_offloaded_pipelines_make_the_same_images(kind, encoder, tmp_path):
     """The hooks of all ways of offloading, with the CPU in the accelerator's place."""
     want = sample(MAKERS[kind](encoder), kind, [SHORT, LONG], 2)
     cpu = torch.device("cpu")
@@ -381,7 +381,7 @@ def test_offloaded_pipelines_make_the_same_pictures(kind, encoder, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
 @EACH
-def test_offloaded_pipelines_make_the_same_pictures_on_an_accelerator(kind, encoder):
+def test_offloaded_pipelines_make_the_same_images_on_an_accelerator(kind, encoder):
     want = sample(MAKERS[kind](encoder), kind, [SHORT, LONG], 2)
     for how in ("model", "sequential", "group"):
         pipe = MAKERS[kind](make_encoder(encoder.tokenizer))
@@ -397,7 +397,7 @@ def test_offloaded_pipelines_make_the_same_pictures_on_an_accelerator(kind, enco
 
 @EACH
 @pytest.mark.parametrize("how", ["int8", "fp8 storage"])
-def test_quantised_encoders_make_pictures_close_to_the_plain_ones(kind, how, encoder):
+def test_quantised_encoders_make_images_close_to_the_plain_ones(kind, how, encoder):
     want = sample(MAKERS[kind](encoder), kind, [SHORT, LONG], 2)
     if how == "int8":
         torchao = pytest.importorskip("torchao.quantization")
@@ -456,7 +456,7 @@ for kind, more in (("image", {}), ("video", {"num_frames": 3})):
         if folder == kind:
             pipe.save_pretrained(f"{kind}_again")
 assert "granted" not in sys.modules
-save_file(results, "pictures.safetensors")
+save_file(results, "images.safetensors")
 """
 
 
@@ -470,7 +470,7 @@ def test_saved_folders_load_in_a_fresh_process_without_this_package(encoder, tmp
         assert code == ["granted_text_encoder.py"]
         wanted[kind] = sample(pipe, kind, SHORT)
     run_without_package(PROGRAM, tmp_path)
-    got = load_file(tmp_path / "pictures.safetensors")
+    got = load_file(tmp_path / "images.safetensors")
     for kind, want in wanted.items():
         for folder in (kind, f"{kind}_again"):  # the loaded pipeline saved it again
             torch.testing.assert_close(got[folder], want, atol=1e-5, rtol=0, msg=folder)

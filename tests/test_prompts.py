@@ -1,4 +1,4 @@
-"""Files of prompts: text, JSON Lines, Parquet with pictures in it, GenAI-Bench, and what is wrong with some."""
+"""Files of prompts: text, JSON Lines, Parquet with images in it, GenAI-Bench, and what is wrong with some."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from granted.dataset_builders.scenes.shapes.rows import text_to_image_rows, write_rows
 from granted.eval_metric.generation.manifest import read_manifest
-from granted.eval_metric.generation.prompts import rated_pictures, read_prompts
+from granted.eval_metric.generation.prompts import rated_images, read_prompts
 from granted.utils.errors import InputError
 
 
@@ -30,7 +30,7 @@ def test_rows_keep_whatever_else_they_say(tmp_path):
     assert read_prompts(tmp_path / "p.jsonl") == read_prompts(tmp_path / "p.jsonl.gz") == expected
 
 
-def test_rows_of_shapes_come_with_their_drawing_and_without_their_picture(tmp_path):
+def test_rows_of_shapes_come_with_their_drawing_and_without_their_image(tmp_path):
     rows = list(text_to_image_rows(3, size=32))
     write_rows(rows, tmp_path / "shapes.parquet")
     found = read_prompts(tmp_path / "shapes.parquet")
@@ -62,9 +62,9 @@ def test_genai_bench_comes_with_its_skills_and_groups(genai_bench):
     ]
 
 
-def test_the_pictures_of_genai_bench_come_with_what_people_gave_them(genai_bench):
+def test_the_images_of_genai_bench_come_with_what_people_gave_them(genai_bench):
     rows, run = read_manifest(genai_bench)
-    assert len(rows) == 8 and run.record is None and rows == rated_pictures(genai_bench)
+    assert len(rows) == 8 and run.record is None and rows == rated_images(genai_bench)
     assert rows[5] == {
         "id": "DALLE_3/00002",
         "prompt_id": "00002",

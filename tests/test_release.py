@@ -17,8 +17,10 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
+from granted.model_cards.kinds import REPOSITORIES
 from granted.pipeline_granted import GrantedWanPipeline
-from granted.publishing.build import KINDS, Sources, build_release, miniature
+from granted.publishing.build import build_release, miniature
+from granted.publishing.sources import Sources
 from granted.tests.fresh_process import offline, run_without_package
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
 from granted.tests.tiny_models import video_transformer
@@ -67,7 +69,7 @@ assert "granted" not in sys.modules
 
 def kind_of(name: str) -> str:
     """As the loopback Hub keeps it."""
-    return {"dataset": "datasets", "metric": "spaces"}.get(KINDS[name], "models")
+    return {"dataset": "datasets", "metric": "spaces"}.get(REPOSITORIES[name], "models")
 
 
 def code_of(card: Path) -> str:
@@ -118,7 +120,7 @@ def test_the_same_sources_give_the_same_bytes_and_every_step_is_told(release, so
     assert hashes(tmp_path / "again") == hashes(release)
     named = {f"{name}/{file.path}": file.sha256 for name, entries in files.items() for file in entries}
     assert named == hashes(release), "the list of files is not what was built"
-    for name in KINDS:
+    for name in REPOSITORIES:
         assert f"building {name}" in lines and f"checking and hashing {name}" in lines
 
 
@@ -126,7 +128,7 @@ def test_the_folders_load_by_the_names_people_type(release, tmp_path):
     run_without_package(LINES.format(owner=""), release, environment=offline(tmp_path))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", REPOSITORIES)
 def test_the_code_of_a_card_runs_as_it_stands_there(name, release, tmp_path):
     code = code_of(release / name / "README.md")
     assert code
@@ -153,19 +155,20 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     failed = granted(*command, environment=owner, code=2)
     assert failed.stderr.count("\n") == 1 and "HTTP 402" in failed.stderr
     done = granted(*command, environment=owner).stdout
-    assert hub.count("POST", "/commit/") == len(KINDS) + 2, "the rerun made more than the commits that were missing"
-    assert set(hub.repos) == {(kind_of(name), f"{OWNER}/{name}") for name in KINDS}
-    assert all(f"{OWNER}/{name}: " in done for name in KINDS)
+    missing = len(REPOSITORIES) + 2
+    assert hub.count("POST", "/commit/") == missing, "the rerun made more than the commits that were missing"
+    assert set(hub.repos) == {(kind_of(name), f"{OWNER}/{name}") for name in REPOSITORIES}
+    assert all(f"{OWNER}/{name}: " in done for name in REPOSITORIES)
     assert "HTTP 500 (planned) from the Hub; trying again" in failed.stdout + done
     again = granted(*command, environment=owner).stdout
-    assert again.count("nothing had changed") == len(KINDS)
+    assert again.count("nothing had changed") == len(REPOSITORIES)
     released = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
     assert released and not any(TOKEN.encode() in path.read_bytes() for path in released)
-    assert hub.count("POST", "/commit/") == len(KINDS) + 2, "a push of nothing new made a commit"
+    assert hub.count("POST", "/commit/") == len(REPOSITORIES) + 2, "a push of nothing new made a commit"
 
     reader = hub.environment(tmp_path / "reader")  # empty caches, no token
     (tmp_path / "empty").mkdir()
-    cards = [code_of(tmp_path / "release" / name / "README.md") for name in KINDS]
+    cards = [code_of(tmp_path / "release" / name / "README.md") for name in REPOSITORIES]
     run_without_package(LINES.format(owner=f"{OWNER}/") + "\n".join(cards), tmp_path / "empty", environment=reader)
     # Offline, datasets asks which of the configurations in its cache is meant, and diffusers asks the Hub all the same
     # for the code of a pipeline: its folder, from snapshot_download, is what loads then.

@@ -168,7 +168,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none(folder):
         ("notes.txt", b"a\0b", "holds zero bytes, expected text"),
         ("more.py", b"def f(:\n", "is no file of this package's, expected only configuration_granted.py"),
         ("deep.json", b"[" * 900 + b"]" * 900 + b"!", "is not JSON"),
-        ("grid.png", b"\x89PNG\r\n\x1a\n123", "is not a PNG picture"),
+        ("grid.png", b"\x89PNG\r\n\x1a\n123", "is not a PNG image"),
         ("spiece.model", b"abc", "is not a sentencepiece model"),
         ("run.sh", b"ls", "is no type of file for a model repository, expected .safetensors, .json"),
         ("more.parquet", b"PAR1", "is no type of file for a model repository"),
@@ -345,12 +345,12 @@ def plant(folder: Path, where: str, text: str) -> str:
         save_file({"x": torch.zeros(2)}, folder / "model-2.safetensors", {"from": text})
         return "model-2.safetensors:header:"
     information = PIL.PngImagePlugin.PngInfo()
-    information.add_text("Source", text, zip=where == "packed picture")
+    information.add_text("Source", text, zip=where == "packed image")
     PIL.Image.new("RGB", (4, 4)).save(folder / "grid.png", pnginfo=information)
     return "grid.png:metadata:"
 
 
-@pytest.mark.parametrize("where", ["value", "code", "template", "weights", "picture", "packed picture"])
+@pytest.mark.parametrize("where", ["value", "code", "template", "weights", "picture", "packed image"])
 @pytest.mark.parametrize(
     ("text", "kind"), [(TOKEN, "Hugging Face token"), ("/home/somebody/run/x", "path of a machine")]
 )

@@ -1,4 +1,4 @@
-"""Pictures and clips from real pipelines in miniature: seeds, resuming, refusing, and what a folder of them holds."""
+"""Images and videos from real pipelines in miniature: seeds, resuming, refusing, and what a folder of them holds."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def pipeline(pipelines):
 QUICK = SamplingSettings(steps=2, batch_size=2)
 
 
-def pictures(folder):
+def images(folder):
     rows, run = read_manifest(folder)
     return {row["id"]: np.stack([np.asarray(one) for one in open_media(row, run.folder)]) for row in rows}
 
@@ -104,7 +104,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_a_manifest_says_of_each_picture_where_it_comes_from(pipeline, tmp_path):
+def test_a_manifest_says_of_each_image_where_it_comes_from(pipeline, tmp_path):
     rows = sample_prompts(pipeline, PROMPTS, tmp_path / "out", QUICK, name="pixels")
     found, run = read_manifest(tmp_path / "out")
     assert found == rows and [row["id"] for row in rows] == [row["id"] for row in PROMPTS]
@@ -115,7 +115,7 @@ def test_a_manifest_says_of_each_picture_where_it_comes_from(pipeline, tmp_path)
         "media": "image",
         "run": run.record["run"],
     }
-    assert {picture.shape for picture in pictures(tmp_path / "out").values()} == {(1, 32, 32, 3)}
+    assert {image.shape for image in images(tmp_path / "out").values()} == {(1, 32, 32, 3)}
     assert run.record["identity"]["arguments"]["guidance_scale"] == 4.0  # what the pipeline takes by itself
     assert run.record["provenance"]["class"] == "GrantedLumina2Pipeline"
     assert Image.open(tmp_path / "out" / "grid.png").width == 4 * 480
@@ -127,67 +127,67 @@ def test_a_manifest_says_of_each_picture_where_it_comes_from(pipeline, tmp_path)
     }
 
 
-def test_a_picture_depends_on_seed_and_id_and_not_on_the_batch_or_its_place(pipeline, tmp_path):
+def test_an_image_depends_on_seed_and_id_and_not_on_the_batch_or_its_place(pipeline, tmp_path):
     together = SamplingSettings(steps=2, batch_size=5)
     sample_prompts(pipeline, PROMPTS, tmp_path / "together", together)
     sample_prompts(pipeline, PROMPTS[::-1], tmp_path / "alone", SamplingSettings(steps=2, batch_size=1))
-    one, other = pictures(tmp_path / "together"), pictures(tmp_path / "alone")
+    one, other = images(tmp_path / "together"), images(tmp_path / "alone")
     for name in one:
         # Matrix products of another shape round differently: at most one step of 256.
         assert np.abs(one[name].astype(int) - other[name]).max() <= 1
     sample_prompts(pipeline, PROMPTS, tmp_path / "seed", SamplingSettings(steps=2, batch_size=5, seed=1))
-    assert not any(np.array_equal(one[name], other) for name, other in pictures(tmp_path / "seed").items())
+    assert not any(np.array_equal(one[name], other) for name, other in images(tmp_path / "seed").items())
     renamed = [row | {"id": row["id"] + "x"} for row in PROMPTS]
     sample_prompts(pipeline, renamed, tmp_path / "renamed", together)
-    assert not np.array_equal(pictures(tmp_path / "renamed")["bx"], one["b"])
+    assert not np.array_equal(images(tmp_path / "renamed")["bx"], one["b"])
 
 
-def test_several_pictures_of_a_prompt_are_different_and_the_first_is_the_same(pipeline, tmp_path):
+def test_several_images_of_a_prompt_are_different_and_the_first_is_the_same(pipeline, tmp_path):
     several = SamplingSettings(steps=2, batch_size=5, images_per_prompt=2)
     rows = sample_prompts(pipeline, PROMPTS, tmp_path / "two", several)
     assert [row["id"] for row in rows[:3]] == ["a/1/0", "a/1/1", "b/0"] and rows[1]["prompt_id"] == "a/1"
-    found = pictures(tmp_path / "two")
+    found = images(tmp_path / "two")
     assert not np.array_equal(found["b/0"], found["b/1"])
     sample_prompts(pipeline, PROMPTS, tmp_path / "one", SamplingSettings(steps=2, batch_size=5))
-    one = pictures(tmp_path / "one")
+    one = images(tmp_path / "one")
     assert all(np.abs(one[name].astype(int) - found[f"{name}/0"]).max() <= 1 for name in one)
 
 
 def test_settings_reach_the_pipeline(pipeline, tmp_path):
     sample_prompts(pipeline, PROMPTS[:2], tmp_path / "plain", QUICK)
-    plain = pictures(tmp_path / "plain")
+    plain = images(tmp_path / "plain")
     for name, value in {"steps": 3, "guidance": 1.0, "negative_prompt": "a bird", "height": 16}.items():
         settings = SamplingSettings(**{"steps": 2, "batch_size": 2} | {name: value})
         sample_prompts(pipeline, PROMPTS[:2], tmp_path / name, settings)
-        assert not same(pictures(tmp_path / name), plain), name
-    assert pictures(tmp_path / "height")["b"].shape == (1, 16, 32, 3)
+        assert not same(images(tmp_path / name), plain), name
+    assert images(tmp_path / "height")["b"].shape == (1, 16, 32, 3)
 
 
-def test_stock_pipelines_make_pictures_and_clips(pipelines, tmp_path):
+def test_stock_pipelines_make_images_and_videos(pipelines, tmp_path):
     lumina = load_pipeline(str(pipelines / "lumina2"))
     sample_prompts(lumina, PROMPTS, tmp_path / "lumina2", SamplingSettings(steps=2, height=32, width=32, guidance=3.0))
-    assert {picture.shape for picture in pictures(tmp_path / "lumina2").values()} == {(1, 32, 32, 3)}
+    assert {image.shape for image in images(tmp_path / "lumina2").values()} == {(1, 32, 32, 3)}
     wan = load_pipeline(str(pipelines / "wan"))
     settings = SamplingSettings(steps=2, height=32, width=32, frames=5, batch_size=2, fps=8)
     rows = sample_prompts(wan, PROMPTS[:3], tmp_path / "wan", settings)
-    clips = pictures(tmp_path / "wan")
-    assert {clip.shape for clip in clips.values()} == {(5, 32, 32, 3)}
+    videos = images(tmp_path / "wan")
+    assert {clip.shape for clip in videos.values()} == {(5, 32, 32, 3)}
     assert (rows[0]["media"], rows[0]["fps"], rows[0]["file"]) == ("video", 8, "videos/000000")
     shutil.rmtree(tmp_path / "wan" / "videos" / "000001")
     sample_prompts(wan, PROMPTS[:3], tmp_path / "wan", settings)
-    assert same(pictures(tmp_path / "wan"), clips)
+    assert same(images(tmp_path / "wan"), videos)
 
 
 def test_what_is_lost_is_made_again_and_nothing_else(pipeline, tmp_path):
     sample_prompts(pipeline, PROMPTS, tmp_path / "out", QUICK)
-    whole = pictures(tmp_path / "out")
+    whole = images(tmp_path / "out")
     (tmp_path / "out" / "images" / "000003.png").unlink()
     (tmp_path / "out" / "manifest.jsonl").unlink()
     with pytest.raises(InputError, match="run granted generate again"):
         read_manifest(tmp_path / "out")
     kept = (tmp_path / "out" / "images" / "000000.png").stat().st_mtime_ns
     sample_prompts(pipeline, PROMPTS, tmp_path / "out", QUICK)
-    assert same(pictures(tmp_path / "out"), whole)
+    assert same(images(tmp_path / "out"), whole)
     assert (tmp_path / "out" / "images" / "000000.png").stat().st_mtime_ns == kept
 
 
@@ -213,8 +213,8 @@ def test_a_folder_of_other_settings_prompts_or_weights_is_refused(pipeline, pipe
         next(other.transformer.parameters()).add_(1)
     with pytest.raises(InputError, match=r"made otherwise \(pipeline\)"):
         sample_prompts(other, PROMPTS, out, QUICK)
-    pictures_before = [entry for entry in before if "images" in str(entry[0])]
-    assert [entry for entry in pictures_before if entry[0].stat().st_mtime_ns != entry[1]] == []
+    images_before = [entry for entry in before if "images" in str(entry[0])]
+    assert [entry for entry in images_before if entry[0].stat().st_mtime_ns != entry[1]] == []
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
@@ -229,7 +229,7 @@ def test_what_fails_leaves_nothing_behind(pipelines, tmp_path):
         sample_prompts(pipeline, PROMPTS, tmp_path / "out", SamplingSettings(steps=1, height=33))
     with torch.no_grad():
         next(pipeline.transformer.parameters()).fill_(float("nan"))
-    with pytest.raises(InputError, match="NaN in the picture of prompt 'a/1'"):
+    with pytest.raises(InputError, match="NaN in the image of prompt 'a/1'"):
         sample_prompts(pipeline, PROMPTS, tmp_path / "out", QUICK)
     assert list(tmp_path.iterdir()) == []
 
@@ -293,7 +293,7 @@ def command(pipelines, prompts, output, *more):
     return [sys.executable, "-m", "granted.cli", "generate", str(pipelines / "pixels"), *options]
 
 
-def test_killed_at_any_time_it_goes_on_to_the_same_pictures(pipelines, pipeline, tmp_path):
+def test_killed_at_any_time_it_goes_on_to_the_same_images(pipelines, pipeline, tmp_path):
     prompts = [{"id": str(i), "prompt": f"a red cube {'and a dog ' * (i % 4)}"} for i in range(12)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     run = command(pipelines, tmp_path / "p.jsonl", tmp_path / "killed", "--steps", "12")
@@ -308,7 +308,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_pictures(pipelines, pipeline,
     settings = SamplingSettings(steps=12, batch_size=1)
     for output in ("killed", "whole"):
         sample_prompts(pipeline, prompts, tmp_path / output, settings)
-    assert same(pictures(tmp_path / "killed"), pictures(tmp_path / "whole"))
+    assert same(images(tmp_path / "killed"), images(tmp_path / "whole"))
     assert not list((tmp_path / "killed").rglob(".*"))
 
 

@@ -252,11 +252,11 @@ def test_letters_are_written_on_a_plate_that_contrasts(background, plate, ink):
 
 
 def test_other_letters_are_other_pixels():
-    pictures = {
+    images = {
         render_image(Drawing((figure(letters=letters),), "white"), 64).tobytes()
         for letters in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     }
-    assert len(pictures) == 26
+    assert len(images) == 26
 
 
 def test_where_a_figure_is_at_every_moment():
@@ -278,13 +278,13 @@ def test_where_a_figure_is_at_every_moment():
         assert [figure_state(figure(motion=motion), time) is not None for time in (0, 0.5, 1)] == list(seen)
 
 
-def test_a_clip_begins_with_the_picture_and_changes_only_during_its_events():
+def test_a_video_begins_with_the_image_and_changes_only_during_its_events():
     drawing = Drawing((figure(motion=Motion("moves", "up", "slowly", 0.4, 0.8)),), "white", "video")
     frames = render_video(drawing, 16, 64)
     assert len(frames) == 16 and all(frame.size == (64, 64) for frame in frames)
     assert frames[0].tobytes() == render_image(drawing, 64).tobytes()
     changes = [a.tobytes() != b.tobytes() for a, b in pairwise(frames)]
-    assert changes == [number in range(6, 12) for number in range(15)]  # from 6 / 15 to 12 / 15 of the clip
+    assert changes == [number in range(6, 12) for number in range(15)]  # from 6 / 15 to 12 / 15 of the video
 
 
 @pytest.mark.parametrize("size", (31, 513, 64.0))
@@ -355,7 +355,7 @@ def test_random_motions_are_of_every_kind():
     assert all((motion.start == motion.end) == (motion.kind in SUDDEN) for motion in motions)
 
 
-def test_a_contact_sheet_shows_pictures_and_clips(tmp_path):
+def test_a_contact_sheet_shows_images_and_videos(tmp_path):
     clip = Drawing((figure(motion=Motion("moves", "up", "slowly", 0.4, 0.8)),), "white", "video")
     entries = [
         (

@@ -1,4 +1,4 @@
-"""Reading drawings back from their pixels: round trips, disturbed pictures, clips, garbage, and the scores."""
+"""Reading drawings back from their pixels: round trips, disturbed images, videos, garbage, and the scores."""
 
 import io
 import random
@@ -89,11 +89,11 @@ def test_every_property_is_read_at_128_pixels():
 
 
 @pytest.mark.parametrize("size", (256, 500))
-def test_large_pictures_are_read_as_well(size):
+def test_large_images_are_read_as_well(size):
     assert min(read_rates(size, 12).values()) >= 0.99
 
 
-def test_small_pictures_are_read_as_far_as_they_go():
+def test_small_images_are_read_as_far_as_they_go():
     rates = read_rates(64, 40)
     assert min(rates[name] for name in LOOKS) >= 0.98, rates
     assert rates["letters"] >= 0.93, rates
@@ -110,13 +110,13 @@ def test_small_disturbances_do_no_harm(disturb):
 
 
 @pytest.mark.parametrize("size, frames, least", ((128, 16, 0.99), (128, 8, 0.99), (64, 16, 0.92)))
-def test_clips_are_read(size, frames, least):
+def test_videos_are_read(size, frames, least):
     rates = read_rates(size, 20, "video", frames)
     assert set(rates) == {*LOOKS, *MOTIONS, "letters"}
     assert min(value for name, value in rates.items() if name != "letters") >= least, rates
 
 
-def test_noisy_clips_are_read():
+def test_noisy_videos_are_read():
     rates = read_rates(128, 8, "video", 12, with_noise)
     assert min(rates.values()) >= 0.97, rates
 
@@ -214,7 +214,7 @@ def test_figures_that_touch_are_told_apart():
 
 
 @pytest.mark.parametrize("colour", ("white", "black", "red", BACKGROUNDS["navy"]))
-def test_a_blank_picture_has_no_figures(colour):
+def test_a_blank_image_has_no_figures(colour):
     assert read_image(Image.new("RGB", (128, 128), colour)).figures == ()
     assert read_video([Image.new("RGB", (64, 64), colour)] * 8).figures == ()
 
@@ -222,12 +222,12 @@ def test_a_blank_picture_has_no_figures(colour):
 @pytest.mark.parametrize(
     "mode, size", (("L", (1, 900)), ("RGBA", (200, 50)), ("RGB", (3, 3)), ("1", (40, 40)), ("P", (17, 300)))
 )
-def test_pictures_of_any_mode_and_size_are_read(mode, size):
+def test_images_of_any_mode_and_size_are_read(mode, size):
     assert read_image(Image.new(mode, size)).figures == ()
     assert read_video([Image.new(mode, size)] * 3).figures == ()
 
 
-def test_a_clip_without_frames_shows_nothing():
+def test_a_video_without_frames_shows_nothing():
     assert read_video([]) == read_video([Image.new("RGB", (64, 64))]) == Reading((), None, "video", 0.0)
 
 
@@ -240,7 +240,7 @@ def test_noise_is_nothing_or_hardly_anything():
 
 @settings(max_examples=25, deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 16), st.integers(1, 16), st.just(3))), st.integers(16, 100))
-def test_no_picture_makes_the_reader_raise(blocks, size):
+def test_no_image_makes_the_reader_raise(blocks, size):
     image = Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST)
     for reading in (read_image(image), read_video([image, image.rotate(90), image])):
         for figure in reading.figures:

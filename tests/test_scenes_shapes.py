@@ -1,4 +1,4 @@
-"""The shapes world: pictures, facts, captions, statements, questions and rows agree with each other."""
+"""The shapes world: images, facts, captions, statements, questions and rows agree with each other."""
 
 import hashlib
 import os
@@ -199,14 +199,14 @@ def test_the_benchmark_is_valid_and_no_shortcut_answers_it():
         next(shapes_ted(0))
 
 
-def test_benchmark_and_training_share_no_picture():
-    pictures = defaultdict(set)
+def test_benchmark_and_training_share_no_image():
+    images = defaultdict(set)
     for split in ("benchmark", "training"):
         for number in range(200):
             _, drawing = shapes_in_split(f"apart/{number}", split, "image", ("Adjective",))
-            pictures[split].add(drawing)
-    assert not pictures["benchmark"] & pictures["training"]
-    assert split_of(sample_shapes("apart", "image", ())[0]) in pictures
+            images[split].add(drawing)
+    assert not images["benchmark"] & images["training"]
+    assert split_of(sample_shapes("apart", "image", ())[0]) in images
 
 
 # ---------------------------------------------------------------------------------------------------- questions, rows
@@ -281,12 +281,12 @@ def test_question_rows_go_through_parquet(tmp_path, media):
         assert messages == row["messages"]
         assert messages[0]["content"][0] == {"type": media}
         assert (again["id"], again["aspect"], again["source"]) == (row["id"], row["aspect"], "scenes")
-        (pictures, seen) = (row["images"], again["images"])
+        (images, seen) = (row["images"], again["images"])
         if media == "video":
             assert not again["images"]
-            pictures, seen = row["videos"][0], again["videos"][0]
+            images, seen = row["videos"][0], again["videos"][0]
             assert len(seen) == 8
-        assert [image.tobytes() for image in pictures] == [image.convert("RGB").tobytes() for image in seen]
+        assert [image.tobytes() for image in images] == [image.convert("RGB").tobytes() for image in seen]
 
 
 def test_captioned_rows_go_through_parquet(tmp_path):
@@ -317,7 +317,7 @@ def test_captioned_rows_go_through_parquet(tmp_path):
         next(text_to_image_rows(0))
 
 
-def test_the_contact_sheet_is_a_picture(tmp_path):
+def test_the_contact_sheet_is_an_image(tmp_path):
     shapes_contact_sheet(tmp_path / "sheet.png", scenes=4)
     assert Image.open(tmp_path / "sheet.png").width == 4 * 480
 
@@ -409,18 +409,18 @@ def test_simple_scenes_have_as_many_different_things_as_asked_and_held_out_ones_
 
 @pytest.mark.parametrize("make", [text_to_image_rows, text_to_video_rows])
 def test_in_bold_scenes_all_figures_are_large_and_solid_and_that_is_not_scored(make):
-    rows = list(make(40, size=32, things=(1, 3), bold=True, captions="plain"))
+    rows = list(make(40, size=32, things=(1, 3), large_solid=True, captions="plain"))
     assert not [row for row in rows if re.search("large|solid", row["caption"])]
     figures = [figure for row in rows for figure in Drawing.from_json(row["drawing"]).figures]
     assert {(figure.size, figure.texture) for figure in figures} == {("large", "solid")}
     assert len({figure.colour for figure in figures}) > 5 and len({figure.shape for figure in figures}) > 5
     assert {name for row in rows for name in row["told"]} == set(PROPERTIES) - {"size", "texture", "letters"}
     assert next(make(1, size=32))["told"] is None
-    with pytest.raises(InputError, match="bold without things"):
-        next(make(1, bold=True))
+    with pytest.raises(InputError, match="large_solid without things"):
+        next(make(1, large_solid=True))
 
 
-def test_in_simple_clips_only_the_motions_that_were_asked_for_happen():
+def test_in_simple_videos_only_the_motions_that_were_asked_for_happen():
     def kinds(**options):
         rows = text_to_video_rows(60, size=32, frames=8, **options)
         return {figure.motion.kind for row in rows for figure in Drawing.from_json(row["drawing"]).figures}

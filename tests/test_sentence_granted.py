@@ -14,7 +14,7 @@ from granted.encoding.features import new_aggregator
 from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
 from granted.sentence_granted import GrantedSentenceEncoder
 from granted.tests.fresh_process import run_without_package
-from granted.training.aggregator.contrastive import AggregatorHeads
+from granted.training.aggregator.contrastive import AggregatorGroup
 from granted.utils.errors import InputError
 
 
@@ -139,7 +139,7 @@ def test_an_embedding_is_the_one_that_is_scored(tiny_encoder_folder, sentences, 
     model = wrapped(encoder, aggregator)
     found = model.encode(sentences, convert_to_tensor=True)
     assert found.dtype == aggregator.context_token.dtype == torch.float32
-    heads = AggregatorHeads({"learned": aggregator})
+    heads = AggregatorGroup({"learned": aggregator})
     order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))  # sentence-transformers' batch
     input_ids, mask = encoder.pad(encoder.tokenize([sentences[i] for i in order]))
     with torch.no_grad():

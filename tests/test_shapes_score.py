@@ -1,4 +1,4 @@
-"""Exact scores of pictures of shapes: the drawings themselves, drawings with one thing wrong, and shuffled prompts."""
+"""Exact scores of images of shapes: the drawings themselves, drawings with one thing wrong, and shuffled prompts."""
 
 import json
 import random
@@ -105,7 +105,7 @@ def test_only_what_the_prompt_tells_is_scored():
         score(with_figures(STAR), with_figures(STAR), told=("hue",))
 
 
-def test_clips_are_scored_by_what_happens():
+def test_videos_are_scored_by_what_happens():
     def clip(**motion):
         moving = replace(
             STAR, cell=(0, 2), motion=Motion("moves", **{"direction": "right", "speed": "quickly"} | motion)
@@ -119,7 +119,7 @@ def test_clips_are_scored_by_what_happens():
     assert (found["direction"], found["motion"], found["colour"]) == (0.0, 1.0, 1.0)
 
 
-def test_pictures_are_square():
+def test_images_are_square():
     with pytest.raises(InputError, match="64 x 32"):
         score_drawing(DRAWING, [Image.new("RGB", (64, 32))])
 
@@ -136,14 +136,14 @@ def save(drawings, folder, *, size=64, copies=1):
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory):
-    """Thirty prompts of one to six things, each with the picture it asks for."""
+    """Thirty prompts of one to six things, each with the image it asks for."""
     folder = tmp_path_factory.mktemp("right")
     drawings = [random_drawing(random.Random(i), n_figures=1 + i % 6) for i in range(30)]
     rows = save([(drawing, drawing) for drawing in drawings], folder)
     return rows, folder, score_shapes(rows, folder)
 
 
-def test_the_pictures_asked_for_reach_the_ceiling_and_other_prompts_are_near_chance(right):
+def test_the_images_asked_for_reach_the_ceiling_and_other_prompts_are_near_chance(right):
     rows, _, items = right
     assert [item["score"] for item in items] == [item["ceiling"] for item in items]
     report = shapes_report(items)
@@ -180,7 +180,7 @@ def test_everybody_gets_another_prompt_with_about_as_many_things():
     assert other_prompts(lonely) == {"a": "b", "b": "a"}
 
 
-def test_several_pictures_of_a_prompt_never_meet_their_own_drawing(tmp_path):
+def test_several_images_of_a_prompt_never_meet_their_own_drawing(tmp_path):
     drawings = [with_figures(STAR), with_figures(RING)]
     items = score_shapes(save(list(zip(drawings, drawings)), tmp_path, copies=3), tmp_path)
     assert all(item["control"]["shape"] == 0 and item["score"]["whole"] == 1 for item in items)

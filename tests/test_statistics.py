@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from granted.eval_metric.statistics import bootstrap_accuracy, mcnemar, paired_difference
+from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.utils.errors import InputError
 
 
@@ -99,18 +99,6 @@ def test_properties(rows):
     forth, back = (paired_difference(x, y, groups, n_resamples=200) for x, y in ((a, b), (b, a)))
     assert forth.difference == -back.difference and forth.p_value == back.p_value
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low))
-    assert mcnemar(a, b).p_value == mcnemar(b, a).p_value
-
-
-@pytest.mark.parametrize(
-    "only_a, only_b, p_value",
-    [(10, 2, 2 * (1 + 12 + 66) / 2**12), (5, 0, 2 / 2**5), (3, 3, 1.0), (0, 0, 1.0)],
-)
-def test_mcnemar_known_values(only_a, only_b, p_value):
-    a = np.array([True] * only_a + [False] * only_b + [True, False])
-    b = np.array([False] * only_a + [True] * only_b + [True, False])
-    found = mcnemar(a, b)
-    assert (found.only_a, found.only_b, found.p_value) == (only_a, only_b, pytest.approx(p_value))
 
 
 OK = np.array([True, False, True])
@@ -131,10 +119,6 @@ OK = np.array([True, False, True])
         ),
         (lambda: paired_difference(OK, OK, [1, 2, 3], ids_a="abc"), "ids of one side"),
         (lambda: paired_difference(OK, OK, [1, 2, 3], ids_a="ab", ids_b="ab"), "ids for 3 items"),
-        (lambda: mcnemar(OK, OK[:2]), "3 items in a and 2 in b"),
-        (lambda: mcnemar(OK, OK, "abc", "abd"), "position 2"),
-        (lambda: mcnemar(np.stack([OK, OK]), OK), "one run with one run"),
-        (lambda: mcnemar(OK, OK.astype(float)), "float64"),
     ],
 )
 def test_errors(call, message):

@@ -43,18 +43,18 @@ DIT = {
 
 
 @pytest.fixture(scope="session")
-def pictures(write_pictures, tmp_path_factory) -> str:
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "images.parquet")
+def image_file(write_images, tmp_path_factory) -> str:
+    return write_images(tmp_path_factory.mktemp("pictures") / "images.parquet")
 
 
 @pytest.fixture
-def settings(tiny_encoder_folder, pictures, tmp_path):
+def settings(tiny_encoder_folder, image_file, tmp_path):
     """`settings(name, **changes)`: a run of 6 steps, frozen after 3, into a folder of that name."""
 
     def make(name: str = "run", **changes) -> TextToImageConfig:
         common = {
             "encoder": tiny_encoder_folder,
-            "data": pictures,
+            "data": image_file,
             "output_dir": str(tmp_path / name),
             "transformer": DIT,
             "resolution": 16,
@@ -117,7 +117,7 @@ def test_the_shift_of_training_is_the_schedulers(settings):
 
 
 class Oracle(Lumina2Transformer2DModel):
-    """Knows the picture: predicts, in Lumina 2's convention of time and sign, exactly the way to it."""
+    """Knows the image: predicts, in Lumina 2's convention of time and sign, exactly the way to it."""
 
     def forward(self, hidden_states, timestep, encoder_hidden_states, encoder_attention_mask, **_):
         sigma = (1 - timestep).view(-1, 1, 1, 1)  # (B, 1, 1, 1)
@@ -127,9 +127,9 @@ class Oracle(Lumina2Transformer2DModel):
 def test_training_and_sampling_agree_on_the_direction_of_time(settings):
     trainer = TextToImageTrainer(settings(guidance_scale=1.0, caption_dropout=0.0), show_progress=False)
     oracle = Oracle(**DIT, in_channels=3, sample_size=16, cap_feat_dim=32)
-    oracle.target = trainer.pictures[0][0]  # (3, 16, 16)
+    oracle.target = trainer.images[0][0]  # (3, 16, 16)
     trainer.transformer = oracle
-    batch = next(trainer.pictures.batches(0, [slice(0, 4)]))
+    batch = next(trainer.images.batches(0, [slice(0, 4)]))
     batch.samples = oracle.target.expand(4, -1, -1, -1)
     assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(4)]) < 1e-9
     for picture in trainer.sample(["a red cube", "x"]):
@@ -491,9 +491,9 @@ def test_latents_are_cached_as_the_pipeline_scales_them(settings, tmp_path):
     vae.save_pretrained(tmp_path / "vae")
     changes = {"vae": str(tmp_path / "vae"), "transformer": DIT | {"patch_size": 2}, "max_steps": 2, "freeze_at": "1"}
     trainer = TextToImageTrainer(settings("cached", **changes), show_progress=False)
-    pixels, _, _ = trainer.pictures[3]
+    pixels, _, _ = trainer.images[3]
     trainer.run()
-    latents, _, _ = trainer.pictures[3]
+    latents, _, _ = trainer.images[3]
     assert latents.shape == (4, 8, 8)
     expected = (vae.encode(pixels[None]).latent_dist.mode()[0] - 0.1) * 0.5
     torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-4)
@@ -536,7 +536,7 @@ def test_the_settings_in_the_repository_are_legal(name, millions):
         ({"resolution": 18}, "resolution 18, expected a multiple of 4"),
         ({"data": "nowhere.parquet"}, "got nowhere.parquet, which is not a file"),
         ({"caption_columns": ["text"]}, "expected text: set image_column"),
-        ({"batch_size": 16}, "got 10 pictures, expected at least one batch of 16"),
+        ({"batch_size": 16}, "got 10 images, expected at least one batch of 16"),
         ({"transformer": DIT | {"cap_feat_dim": 8}}, "cap_feat_dim"),
         ({"transformer": DIT | {"width": 8}}, "width"),
         ({"transformer": DIT | {"axes_lens": [32, 16, 16]}}, "axes_lens"),

@@ -1,4 +1,4 @@
-"""Text-to-video training: pictures and clips in turn, Wan's conventions, new text embedding, runs that go on."""
+"""Text-to-video training: images and videos in turn, Wan's conventions, new text embedding, runs that go on."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ DIT = {
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> str:
-    """Ten clips of four frames that grow brighter."""
+def videos(tmp_path_factory) -> str:
+    """Ten videos of four frames that grow brighter."""
     path = tmp_path_factory.mktemp("clips") / "clips.parquet"
     rows = [
         {
@@ -44,15 +44,15 @@ def clips(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def settings(tiny_encoder_folder, write_pictures, clips, tmp_path):
+def settings(tiny_encoder_folder, write_images, videos, tmp_path):
     """`settings(name, **changes)`: a run of 6 steps, frozen after 3, into a folder of that name."""
-    pictures = write_pictures(tmp_path / "images.parquet")
+    images = write_images(tmp_path / "images.parquet")
 
     def make(name: str = "run", **changes) -> TextToVideoConfig:
         common = {
             "encoder": tiny_encoder_folder,
-            "data": clips,
-            "image_data": pictures,
+            "data": videos,
+            "image_data": images,
             "output_dir": str(tmp_path / name),
             "transformer": DIT,
             "height": 16,
@@ -83,12 +83,12 @@ def outcome(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("share", [0, 1, 3, 7, 9])
-def test_of_any_ten_steps_in_a_row_so_many_are_of_pictures(share):
+def test_of_any_ten_steps_in_a_row_so_many_are_of_images(share):
     kinds = [is_image_step(step, share) for step in range(1000)]
     assert {sum(kinds[start : start + 10]) for start in range(990)} == {share}
 
 
-def test_steps_are_of_pictures_and_clips_in_turn_and_the_same_after_a_resume(settings):
+def test_steps_are_of_images_and_videos_in_turn_and_the_same_after_a_resume(settings):
     trainer = TextToVideoTrainer(settings(), show_progress=False)
 
     def first(steps: int, start: int) -> list:
@@ -110,7 +110,7 @@ def test_steps_are_of_pictures_and_clips_in_turn_and_the_same_after_a_resume(set
 
 
 class Oracle(WanTransformer3DModel):
-    """Knows the clip: predicts, in Wan's convention of time and sign, exactly the way to it."""
+    """Knows the video: predicts, in Wan's convention of time and sign, exactly the way to it."""
 
     def forward(self, hidden_states, timestep, encoder_hidden_states, **_):
         sigma = (timestep / 1000).view(-1, 1, 1, 1, 1)  # (B, 1, 1, 1, 1)
@@ -120,9 +120,9 @@ class Oracle(WanTransformer3DModel):
 def test_training_and_sampling_agree_on_the_direction_of_time(settings):
     trainer = TextToVideoTrainer(settings(guidance_scale=1.0, caption_dropout=0.0), show_progress=False)
     oracle = Oracle(**DIT, in_channels=3, out_channels=3, text_dim=32)
-    oracle.target = trainer.clips[0][0]  # (3, 4, 16, 16)
+    oracle.target = trainer.videos[0][0]  # (3, 4, 16, 16)
     trainer.transformer = oracle
-    batch = next(trainer.clips.batches(0, [slice(0, 2)]))
+    batch = next(trainer.videos.batches(0, [slice(0, 2)]))
     batch.samples = oracle.target.expand(2, -1, -1, -1, -1)
     assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(2)]) < 1e-9
     for clip in trainer.sample(["a red cube", "x"]):
@@ -180,7 +180,7 @@ def test_a_pretrained_transformer_keeps_all_but_its_text_embedding(settings, tmp
     ("changes", "message"),
     [
         ({"image_steps": 0}, "got image_steps=0 with image_data"),
-        ({"num_frames": 5}, "got a clip of 4 frames, expected at least 5"),
+        ({"num_frames": 5}, "got a video of 4 frames, expected at least 5"),
         ({"height": 18}, "frames of 18 x 16"),
         ({"pretrained": "/nowhere"}, "got transformer '/nowhere'"),
         ({"image_batch_size": 3, "gradient_accumulation_steps": 2}, "batch_size=3, expected a multiple of 2"),

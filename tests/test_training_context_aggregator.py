@@ -353,8 +353,12 @@ def test_a_finished_run_is_not_repeated(encoder, tmp_path):
     train(encoder, tmp_path)
     file = tmp_path / "norm_avg" / "model.safetensors"
     written = file.stat().st_mtime_ns
+    files = sorted(path for path in tmp_path.rglob("*"))
+    for left in ("checkpoint-3", ".last.x1y2.tmp"):  # by a kill after the last file
+        (tmp_path / left / "half").mkdir(parents=True)
+    (tmp_path / ".lock").touch()
     train(encoder, tmp_path)
-    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == written and sorted(tmp_path.rglob("*")) == files
 
 
 def test_the_folder_of_another_run_is_refused_and_left_as_it_is(encoder, tmp_path, monkeypatch):

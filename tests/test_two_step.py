@@ -165,8 +165,8 @@ def test_the_trajectory_is_saved_and_drawn(encoder, tmp_path):
     assert [point["step"] for point in saved["trajectory"]] == [0, 2, 4]
     assert saved["trajectory"][0]["weights"] == [0.25] * 4
     assert saved["trajectory"][1]["weights"] == saved["trajectory"][2]["weights"] == encoder.layer_weights.tolist()
-    with Image.open(tmp_path / "layer_weights.png") as picture:
-        assert picture.format == "PNG" and min(picture.size) > 300
+    with Image.open(tmp_path / "layer_weights.png") as image:
+        assert image.format == "PNG" and min(image.size) > 300
 
 
 def test_one_layer_and_one_point_can_be_drawn(tmp_path):

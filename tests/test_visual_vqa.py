@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.visual_vqa.check import Problem, check_rows, raise_if_broken, usable
-from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import Conversation, RowError, as_conversation, load_vqa
 from granted.utils.errors import InputError
 
@@ -57,12 +57,12 @@ def encoded(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def make_video(path, codec="mpeg4", pictures=None):
+def make_video(path, codec="mpeg4", frames=None):
     """A video of 5 frames per second; frame n of 10 is grey of brightness 20 n."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=5)
         stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
-        for frame in pictures or [np.full((16, 32, 3), 20 * n, np.uint8) for n in range(10)]:
+        for frame in frames or [np.full((16, 32, 3), 20 * n, np.uint8) for n in range(10)]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -342,9 +342,9 @@ def test_frames_of_a_variable_rate_are_chosen_by_their_times(tmp_path):
                 frame.pts, frame.time_base = time, Fraction(1, 1000)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        clip = open_clip(tmp_path / name, max_frames=4)  # seen at 0, 775, 1550 and 2325 milliseconds
+        clip = open_video(tmp_path / name, max_frames=4)  # seen at 0, 775, 1550 and 2325 milliseconds
         assert brightness(clip) == [0, 7, 7, 8] and clip.fps == pytest.approx(4 / 3.1)
-        whole = open_clip(tmp_path / name)  # every 310 milliseconds
+        whole = open_video(tmp_path / name)  # every 310 milliseconds
         assert brightness(whole) == [0, 3, 6, 7, 7, 7, 7, 8, 8, 8] and whole.fps == pytest.approx(10 / 3.1)
 
 
@@ -367,8 +367,8 @@ def test_a_video_that_is_cut_off_is_refused(tmp_path, name, codec, options):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     data = (tmp_path / name).read_bytes()
-    assert len(open_clip(data).frames) == 20
-    refused(lambda: open_clip(data[: len(data) // 2]), "video", "unreadable")
+    assert len(open_video(data).frames) == 20
+    refused(lambda: open_video(data[: len(data) // 2]), "video", "unreadable")
     cut = [problem.kind for problem in check_rows([row(text(), videos=[data[: len(data) // 2]])])]
     assert cut == ["video"], "the check of the rows lets it pass"
 
@@ -378,17 +378,17 @@ def test_a_transparent_video_is_on_white(tmp_path):
     image.save(
         tmp_path / "v.gif", save_all=True, append_images=[image.copy()], transparency=0, duration=200, disposal=2
     )
-    assert (open_clip(tmp_path / "v.gif").frames == 255).all()
+    assert (open_video(tmp_path / "v.gif").frames == 255).all()
 
 
-def test_frames_become_a_clip(tmp_path):
+def test_frames_become_a_video(tmp_path):
     frames = [picture(color=(20 * n,) * 3) for n in range(5)]
     (tmp_path / "1.png").write_bytes(encoded(frames[1]))
     mixed = [frames[0], tmp_path / "1.png", encoded(frames[2]), {"bytes": encoded(frames[3])}, frames[4]]
-    clip = open_clip(mixed, fps=4)
+    clip = open_video(mixed, fps=4)
     assert clip.frames.shape == (5, 4, 6, 3) and clip.frames.dtype == np.uint8 and clip.fps == 4
     assert brightness(clip) == [0, 1, 2, 3, 4]
-    assert open_clip(tuple(frames)).fps is None
+    assert open_video(tuple(frames)).fps is None
 
 
 @pytest.mark.parametrize(("name", "codec"), [("v.mp4", "mpeg4"), ("v.mp4", "libx264"), ("v.webm", "libvpx-vp9")])
@@ -396,10 +396,10 @@ def test_a_video_is_decoded_with_its_own_rate(tmp_path, name, codec):
     path = make_video(tmp_path / name, codec=codec)
     forms = (path, str(path), path.as_uri(), path.read_bytes(), {"bytes": None, "path": str(path)})
     for form in forms:
-        clip = open_clip(form, fps=99)
+        clip = open_video(form, fps=99)
         assert clip.frames.shape == (10, 16, 32, 3) and clip.frames.dtype == np.uint8 and clip.fps == 5
         assert brightness(clip) == list(range(10))
-        fewer = open_clip(form, max_frames=4)
+        fewer = open_video(form, max_frames=4)
         assert brightness(fewer) == [0, 2, 5, 7] and fewer.fps == 2
 
 
@@ -407,7 +407,7 @@ def test_a_video_is_decoded_with_its_own_rate(tmp_path, name, codec):
 @given(st.integers(1, 40), st.integers(1, 50), st.floats(0.5, 60))
 def test_fewer_frames_keep_their_times(count, most, fps):
     frames = [PIL.Image.new("RGB", (1, 1), (n, n, n)) for n in range(count)]
-    clip = open_clip(frames, fps, max_frames=most)
+    clip = open_video(frames, fps, max_frames=most)
     kept = clip.frames[:, 0, 0, 0].tolist()
     assert len(kept) == min(count, most) and kept == sorted(set(kept))
     for t, n in enumerate(kept):
@@ -417,34 +417,34 @@ def test_fewer_frames_keep_their_times(count, most, fps):
 def test_a_turned_video_is_upright(tmp_path):
     brighter = np.linspace(0, 250, 32).astype(np.uint8)  # from left to right
     frames = np.broadcast_to(brighter[None, :, None], (16, 32, 3)).copy()
-    data = make_video(tmp_path / "v.mp4", pictures=[frames] * 3).read_bytes()
+    data = make_video(tmp_path / "v.mp4", frames=[frames] * 3).read_bytes()
     one, half = 1 << 16, 1 << 30
     upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, half)
     quarter = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, half)  # what a phone writes: right goes down
     start = data.index(upright, data.index(b"tkhd"))
-    clip = open_clip(data[:start] + quarter + data[start + len(quarter) :])
+    clip = open_video(data[:start] + quarter + data[start + len(quarter) :])
     assert clip.frames.shape == (3, 32, 16, 3)
     rows = clip.frames.mean(axis=(0, 2, 3))
     assert rows[0] < 20 and rows[-1] > 230 and rows[8] < rows[24]
 
 
-def test_a_clip_that_cannot_be_opened_says_why(tmp_path):
+def test_a_video_that_cannot_be_opened_says_why(tmp_path):
     data = make_video(tmp_path / "v.mp4").read_bytes()
     with av.open(str(tmp_path / "a.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
-    refused(lambda: open_clip(tmp_path / "no.mp4"), "video", "missing", "no.mp4")
-    refused(lambda: open_clip(data[: len(data) // 2]), "video", "unreadable", "bytes")
-    refused(lambda: open_clip(tmp_path / "a.wav"), "video", "a.wav", "no pictures")
-    refused(lambda: open_clip(b"not a video"), "video", "unreadable")
-    refused(lambda: open_clip([]), "video", "no frame")
-    refused(lambda: open_clip([], fps=2, max_frames=2), "video", "no frame")
-    refused(lambda: open_clip([picture(), picture(4, 4)]), "video", "4 x 4, 6 x 4")
-    refused(lambda: open_clip([picture(), tmp_path / "no.png"]), "video", "frame 1", "missing")
-    refused(lambda: open_clip(picture()), "video", "Image")
-    refused(lambda: open_clip([picture()], max_frames=0), None, "max_frames=0")
+    refused(lambda: open_video(tmp_path / "no.mp4"), "video", "missing", "no.mp4")
+    refused(lambda: open_video(data[: len(data) // 2]), "video", "unreadable", "bytes")
+    refused(lambda: open_video(tmp_path / "a.wav"), "video", "a.wav", "no frames")
+    refused(lambda: open_video(b"not a video"), "video", "unreadable")
+    refused(lambda: open_video([]), "video", "no frame")
+    refused(lambda: open_video([], fps=2, max_frames=2), "video", "no frame")
+    refused(lambda: open_video([picture(), picture(4, 4)]), "video", "4 x 4, 6 x 4")
+    refused(lambda: open_video([picture(), tmp_path / "no.png"]), "video", "frame 1", "missing")
+    refused(lambda: open_video(picture()), "video", "Image")
+    refused(lambda: open_video([picture()], max_frames=0), None, "max_frames=0")
 
 
 def test_media_come_from_the_web(tmp_path, monkeypatch):
@@ -460,10 +460,10 @@ def test_media_come_from_the_web(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         assert open_image(f"{address}/a.png").tobytes() == picture().tobytes()
-        assert brightness(open_clip(f"{address}/v.webm", max_frames=5)) == [0, 2, 4, 6, 8]
-        assert open_clip(f"{address}/v.webm", max_frames=5).fps == 2.5
+        assert brightness(open_video(f"{address}/v.webm", max_frames=5)) == [0, 2, 4, 6, 8]
+        assert open_video(f"{address}/v.webm", max_frames=5).fps == 2.5
         refused(lambda: open_image(f"{address}/no.png"), "image", "unreadable", "no.png")
-        refused(lambda: open_clip(f"{address}/no.mp4"), "video", "unreadable", "no.mp4")
+        refused(lambda: open_video(f"{address}/no.mp4"), "video", "unreadable", "no.mp4")
         server.shutdown()
     refused(lambda: open_image(f"{address}/a.png"), "image", "unreadable")
 
@@ -485,7 +485,7 @@ def test_rows_written_with_their_media_are_read_back(tmp_path, media, streaming)
             assert open_image(after.images[0]).tobytes() == before["images"][0].tobytes()
         else:
             frames = np.stack([np.asarray(frame) for frame in before["videos"][0]])
-            assert (open_clip(after.videos[0]).frames == frames).all()
+            assert (open_video(after.videos[0]).frames == frames).all()
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -537,7 +537,7 @@ def test_a_folder_is_read_without_opening_its_media(tmp_path, streaming):
     dataset = load_vqa(str(tmp_path / "data"), streaming=streaming)
     loaded = next(iter(dataset))
     assert loaded["image"]["bytes"] == broken and loaded["frames"][0][0]["bytes"] == broken
-    assert len(open_clip(as_conversation(loaded).videos[0]).frames) == 10
+    assert len(open_video(as_conversation(loaded).videos[0]).frames) == 10
     assert [problem.kind for problem in check_rows(dataset)] == ["image"]
     assert isinstance(dataset, IterableDataset) == streaming
 

@@ -78,7 +78,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Six questions about pictures, two about clips and two without either."""
+    """Six questions about images, two about videos and two without either."""
     folder = tmp_path_factory.mktemp("rows")
     write_rows(vqa_rows(6, size=32), folder / "images.parquet")
     write_rows(vqa_rows(2, media="video", size=32, frames=8), folder / "clips.parquet")
@@ -158,7 +158,7 @@ def test_the_loss_is_on_answers_and_their_ends_only(collator, mixed):
         assert collator.processor.tokenizer.decode(counted) == f"{answer}<|im_end|>"
 
 
-def test_timestamps_follow_the_frame_rate_of_the_clip(collator, data):
+def test_timestamps_follow_the_frame_rate_of_the_video(collator, data):
     row = dict(load_vqa(str(data / "clips.parquet"))[0])
     tokenizer = collator.processor.tokenizer
     # Eight frames at eight a second last one second: at four a second every other is seen, two make one step in time.
@@ -171,8 +171,8 @@ def test_nothing_is_cut_from_a_long_row(collator, mixed):
     row = {"messages": [{"role": "user", "content": "word " * 3000}, {"role": "assistant", "content": "Yes."}]}
     batch = collator([row, mixed[0]])
     assert batch["input_ids"].shape[1] > 3000 and (batch["labels"][0] != IGNORED).any()
-    pictures = (batch["input_ids"] == collator.processor.image_token_id).sum()
-    assert pictures == batch["image_grid_thw"].prod(-1).sum() // 4
+    shown = (batch["input_ids"] == collator.processor.image_token_id).sum()
+    assert shown == batch["image_grid_thw"].prod(-1).sum() // 4
 
 
 def test_a_template_that_marks_no_answers_is_refused_or_replaced_by_trls_variant(model_folder):
@@ -271,8 +271,8 @@ def test_other_vision_language_models_are_fine_tuned_and_exported(make, data, tm
     model, processor = make(miniature_tokenizer(500, 20))
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    images, clips = str(data / "images.parquet"), str(data / "clips.parquet")
-    rows = f"{images},{clips}" if hasattr(processor, "video_processor") else images
+    images, videos = str(data / "images.parquet"), str(data / "clips.parquet")
+    rows = f"{images},{videos}" if hasattr(processor, "video_processor") else images
     finetune(options(str(tmp_path / "model"), data, tmp_path / "run", data=rows))
     changed = moved(weights(tmp_path / "model"), weights(tmp_path / "run"))
     assert changed and not any("vis" in name or "projector" in name for name in changed)
@@ -506,7 +506,7 @@ def test_four_bits_are_for_the_layers_of_the_language_model_only(model_folder):
         ({"use_peft": True, "lora_target_modules": ["no_such_.*"]}, "match none of"),
         ({"use_peft": True, "lora_target_modules": ["("]}, "expected a regular expression"),
         ({"use_peft": True, "train_vision": True}, "train_vision with use_peft"),
-        ({"max_length": 100}, "pictures must not be cut"),
+        ({"max_length": 100}, "images must not be cut"),
         ({"save_only_model": True}, "cannot go on"),
         ({"ted": "sample"}, "expected both or none"),
         ({"model_name_or_path": "./nowhere"}, "expected a vision-language model"),
@@ -550,7 +550,7 @@ def test_a_row_that_the_processor_cannot_take_is_named_before_training(model_fol
             finetune(options(model_folder, data, tmp_path / "run", data=str(tmp_path / name)))
 
 
-def test_a_clip_for_a_model_that_takes_none_is_named_before_training(data, tmp_path):
+def test_a_video_for_a_model_that_takes_none_is_named_before_training(data, tmp_path):
     model, processor = llava(miniature_tokenizer(500, 20))
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")

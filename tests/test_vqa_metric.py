@@ -17,7 +17,7 @@ from granted.utils.errors import InputError
 def small(tmp_path_factory):
     """A miniature whose tower has seen next to nothing."""
     folder = tmp_path_factory.mktemp("miniature") / "model"
-    build_miniature(folder, pictures=64, vocabulary=500, texts=20)
+    build_miniature(folder, images=64, vocabulary=500, texts=20)
     return str(folder)
 
 
@@ -63,7 +63,7 @@ def test_every_true_answer_is_judged_right_and_another_ones_is_not(media):
         assert not any(is_right(text, rival) for rival in rivals), (pattern, key, text)
 
 
-def test_swapping_pictures_keeps_medium_kind_and_questions(rows):
+def test_swapping_images_keeps_medium_kind_and_questions(rows):
     other = swapped(rows)
     for row, changed in zip(rows, other):
         assert changed["messages"] == row["messages"] and bool(changed["videos"]) == bool(row["videos"])

@@ -187,20 +187,20 @@ def test_judges_that_are_asked_in_plain_text_give_the_authors_score(make_tokeniz
         asked.score([[noise(32), noise(32)]], PROMPTS[:1])
 
 
-def test_a_batch_has_the_scores_of_its_pictures_and_clips_one_by_one(judge):
+def test_a_batch_has_the_scores_of_its_images_and_videos_one_by_one(judge):
     media = [[noise(32, 1)], [noise(64, 2)], [noise(32, 3)], [noise(32, seed) for seed in range(6)]]
     prompts, fps = [*PROMPTS, PROMPTS[0]], [None, None, None, 8.0]
     alone = [judge.score([one], [prompt], [rate])[0] for one, prompt, rate in zip(media, prompts, fps)]
     together = judge.score(media, prompts, fps)
     assert together == pytest.approx(alone, rel=1e-4)
-    clips = [media[3], media[3][:4]]
-    both = judge.score(clips, prompts[:2], [8.0, 4.0])
+    videos = [media[3], media[3][:4]]
+    both = judge.score(videos, prompts[:2], [8.0, 4.0])
     assert both == pytest.approx(
-        [judge.score([c], [p], [f])[0] for c, p, f in zip(clips, prompts, (8.0, 4.0))], rel=1e-4
+        [judge.score([c], [p], [f])[0] for c, p, f in zip(videos, prompts, (8.0, 4.0))], rel=1e-4
     )
 
 
-def test_the_score_depends_on_the_picture_the_order_of_frames_and_the_prompt(judge):
+def test_the_score_depends_on_the_image_the_order_of_frames_and_the_prompt(judge):
     frames = [noise(32, seed) for seed in range(4)]
     scores = judge.score([[frames[0]], [frames[1]]], PROMPTS[:1] * 2)
     scores += judge.score([[frames[0]]], PROMPTS[1:2])
@@ -208,7 +208,7 @@ def test_the_score_depends_on_the_picture_the_order_of_frames_and_the_prompt(jud
     assert len({round(score, 9) for score in scores}) == 5 and all(0 < score < 1 for score in scores)
 
 
-def test_a_long_clip_is_seen_from_its_first_to_its_last_frame_and_no_more_often(judge):
+def test_a_long_video_is_seen_from_its_first_to_its_last_frame_and_no_more_often(judge):
     frames = [noise(32, seed) for seed in range(9)]
     few = Judge(judge.model, judge.processor, max_frames=3)
     assert few.score([frames], PROMPTS[:1], [9.0]) == pytest.approx(
@@ -216,7 +216,7 @@ def test_a_long_clip_is_seen_from_its_first_to_its_last_frame_and_no_more_often(
     )
 
 
-def test_scores_are_kept_by_picture_prompt_and_judge(judge, tmp_path, monkeypatch):
+def test_scores_are_kept_by_image_prompt_and_judge(judge, tmp_path, monkeypatch):
     for i in range(3):
         noise(32, i).save(tmp_path / f"{i}.png")
     rows = [
@@ -268,7 +268,7 @@ def test_the_report_is_the_mean_of_each_group_and_skill():
     assert set(vqa_score_report([item(0, 0.5)])) == {"all"}
 
 
-def test_agreement_with_ratings_is_over_the_rated_pictures():
+def test_agreement_with_ratings_is_over_the_rated_images():
     items = [{"score": s, "rating": r} for s, r in ((0.1, 1), (0.2, 2), (0.3, 3), (0.4, 5), (0.9, None))]
     found = rating_agreement(items)
     assert (found["n"], found["spearman"], found["kendall"]) == (4, pytest.approx(1), pytest.approx(1))

@@ -10,7 +10,7 @@ with shared_folder(accelerator, output / "checkpoint-100") as folder:   # writte
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,27 @@ def leave_folder(lock: BaseFileLock) -> None:
         lock.release(force=True)
 
 
+def clear_finished(output: Path, *, with_checkpoints: bool = False) -> None:
+    """Remove what a run that was killed after its last file has left: its lock, temporaries and checkpoints.
+
+    Nothing is done, and nothing need be writable, where nothing is left or another process is still at it.
+
+    Args:
+        output (`Path`): the folder.
+        with_checkpoints (`bool`): whether a run of this kind removes its checkpoints at its end.
+    """
+    left = checkpoints(output) if with_checkpoints else []
+    if not PartialState().is_main_process or not (left or (output / LOCK).exists()):
+        return
+    lock = FileLock(output / LOCK, timeout=0, thread_local=False, is_singleton=True)
+    with suppress(Timeout, OSError):
+        lock.acquire()
+        remove_temporaries(output)
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        leave_folder(lock)
+
+
 def data_fingerprint(source: str, dataset: Dataset) -> str:
     """SHA-256 of the rows' files, not of media to which they only refer; of data on the Hub, datasets' own."""
     digest = hashlib.sha256()
@@ -125,16 +146,16 @@ def stream_fingerprint(source: str) -> str:
     return digest.hexdigest()
 
 
-def newest_checkpoint(output: Path) -> Path | None:
-    """The checkpoint of the highest step in a folder."""
-    found = output.glob("checkpoint-*")
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+def checkpoints(output: Path) -> list[Path]:
+    """The folders `checkpoint-STEP` of a run, in order of step."""
+    found = [path for path in output.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def remove_older_checkpoints(output: Path, newest: Path) -> None:
-    """Leave the newest checkpoint alone."""
-    for folder in output.glob("checkpoint-*"):
-        if folder != newest:
+def remove_checkpoints(output: Path, but: Path | None = None) -> None:
+    """Remove the checkpoints of a run, all but one."""
+    for folder in checkpoints(output):
+        if folder != but:
             shutil.rmtree(folder)
 
 

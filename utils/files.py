@@ -95,7 +95,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
     """A private folder beside the target: same file system, no clash with another process; removed at the end."""
-    _remove_abandoned(target.parent)
+    remove_abandoned(target.parent)
     workplace = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent))
     try:
         with open(workplace / f"{_LOCK}.new", "w") as lock:
@@ -108,8 +108,14 @@ def _workplace(target: Path) -> Iterator[Path]:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the workplaces of dead processes from a folder: those whose lock is free. A process looks once."""
+def remove_abandoned(parent: Path) -> None:
+    """Remove from a folder what `atomic_path` has left in it when its process was killed. A process looks once.
+
+    `atomic_path` does it itself: only for a folder into which going on may have nothing left to write.
+
+    Args:
+        parent (`Path`): the folder; what living processes are writing in it stays.
+    """
     if fcntl is None or parent in _looked_at:
         return
     _looked_at.add(parent)

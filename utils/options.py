@@ -137,30 +137,15 @@ def _names(kind: type) -> list[str]:
 def _command_line(options: Mapping[str, Option], arguments: Sequence[str], command: str) -> dict[str, Any]:
     """By option the words that were given for it; the values of positional ones as lists where they take several."""
     given: dict[str, Any] = {}
-    words = []
+    words: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if not argument.startswith("--"):
-            words.append(argument)
-            continue
-        name, equals, value = argument[2:].partition("=")
-        name = name.replace("-", "_")
-        negated = options.get(name.removeprefix("no_"))
-        if negated and name not in options and _is_flag(negated) and not equals:
-            given[negated.name] = "false"
-            continue
-        if name != CONFIG and (name not in options or options[name].positional):
-            raise InputError(_unknown(f"got the unknown option --{name.replace('_', '-')}", name, options, command))
-        if equals:
-            pass
-        elif name != CONFIG and _is_flag(options[name]):
-            value = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
-        elif not rest or rest[0].startswith("--"):
-            raise InputError(f"got --{name.replace('_', '-')} without a value, expected one: see {command} --help")
+        if argument.startswith("--"):
+            name, value = _named(argument, rest, options, command)
+            given[name] = value
         else:
-            value = rest.pop(0)
-        given[name] = value
+            words.append(argument)
     for one in (one for one in options.values() if one.positional):
         taken = words if one.several else words[:1]
         words = words[len(taken) :]
@@ -169,6 +154,24 @@ def _command_line(options: Mapping[str, Option], arguments: Sequence[str], comma
     if words:
         raise InputError(f"got {words[0]!r} without the option that it is a value of: see {command} --help")
     return given
+
+
+def _named(argument: str, rest: list[str], options: Mapping[str, Option], command: str) -> tuple[str, str]:
+    """Name and value of `--name value` or `--name=value`; a value that is a word of its own is taken from the rest."""
+    name, equals, value = argument[2:].partition("=")
+    shown, name = f"--{name.replace('_', '-')}", name.replace("-", "_")
+    negated = options.get(name.removeprefix("no_"))
+    if negated and name not in options and _is_flag(negated) and not equals:
+        return negated.name, "false"
+    if name != CONFIG and (name not in options or options[name].positional):
+        raise InputError(_unknown(f"got the unknown option {shown}", name, options, command))
+    if equals:
+        return name, value
+    if name != CONFIG and _is_flag(options[name]):
+        return name, rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
+    if not rest or rest[0].startswith("--"):
+        raise InputError(f"got {shown} without a value, expected one: see {command} --help")
+    return name, rest.pop(0)
 
 
 def _unknown(got: str, name: str, known: Iterable[str], place: str) -> str:
@@ -236,30 +239,28 @@ def _is_flag(option: Option) -> bool:
 def _converted(name: str, given: Any, kind: Any) -> Any:
     """The value, or `MISSING` where words are none of a kind that is no union."""
     origin, bare = get_origin(kind), _bare(kind)
-    value: Any = MISSING
     if given is None:
         return None if bare is NoneType else MISSING
     if origin is list or bare is list:
         return _list_of(name, given, (get_args(kind) or (str,))[0])
     if origin is dict or bare is dict:
         return given if isinstance(given, dict) else _mapping_of(given)
-    if not isinstance(given, str):
-        return MISSING
-    if origin is Literal:
-        value = next((one for one in get_args(kind) if str(one) == given), MISSING)
-    elif bare is bool:
-        value = {"true": True, "false": False}.get(given.lower(), MISSING)
-    elif bare in (int, float):
-        value = _number_of(given, bare)
-    elif isinstance(bare, type) and issubclass(bare, Enum):
-        value = next((one for one in bare if one.value == given), MISSING)
-    elif bare is Path:
-        value = Path(given)
-    elif bare is not NoneType:
-        value = given
+    value = _scalar_of(given, kind, bare) if isinstance(given, str) else MISSING
     if value is not MISSING and (origin is Annotated or bare in (int, float)):
         check_value(name, value, kind)  # in its bounds, and no NaN
     return value
+
+
+def _scalar_of(text: str, kind: Any, bare: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return next((one for one in get_args(kind) if str(one) == text), MISSING)
+    if bare is bool:
+        return {"true": True, "false": False}.get(text.lower(), MISSING)
+    if bare in (int, float):
+        return _number_of(text, bare)
+    if isinstance(bare, type) and issubclass(bare, Enum):
+        return next((one for one in bare if one.value == text), MISSING)
+    return MISSING if bare is NoneType else Path(text) if bare is Path else text
 
 
 def _number_of(text: str, kind: type) -> Any:

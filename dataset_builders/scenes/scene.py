@@ -1,4 +1,4 @@
-"""A scene: everything that is true of a picture or video, as tables; and claims, which a scene makes true or false.
+"""A scene: everything that is true of an image or video, as tables; and claims, which a scene makes true or false.
 
     scene.facts["activity"]["person0"]                       # one cell of one table: who does what
     holds(scene, Is("activity", "person0", mending))         # True or False

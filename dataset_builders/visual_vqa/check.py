@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import as_conversation
 from granted.utils.errors import InputError
 
@@ -45,7 +45,7 @@ def check_rows(
         dataset (`Dataset`, `IterableDataset` or any `Iterable` of rows): what `load_vqa` gives.
         rows (`range`, *optional*): the numbers of those to check, of a `Dataset`; all by default.
         use (`Callable`, *optional*): what is going to be done with a row, such as `lambda number, row:
-            collator([row])`; a `ValueError` is a problem of kind "model": a clip of one frame, a picture too narrow,
+            collator([row])`; a `ValueError` is a problem of kind "model": a video of one frame, an image too narrow,
             `<|image_pad|>` in a text.
         show_progress (`bool`, defaults to `False`): show a bar.
     """
@@ -61,7 +61,7 @@ def check_rows(
                 open_image(image)
             for video in conversation.videos:
                 # Of a file all frames are decoded, but two are held: a long video would fill the memory.
-                open_clip(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
+                open_video(video, conversation.fps, max_frames=None if isinstance(video, list) else 2)
             if use:
                 use(number, row)
         except ValueError as error:  # a RowError is one

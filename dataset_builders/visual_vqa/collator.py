@@ -3,7 +3,7 @@
     collate = VqaCollator(processor, video_fps=4)
     batch = collate([row, other_row])              # input_ids (B, N), labels (B, N), pixel_values, ...
 
-Rows of all three kinds may share a batch. Nothing is cut: a picture whose tokens are cut is no picture.
+Rows of all three kinds may share a batch. Nothing is cut: an image whose tokens are cut is no image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import RowError, as_conversation
 from granted.utils.errors import InputError
 
@@ -56,19 +56,19 @@ class VqaCollator:
     def _encode(
         self, rows: Sequence[Mapping[str, Any]], padding_side: str, questions_only: bool = False, **template: bool
     ) -> BatchFeature:
-        conversations, clips = [], []
+        conversations, metadata = [], []
         for row in rows:
             messages, own = self.with_media(row, questions_only)
             conversations.append(messages)
-            clips += own
+            metadata += own
         options: dict[str, Any] = {"padding": True, "padding_side": padding_side, "add_special_tokens": False}
-        if clips and not self.takes_videos:
+        if metadata and not self.takes_videos:
             raise RowError(
                 f"got a video for {type(self.processor).__name__}, which takes none, expected images: drop the row",
                 "video",
             )
-        if clips:
-            options |= {"video_metadata": clips, "do_sample_frames": True, "fps": self.video_fps}
+        if metadata:
+            options |= {"video_metadata": metadata, "do_sample_frames": True, "fps": self.video_fps}
         return self.processor.apply_chat_template(
             conversations,
             chat_template=self.chat_template,
@@ -82,10 +82,10 @@ class VqaCollator:
     def with_media(
         self, row: Mapping[str, Any], question_only: bool = False
     ) -> tuple[list[dict[str, Any]], list[VideoMetadata]]:
-        """The messages of a row with its pictures in their places, and what there is to know of its clips."""
+        """The messages of a row with its images in their places, and what there is to know of its videos."""
         conversation = as_conversation(row)
         images, videos = iter(conversation.images), iter(conversation.videos)
-        clips: list[VideoMetadata] = []
+        metadata: list[VideoMetadata] = []
         messages = []
         for message in conversation.messages:
             parts = []
@@ -93,15 +93,15 @@ class VqaCollator:
                 if part["type"] == "image":
                     part = part | {"image": open_image(next(images))}
                 elif part["type"] == "video":
-                    clip = open_clip(next(videos), conversation.fps, max_frames=self.max_frames)
+                    video = open_video(next(videos), conversation.fps, max_frames=self.max_frames)
                     # Frames that come without a rate are taken to have been sampled at the rate that is wanted.
-                    clips.append(VideoMetadata(total_num_frames=len(clip.frames), fps=clip.fps or self.video_fps))
-                    part = part | {"video": clip.frames}
+                    metadata.append(VideoMetadata(total_num_frames=len(video.frames), fps=video.fps or self.video_fps))
+                    part = part | {"video": video.frames}
                 parts.append(part)
             messages.append({"role": message["role"], "content": parts})
             if question_only and message["role"] == "user":
                 break
-        return messages, clips
+        return messages, metadata
 
 
 def answer_template(processor: ProcessorMixin) -> str:

@@ -1,8 +1,8 @@
 """Images and videos of a row, opened completely; what cannot be opened is a `RowError` that says why.
 
 image = open_image("cat.jpg")                      # RGB and upright; also a URL, bytes, a dict with bytes or path
-clip = open_clip("cat.mp4", max_frames=32)         # clip.frames (T, H, W, 3), clip.fps
-clip = open_clip([image, image], fps=2.0)          # a clip given as frames
+video = open_clip("cat.mp4", max_frames=32)         # clip.frames (T, H, W, 3), clip.fps
+video = open_clip([image, image], fps=2.0)          # a video given as frames
 
 Every image and every video of a user is opened here, so that it is the same everywhere.
 """
@@ -32,8 +32,8 @@ TIMED = ("mov", "matroska", "avi", "flv", "asf")
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A clip in memory.
+class Video:
+    """A video in memory.
 
     Fields:
         frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): at least one frame, RGB.
@@ -103,8 +103,8 @@ def _eight_bits(image: PIL.Image.Image) -> np.ndarray:
     return np.rint(values * (255 / top)).astype(np.uint8)
 
 
-def open_clip(value: Any, fps: float | None = None, max_frames: int | None = None) -> Clip:
-    """A clip of a row, decoded, at a constant rate: frame `i` is what is seen `i / fps` seconds after the beginning.
+def open_video(value: Any, fps: float | None = None, max_frames: int | None = None) -> Video:
+    """A video of a row, decoded, at a constant rate: frame `i` is what is seen `i / fps` seconds after the beginning.
 
     Of a video of n frames in d seconds k = n are taken, or `max_frames` if these are fewer: those seen at the times
     `i * d / k`. At a constant rate these are the frames `i * n // k`; frames that stand for different times may be
@@ -137,8 +137,8 @@ def open_clip(value: Any, fps: float | None = None, max_frames: int | None = Non
         raise RowError(f"got no frame in {_name(value)}, expected at least one: replace or drop it", "video")
     sizes = sorted({f"{frame.shape[1]} x {frame.shape[0]}" for frame in frames})
     if len(sizes) > 1:
-        raise RowError(f"got frames of {', '.join(sizes)} pixels in one clip, expected one size: resize them", "video")
-    return Clip(np.stack(frames), rate)  # (T, H, W, 3)
+        raise RowError(f"got frames of {', '.join(sizes)} pixels in a video, expected one size: resize them", "video")
+    return Video(np.stack(frames), rate)  # (T, H, W, 3)
 
 
 def _spread(count: int, most: int | None) -> list[int]:
@@ -151,7 +151,7 @@ def _frame(frames: list[Any], number: int) -> np.ndarray:
     try:
         return np.asarray(open_image(frames[number]))  # (H, W, 3)
     except RowError as error:
-        raise RowError(f"frame {number} of the clip: {error}", "video") from error
+        raise RowError(f"frame {number} of the video: {error}", "video") from error
 
 
 def _decode(source: str | bytes, max_frames: int | None) -> tuple[list[np.ndarray], float | None]:
@@ -222,7 +222,7 @@ def _opened(source: str | bytes) -> av.container.InputContainer:
     container = av.open(io.BytesIO(source) if isinstance(source, bytes) else source, metadata_errors="replace")
     if not container.streams.video:
         container.close()
-        raise ValueError("it has no pictures")
+        raise ValueError("it has no frames")
     return container
 
 

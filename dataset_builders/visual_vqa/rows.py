@@ -4,7 +4,7 @@
     conversation = as_conversation(dataset[0])         # messages with places for media, images, videos, fps
 
 A row has `messages`, or `prompt` and `completion`; its media, if it has any, are in `images` or `image`, `videos` or
-`video`, and `fps` is the rate of clips that are given as frames. `media.py` opens media; `check.py` checks all rows.
+`video`, and `fps` is the rate of videos that are given as frames. `media.py` opens media; `check.py` checks all rows.
 """
 
 import math
@@ -44,7 +44,7 @@ class Conversation:
             end with the assistant. Prompt and completion are joined.
         images, videos (`list`): as many as there are places for them, in their order; values that `open_image` and
             `open_clip` take.
-        fps (`float`, *optional*): frames per second of the clips that are given as frames.
+        fps (`float`, *optional*): frames per second of the videos that are given as frames.
     """
 
     messages: list[dict[str, Any]]

@@ -1,14 +1,14 @@
-"""Scores of generated pictures and clips: how well they follow their prompts, read exactly or judged by a model.
+"""Scores of generated images and videos: how well they follow their prompts, read exactly or judged by a model.
 
-    reports = evaluate_generation("pictures", judge="Qwen/Qwen3-VL-8B-Instruct")
+    reports = evaluate_generation("images", judge="Qwen/Qwen3-VL-8B-Instruct")
     reports["shapes"]["all"]["at_places"]             # where the prompts carry drawings of shapes
     reports["vqa_score"]["advanced"]                  # where there is a judge
 
-    granted evaluate generation pictures --judge MODEL
+    granted evaluate generation images --judge MODEL
 
-Each score is one JSON with its provenance and a Parquet of per-picture scores; `grid.png` shows some of the pictures.
-Pictures from elsewhere need a `manifest.jsonl` with `id`, `prompt`, `media` and `file`; the folder of GenAI-Bench with
-the pictures that people rated is read as it is, and the judge's agreement with the ratings is reported.
+Each score is one JSON with its provenance and a Parquet of per-picture scores; `grid.png` shows some of the images.
+Images from elsewhere need a `manifest.jsonl` with `id`, `prompt`, `media` and `file`; the folder of GenAI-Bench with
+the images that people rated is read as it is, and the judge's agreement with the ratings is reported.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.encoding.loading import LoadingOptions, device_name, split_spec
-from granted.eval_metric.generation.manifest import Run, picture_grid, read_manifest, readable
+from granted.eval_metric.generation.manifest import Run, image_grid, read_manifest, readable
 from granted.eval_metric.generation.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report
 from granted.eval_metric.generation.vqa_score import (
     ANSWER,
@@ -59,7 +59,7 @@ def evaluate_generation(
     seed: int = 0,
     skip_unreadable: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Score pictures by the exact reader, where prompts carry drawings, and by a judge, where one is given.
+    """Score images by the exact reader, where prompts carry drawings, and by a judge, where one is given.
 
     Args:
         source (`str`): a folder of `granted generate`, a manifest, or the folder of GenAI-Bench.
@@ -70,17 +70,17 @@ def evaluate_generation(
         answer (`str`, defaults to `"Yes"`): whose probability counts.
         measure (`str`, defaults to `"answer_probability"`): what the judge's score is; `"answer_and_end"` is that of
             the published scores, see `eval_metric/generation/vqa_score.py`.
-        max_frames (`int`, defaults to 16): frames of a clip that the judge sees.
+        max_frames (`int`, defaults to 16): frames of a video that the judge sees.
         batch_size (`int`, defaults to 8): questions asked at a time.
-        seed (`int`, defaults to 0): of the control, which gives each picture another prompt's drawing.
-        skip_unreadable (`bool`, defaults to `False`): leave out pictures that cannot be read; they are counted.
+        seed (`int`, defaults to 0): of the control, which gives each image another prompt's drawing.
+        skip_unreadable (`bool`, defaults to `False`): leave out images that cannot be read; they are counted.
 
     Returns:
-        `dict`: `shapes` (see [`shapes_report`]), `vqa_score` (see [`vqa_score_report`]) and, if pictures carry human
+        `dict`: `shapes` (see [`shapes_report`]), `vqa_score` (see [`vqa_score_report`]) and, if images carry human
         ratings, `agreement` (see [`rating_agreement`]), each where it applies.
 
     Raises:
-        InputError: there is nothing to score by, or pictures, manifest or judge cannot be used.
+        InputError: there is nothing to score by, or images, manifest or judge cannot be used.
     """
     asking = {"question": question, "answer": answer, "measure": measure, "max_frames": max_frames}
     check_question(**asking)
@@ -126,7 +126,7 @@ def evaluate_generation(
         scores.save(file, run, unreadable, origin, sum(item["seconds"] for item in items))
         for item in items:
             notes[item["id"]].append((f"VQAScore {item['score']:.2f}", item["score"] >= 0.5))
-    picture_grid(rows, run.folder, output / "grid.png", notes)
+    image_grid(rows, run.folder, output / "grid.png", notes)
     return reports
 
 
@@ -137,9 +137,9 @@ class Scores:
     Attributes:
         score (`str`): `"shapes"` or `"vqa_score"`.
         report (`dict`): what is reported of them.
-        items (`list[dict]`): the scores of each picture; of shapes flat, `colour`, `colour control`, `colour ceiling`.
+        items (`list[dict]`): the scores of each image; of shapes flat, `colour`, `colour control`, `colour ceiling`.
         agreement (`dict`, *optional*): with human ratings.
-        stored (`dict`): of scores that were loaded, all else that the file says: `pictures`, `provenance`, ...
+        stored (`dict`): of scores that were loaded, all else that the file says: `images`, `provenance`, ...
     """
 
     score: str
@@ -152,8 +152,8 @@ class Scores:
         self, path: Path, run: Run, unreadable: Mapping[str, str], origin: Mapping[str, Any], seconds: float
     ) -> None:
         """Write `path` and a Parquet file of the items beside it; the same scores that are there stay as they are."""
-        pictures = {"scored": len(self.items), "unreadable": dict(unreadable), "generation": run.record}
-        if self._is_stored(path, pictures, origin):
+        images = {"scored": len(self.items), "unreadable": dict(unreadable), "generation": run.record}
+        if self._is_stored(path, images, origin):
             return
         table = path.with_suffix(".parquet")
         with atomic_path(table) as temporary:
@@ -164,13 +164,13 @@ class Scores:
             "score": self.score,
             "report": self.report,
             "agreement": self.agreement,
-            "pictures": pictures,
+            "pictures": images,
             "provenance": provenance(seconds=round(seconds, 2), tokens=0, **origin),
             "items": {"file": table.name, "sha256": digest},
         }
         write_json(path, value)
 
-    def _is_stored(self, path: Path, pictures: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
+    def _is_stored(self, path: Path, images: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
         """Whether `path` holds these very scores: then its provenance, which says when they were made, is true."""
         try:
             found = Scores.load(path)
@@ -178,7 +178,7 @@ class Scores:
             return False
         same = (found.report, found.items, found.agreement) == (self.report, self.items, self.agreement)
         made = {name: found.stored.get("provenance", {}).get(name) for name in origin} | {"device": origin["device"]}
-        return same and found.stored.get("pictures") == pictures and made == origin
+        return same and found.stored.get("pictures") == images and made == origin
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Scores":
@@ -190,11 +190,11 @@ class Scores:
         path, value = Path(path), read_json(path)
         if not isinstance(value, dict) or value.get("kind") != KIND:
             raise InputError(f"got {path}, expected scores of granted evaluate generation: check the path")
-        with refusing(str(path), "scores that are whole: score the pictures again"):
+        with refusing(str(path), "scores that are whole: score the images again"):
             table, digest = path.parent / value["items"]["file"], value["items"]["sha256"]
             found = cls(value["score"], value["report"], [], value["agreement"], value)
         if not table.is_file() or hashlib.sha256(table.read_bytes()).hexdigest() != digest:
-            raise InputError(f"got {path} without its own {table.name} beside it: score the pictures again")
+            raise InputError(f"got {path} without its own {table.name} beside it: score the images again")
         return replace(found, items=pq.read_table(table).to_pylist())
 
 
@@ -208,6 +208,6 @@ def _flat(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _note(score: Mapping[str, float]) -> tuple[str, bool]:
-    """What is wrong with a picture of shapes, and whether nothing is."""
+    """What is wrong with an image of shapes, and whether nothing is."""
     wrong = [f"{name} {100 * value:.0f}%" for name, value in score.items() if value < 1 and name not in SUMMARIES]
     return ", ".join(wrong) or ("all right" if score["whole"] == 1 else "more than was asked for"), score["whole"] == 1

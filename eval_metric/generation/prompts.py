@@ -1,10 +1,10 @@
-"""Prompts to make pictures from: a text file, JSON Lines, Parquet, or GenAI-Bench as its authors publish it.
+"""Prompts to make images from: a text file, JSON Lines, Parquet, or GenAI-Bench as its authors publish it.
 
     read_prompts("prompts.txt")                # [{"id": "1", "prompt": "a red star"}, ...], a prompt a line
     read_prompts("shapes.parquet")             # rows of granted data shapes: with the drawing behind each caption
     read_prompts("genai_image.json")           # with the skills of genai_skills.json, which lies beside it
 
-The id of a prompt and the seed of a run decide the noise that its picture starts from, so ids are kept as they are.
+The id of a prompt and the seed of a run decide the noise that its image starts from, so ids are kept as they are.
 """
 
 import json
@@ -23,7 +23,7 @@ from granted.utils.files import read_json, read_jsonl, read_lines
 
 GROUPS = ("basic", "advanced")  # of GenAI-Bench's skills; the groups are among the tags of genai_skills.json
 SKILLS_FILE = "genai_skills.json"
-ENDINGS = {"image": ".jpeg", "video": ".mp4"}  # of the pictures and clips that come with it
+ENDINGS = {"image": ".jpeg", "video": ".mp4"}  # of the images and videos that come with it
 KINDS = ".txt, .jsonl, .parquet, or GenAI-Bench's genai_image.json"
 
 
@@ -33,7 +33,7 @@ def read_prompts(path: str | os.PathLike) -> list[dict[str, Any]]:
     Args:
         path (`str` or `os.PathLike`): a `.txt` file (UTF-8, a prompt a line, whose number is its id), JSON Lines or
             Parquet (rows with `id`, and `prompt` or else `caption`), or GenAI-Bench's `genai_image.json` or
-            `genai_video.json`. Of Parquet, columns that hold bytes, such as pictures, are left out.
+            `genai_video.json`. Of Parquet, columns that hold bytes, such as images, are left out.
 
     Returns:
         `list[dict]`: `id` and `prompt`, both strings, and all other fields as they are. Of GenAI-Bench also `skills`
@@ -96,15 +96,15 @@ def read_genai_bench(path: str | os.PathLike) -> list[dict[str, Any]]:
     ]
 
 
-def rated_pictures(folder: str | os.PathLike) -> list[dict[str, Any]] | None:
-    """The pictures or clips that come with GenAI-Bench, as rows of a manifest with the mean `rating` people gave.
+def rated_images(folder: str | os.PathLike) -> list[dict[str, Any]] | None:
+    """The images or videos that come with GenAI-Bench, as rows of a manifest with the mean `rating` people gave.
 
     Args:
         folder (`str` or `os.PathLike`): with `genai_image.json` (or `genai_video.json`), `genai_skills.json` and a
-            folder of each model's pictures, `DALLE_3/00000.jpeg` (of clips `.mp4`).
+            folder of each model's images, `DALLE_3/00000.jpeg` (of videos `.mp4`).
 
     Returns:
-        `list[dict]`: of each picture `id`, `prompt_id`, `prompt`, `media`, `file`, `model`, `rating` (1 to 5),
+        `list[dict]`: of each image `id`, `prompt_id`, `prompt`, `media`, `file`, `model`, `rating` (1 to 5),
         `skills` and `group`; `None` if the folder is not GenAI-Bench.
     """
     media = next((media for media in ENDINGS if (Path(folder) / f"genai_{media}.json").is_file()), None)

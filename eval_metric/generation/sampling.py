@@ -1,13 +1,13 @@
-"""Pictures and clips from a diffusers pipeline, a prompt each, to be looked at and scored.
+"""Images and videos from a diffusers pipeline, a prompt each, to be looked at and scored.
 
     pipeline = load_pipeline("run/pipeline", trust_remote_code=True)
-    sample_prompts(pipeline, read_prompts("prompts.txt"), "pictures", SamplingSettings(seed=0, steps=50))
+    sample_prompts(pipeline, read_prompts("prompts.txt"), "images", SamplingSettings(seed=0, steps=50))
 
-    granted generate run/pipeline --prompts prompts.txt --output pictures --trust-remote-code
+    granted generate run/pipeline --prompts prompts.txt --output images --trust-remote-code
 
-Any text-to-image or text-to-video pipeline will do, stock ones too. The noise of a picture comes from the seed of the
+Any text-to-image or text-to-video pipeline will do, stock ones too. The noise of an image comes from the seed of the
 run, the id of its prompt and its number alone, and batches are cut the same way every time, so a run that was killed
-goes on to the very pictures that it would have made. Clips are folders of PNG frames: what is read or judged later are
+goes on to the very images that it would have made. Videos are folders of PNG frames: what is read or judged later are
 the very pixels that were made. Under `accelerate launch` the batches are shared out over the processes.
 """
 
@@ -31,11 +31,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from granted.encoding.loading import choose_device, device_name
-from granted.eval_metric.generation.manifest import MANIFEST, RECORD, picture_grid
+from granted.eval_metric.generation.manifest import MANIFEST, RECORD, image_grid
 from granted.eval_metric.generation.settings import SamplingSettings
 from granted.modeling_fingerprint import weights_hash
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.files import atomic_path, read_json, remove_abandoned, write_json
 from granted.utils.versions import library_versions
 
 
@@ -126,7 +126,7 @@ def sample_prompts(
     *,
     name: str = "",
 ) -> list[dict[str, Any]]:
-    """Make the pictures of all prompts; those that are there are not made again.
+    """Make the images of all prompts; those that are there are not made again.
 
     Args:
         pipeline (`DiffusionPipeline`): text-to-image or text-to-video.
@@ -140,7 +140,7 @@ def sample_prompts(
         `list[dict]`: the rows of the manifest, see `eval_metric/generation/manifest.py`.
 
     Raises:
-        InputError: the pipeline does not take a setting, the folder holds other pictures, or pictures come out as NaN.
+        InputError: the pipeline does not take a setting, the folder holds other images, or images come out as NaN.
     """
     settings, output, state = settings or SamplingSettings(), Path(output), PartialState()
     if not prompts:
@@ -148,6 +148,8 @@ def sample_prompts(
     arguments = _arguments(pipeline, settings)
     record = _record(pipeline, prompts, settings, arguments, name)
     fresh = _check_folder(output, record)
+    for kind in ("images", "videos"):  # if all are made, nothing is written there that would do it
+        remove_abandoned(output / kind)
     items = [(row, number) for row in prompts for number in range(settings.images_per_prompt)]
     batches = [
         range(start, min(start + settings.batch_size, len(items)))
@@ -170,13 +172,13 @@ def sample_prompts(
     if state.is_main_process:
         with atomic_path(output / MANIFEST) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        picture_grid(rows, output, output / "grid.png")
+        image_grid(rows, output, output / "grid.png")
     state.wait_for_everyone()
     return rows
 
 
 def seed_of(seed: int, prompt_id: str, number: int = 0) -> int:
-    """The seed of one picture: it depends on nothing but the run's seed, the prompt's id and the picture's number."""
+    """The seed of one image: it depends on nothing but the run's seed, the prompt's id and the picture's number."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{number}".encode()).digest()[:8], "big") >> 1
 
 
@@ -186,7 +188,7 @@ def _arguments(pipeline: DiffusionPipeline, settings: SamplingSettings) -> dict[
     kind = type(pipeline).__name__
     for needed in ("prompt", "generator", "output_type"):
         if needed not in taken:
-            raise InputError(f"got {kind}, which takes no {needed}, expected one that makes pictures from prompts")
+            raise InputError(f"got {kind}, which takes no {needed}, expected one that makes images from prompts")
     arguments = {}
     for setting, argument in ARGUMENTS.items():
         value = getattr(settings, setting)
@@ -206,7 +208,7 @@ def _record(
     arguments: Mapping[str, Any],
     name: str,
 ) -> dict[str, Any]:
-    """What decides the pictures, and where they come from."""
+    """What decides the images, and where they come from."""
     identity = {
         "pipeline": _fingerprint(pipeline),
         "prompts": hashlib.sha256(json.dumps(list(prompts), sort_keys=True).encode()).hexdigest(),
@@ -248,7 +250,7 @@ def _lasting(value: Any) -> Any:
     return value
 
 
-def _pictures(output: Path) -> list[Path]:
+def _images(output: Path) -> list[Path]:
     return [one for kind in ("images", "videos") for one in (output / kind).glob("[0-9]*")]
 
 
@@ -260,9 +262,9 @@ def _check_folder(output: Path, record: Mapping[str, Any]) -> bool:
             raise InputError(f"got {output / RECORD}, which is no record of a run: choose another folder or remove it")
         mine, theirs = (one["identity"] | one["identity"].get("settings", {}) for one in (record, found))
         names = [name for name in mine if name not in ("settings", "arguments") and mine[name] != theirs.get(name)]
-        if found.get("run") != record["run"] and _pictures(output):
+        if found.get("run") != record["run"] and _images(output):
             raise InputError(
-                f"got {output} with pictures made otherwise ({', '.join(names) or 'by another release'}), expected "
+                f"got {output} with images made otherwise ({', '.join(names) or 'by another release'}), expected "
                 "those of this run: choose another folder or remove it"
             )
         return found.get("run") != record["run"]
@@ -277,7 +279,7 @@ def _generate(
     settings: SamplingSettings,
     arguments: Mapping[str, Any],
 ) -> list[np.ndarray]:
-    """The pictures (H, W, 3) or clips (F, H, W, 3) of one batch, as bytes."""
+    """The images (H, W, 3) or videos (F, H, W, 3) of one batch, as bytes."""
     # The generators are on the CPU, so that every device starts from the same noise.
     seeds = [seed_of(settings.seed, row["id"], number) for row, number in items]
     arguments = {name: value for name, value in arguments.items() if value is not None}
@@ -296,7 +298,7 @@ def _generate(
     media = answer.frames if hasattr(answer, "frames") else answer.images
     for (row, _), values in zip(items, media, strict=True):
         if not np.isfinite(values).all():
-            raise InputError(f"got NaN in the picture of prompt {row['id']!r}, expected colours: try --dtype float32")
+            raise InputError(f"got NaN in the image of prompt {row['id']!r}, expected colours: try --dtype float32")
     return [(np.clip(values, 0, 1) * 255).round().astype(np.uint8) for values in media]
 
 
@@ -305,7 +307,7 @@ def _place(output: Path, number: int, clip: bool) -> Path:
 
 
 def _save(values: np.ndarray, output: Path, number: int) -> None:
-    """Write one picture, or one clip as a folder of frames, whole or not at all."""
+    """Write one image, or one video as a folder of frames, whole or not at all."""
     with atomic_path(_place(output, number, values.ndim == 4)) as temporary:
         if values.ndim == 3:
             PIL.Image.fromarray(values).save(temporary, format="PNG")

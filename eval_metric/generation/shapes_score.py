@@ -1,12 +1,12 @@
-"""How well pictures of shapes follow their prompts: read from their pixels, property by property, without a judge.
+"""How well images of shapes follow their prompts: read from their pixels, property by property, without a judge.
 
     scores = score_drawing(drawing, [image])              # {"shape": 1.0, "colour": 0.67, "at_places": 0.67, ...}
-    items = score_shapes(rows, "pictures")                # rows of a manifest that carry a `drawing`
+    items = score_shapes(rows, "images")                # rows of a manifest that carry a `drawing`
     shapes_report(items)["1 to 3 things"]["at_places"]    # {"score": 0.93, "ci95": [...], "control": {...}, ...}
 
-A score means little alone, so each has two others beside it. The control reads the same pictures against the drawing
+A score means little alone, so each has two others beside it. The control reads the same images against the drawing
 of another prompt with about as many things: what a model that ignores its prompts would get. The ceiling reads the
-drawing's own rendering at the size of the picture: what the reader would say of a model without fault.
+drawing's own rendering at the size of the image: what the reader would say of a model without fault.
 """
 
 import os
@@ -54,7 +54,7 @@ KINDS = ("score", "control", "ceiling")
 def score_drawing(
     drawing: Drawing, frames: Sequence[PIL.Image.Image], told: Collection[str] = PROPERTIES
 ) -> dict[str, float]:
-    """What a picture or clip shows of a drawing: of each property the share that is right, from 0 to 1.
+    """What an image or video shows of a drawing: of each property the share that is right, from 0 to 1.
 
     Beside the properties of `properties_match` stand two summaries. `at_places` is strict: of every figure the shape,
     colour, size, texture and letters, if it has some, as they are read in its own cell, and nothing where no figure
@@ -64,23 +64,23 @@ def score_drawing(
 
     Args:
         drawing (`Drawing`): what was asked for.
-        frames (`Sequence[PIL.Image.Image]`): one picture, or the frames of a clip; square.
+        frames (`Sequence[PIL.Image.Image]`): one image, or the frames of a video; square.
         told (`Collection[str]`, defaults to all): the properties that the prompt tells.
 
     Raises:
-        InputError: a property is unknown, or the picture is not square.
+        InputError: a property is unknown, or the image is not square.
     """
     unknown = set(told) - set(PROPERTIES)
     if unknown or not told:
         raise InputError(f"got told {sorted(unknown) or 'nothing'}, expected some of {', '.join(PROPERTIES)}")
     if frames[0].width != frames[0].height:
         size = f"{frames[0].width} x {frames[0].height}"
-        raise InputError(f"got a picture of {size} pixels, expected a square one as the drawings are: make it square")
+        raise InputError(f"got an image of {size} pixels, expected a square one as the drawings are: make it square")
     return compare(drawing, read(drawing.media, frames), told)
 
 
 def read(media: str, frames: Sequence[PIL.Image.Image]) -> Reading:
-    """What a picture, or the frames of a clip, shows."""
+    """What an image, or the frames of a video, shows."""
     return read_image(frames[0]) if media == "image" else read_video(frames)
 
 
@@ -123,7 +123,7 @@ def _mean(marks: Any) -> float | None:
 def score_shapes(
     rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike, *, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Score pictures against the drawings of their prompts, of other prompts, and against what the reader can read.
+    """Score images against the drawings of their prompts, of other prompts, and against what the reader can read.
 
     Args:
         rows (`list[dict]`): of a manifest, with `drawing` (JSON, as of [`Drawing`]) and, where a prompt does not tell
@@ -173,7 +173,7 @@ def _drawing(row: Mapping[str, Any]) -> Drawing:
 
 
 def _ceiling(drawing: Drawing, frames: Sequence[PIL.Image.Image], told: Collection[str]) -> dict[str, float] | None:
-    """The score of the drawing's own rendering at the size of a picture, if it can be rendered so."""
+    """The score of the drawing's own rendering at the size of an image, if it can be rendered so."""
     size = frames[0].width
     if not MIN_PIXELS <= size <= MAX_PIXELS:
         return None
@@ -193,7 +193,7 @@ def other_prompts(prompts: Sequence[tuple[str, str, str]], seed: int = 0) -> dic
     """For each prompt another one of the same medium, and of the same group if there is one: nobody keeps their own.
 
     Args:
-        prompts (`list[tuple[str, str, str]]`): id, medium and group of the prompt of each picture.
+        prompts (`list[tuple[str, str, str]]`): id, medium and group of the prompt of each image.
         seed (`int`, defaults to 0): another seed, other partners.
 
     Returns:
@@ -215,9 +215,9 @@ def other_prompts(prompts: Sequence[tuple[str, str, str]], seed: int = 0) -> dic
 
 
 def shapes_report(items: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Accuracies with 95% intervals (prompts resampled), over all pictures and by how many things were asked for.
+    """Accuracies with 95% intervals (prompts resampled), over all images and by how many things were asked for.
 
-    Every picture that has a property counts once, however many of its figures have it.
+    Every image that has a property counts once, however many of its figures have it.
 
     Args:
         items (`list[dict]`): of [`score_shapes`].

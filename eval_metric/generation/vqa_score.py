@@ -1,8 +1,8 @@
-"""VQAScore (Lin et al., arXiv 2404.01291): how likely a vision-language model finds that a picture shows its prompt.
+"""VQAScore (Lin et al., arXiv 2404.01291): how likely a vision-language model finds that an image shows its prompt.
 
     judge = Judge.load("Qwen/Qwen3-VL-8B-Instruct", LoadingOptions(dtype="bfloat16"))
     judge.score([[image]], ["a red star"])                # [0.87], the probability of "Yes"
-    items = score_prompts(judge, rows, "pictures", "cache")
+    items = score_prompts(judge, rows, "images", "cache")
     vqa_score_report(items)["advanced"]                   # {"score": 0.71, "ci95": [...], "n": 871}
 
 The model is asked 'Does this figure show "..."? Please answer yes or no.' in its own chat template. There are two
@@ -66,8 +66,8 @@ class Judge:
         question (`str`): with `{}` where the prompt goes.
         answer (`str`, defaults to `"Yes"`): whose probability is the score.
         measure (`str`, defaults to `"answer_probability"`): or `"answer_and_end"`, see above.
-        max_frames (`int`, defaults to 16): frames of a clip that are shown, at equal distances; as a video if the
-            processor takes videos, else as pictures one after the other.
+        max_frames (`int`, defaults to 16): frames of a video that are shown, at equal distances; as a video if the
+            processor takes videos, else as images one after the other.
 
     Raises:
         InputError: there is no place for the prompt in the question, none for an image, or no such measure.
@@ -147,9 +147,9 @@ class Judge:
         """How likely the answer to each question is the judge's, by its measure.
 
         Args:
-            media (`list[list[PIL.Image.Image]]`): for each prompt one picture, or the frames of a clip.
+            media (`list[list[PIL.Image.Image]]`): for each prompt one image, or the frames of a video.
             prompts (`list[str]`): what each should show.
-            fps (`list[float]`, *optional*): of the clips, frames a second.
+            fps (`list[float]`, *optional*): of the videos, frames a second.
 
         Returns:
             `list[float]`: from 0 to 1.
@@ -184,17 +184,17 @@ class Judge:
     def encode(
         self, media: Sequence[Sequence[PIL.Image.Image]], prompts: Sequence[str], fps: Sequence[float | None]
     ) -> BatchFeature:
-        """The questions up to where the answer begins, padded on the left; `input_ids` (B, N) and the pictures."""
+        """The questions up to where the answer begins, padded on the left; `input_ids` (B, N) and the images."""
         as_video = getattr(self.processor, "video_processor", None) is not None
         if not self.chat_template:
             return self._encode_plainly(media, prompts)
-        conversations, clips = [], []
+        conversations, videos = [], []
         for frames, prompt, rate in zip(media, prompts, fps, strict=True):
             text = {"type": "text", "text": self.question_about(prompt)}
             shown = [frames[i] for i in _spread(len(frames), self.max_frames)]
             if len(frames) > 1 and as_video:
                 rate = (rate or 1.0) * len(shown) / len(frames)
-                clips.append(
+                videos.append(
                     VideoMetadata(total_num_frames=len(shown), fps=rate, frames_indices=list(range(len(shown))))
                 )
                 parts = [{"type": "video", "video": np.stack([np.asarray(one) for one in shown])}]  # (T, H, W, 3)
@@ -202,8 +202,8 @@ class Judge:
                 parts = [{"type": "image", "image": one} for one in shown]
             conversations.append([{"role": "user", "content": [*parts, text]}])
         options: dict[str, Any] = {"padding": True, "padding_side": "left", "add_special_tokens": False}
-        if clips:
-            options |= {"video_metadata": clips, "do_sample_frames": False}
+        if videos:
+            options |= {"video_metadata": videos, "do_sample_frames": False}
         return self.processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
@@ -214,7 +214,7 @@ class Judge:
         )
 
     def question_about(self, prompt: str) -> str:
-        """The question whether a picture shows the prompt."""
+        """The question whether an image shows the prompt."""
         return self.question.replace("{}", prompt)
 
     def _encode_plainly(self, media: Sequence[Sequence[PIL.Image.Image]], prompts: Sequence[str]) -> BatchFeature:
@@ -222,7 +222,7 @@ class Judge:
         kind = type(self.processor).__name__
         if self.max_frames > 1 and any(len(frames) > 1 for frames in media):
             raise InputError(
-                f"got a clip for {kind}, which takes one image a question, expected images: use a judge that takes "
+                f"got a video for {kind}, which takes one image a question, expected images: use a judge that takes "
                 "videos, or show it the first frame alone (max_frames 1)"
             )
         # An encoder counts from the image on; without one the answer has to follow the question without a gap.
@@ -272,13 +272,13 @@ def score_prompts(
     *,
     batch_size: int = 8,
 ) -> list[dict[str, Any]]:
-    """VQAScore of each picture; what is in the cache already is not asked again.
+    """VQAScore of each image; what is in the cache already is not asked again.
 
     Args:
         judge ([`Judge`]): the model.
         rows (`list[dict]`): of a manifest.
         folder (`str`): of the manifest.
-        cache_dir (`str`): answers are kept here by judge, picture and prompt: a run that was killed goes on.
+        cache_dir (`str`): answers are kept here by judge, image and prompt: a run that was killed goes on.
         batch_size (`int`, defaults to 8): questions asked at a time.
 
     Returns:
@@ -296,7 +296,7 @@ def score_prompts(
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
     keys = [f"{media_hash(row, folder)} {row.get('fps')}\n{row['prompt']}" for row in rows]
     place = {key: i for i, key in enumerate(keys)}
-    # Pictures and clips apart, prompts of like length together: little is padding.
+    # Images and videos apart, prompts of like length together: little is padding.
     missing = sorted(cache.missing(keys), key=lambda key: (rows[place[key]]["media"], len(rows[place[key]]["prompt"])))
     for start in tqdm(range(0, len(missing), batch_size), desc="judging", unit="batch", disable=not missing):
         part = missing[start : start + batch_size]
@@ -350,11 +350,11 @@ def _estimate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rating_agreement(items: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """How the scores go together with what people gave the same pictures, if at least four carry a `rating`.
+    """How the scores go together with what people gave the same images, if at least four carry a `rating`.
 
     Returns:
-        `dict`, *optional*: `n`, `pearson` with `ci95` (Fisher's z, pictures taken as independent), `spearman` and
-        `kendall` (tau-b), over all rated pictures.
+        `dict`, *optional*: `n`, `pearson` with `ci95` (Fisher's z, images taken as independent), `spearman` and
+        `kendall` (tau-b), over all rated images.
     """
     rated = [item for item in items if item["rating"] is not None]
     scores, ratings = [item["score"] for item in rated], [item["rating"] for item in rated]

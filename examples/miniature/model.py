@@ -44,7 +44,7 @@ SPECIAL = (
     "<|vision_start|>",
     "<|vision_end|>",
 )
-PATCH, MERGE = 16, 2  # a token stands for 32 x 32 pixels: of a picture of 96, for one cell of the canvas
+PATCH, MERGE = 16, 2  # a token stands for 32 x 32 pixels: of an image of 96, for one cell of the canvas
 PIXELS = {"shortest_edge": 64 * 64, "longest_edge": 192 * 192}
 CLIP_PIXELS = {"shortest_edge": 4 * 64 * 64, "longest_edge": 16 * 96 * 96}  # of all frames together
 CHAT_TEMPLATE = """\
@@ -81,7 +81,7 @@ def build_miniature(
     output: str | os.PathLike,
     *,
     seed: int = 0,
-    pictures: int = 36_000,
+    images: int = 36_000,
     vocabulary: int = VOCABULARY,
     texts: int = 6000,
 ) -> dict[str, float]:
@@ -92,7 +92,7 @@ def build_miniature(
     Args:
         output (`str`): the folder.
         seed (`int`, defaults to 0): of the weights.
-        pictures (`int`, defaults to 36000): how many the tower is shown; none leaves it untrained.
+        images (`int`, defaults to 36000): how many the tower is shown; none leaves it untrained.
         vocabulary (`int`, defaults to 6144): tokens.
         texts (`int`, defaults to 6000): scenes of either world from whose texts the tokenizer is made.
 
@@ -106,7 +106,7 @@ def build_miniature(
     model = Qwen3VLForConditionalGeneration(miniature_config(tokenizer))
     nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
     processor = miniature_processor(tokenizer)
-    seen = teach_to_see(model, processor, pictures=pictures, seed=seed) if pictures else {}
+    seen = teach_to_see(model, processor, images=images, seed=seed) if images else {}
     with atomic_path(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -114,10 +114,10 @@ def build_miniature(
 
 
 def miniature_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
-    """Six layers of width 192 that read text, four of width 128 that look at pictures.
+    """Six layers of width 192 that read text, four of width 128 that look at images.
 
     So narrow a model needs larger weights than the 0.02 made for wide ones: with 0.02 the tower sees no shapes, and
-    with embeddings of 0.02 the layers learn later to look at pictures.
+    with embeddings of 0.02 the layers learn later to look at images.
     """
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
     return Qwen3VLConfig(
@@ -163,7 +163,7 @@ def miniature_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLConfig:
 
 
 def miniature_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
-    """Pictures of up to 192 pixels, clips of four frames a second and 96 pixels."""
+    """Images of up to 192 pixels, videos of four frames a second and 96 pixels."""
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=PATCH, merge_size=MERGE, size=PIXELS),
         tokenizer=tokenizer,

@@ -1,6 +1,6 @@
-"""Teaches the vision tower of the miniature to see: what stands where, for every token of a picture.
+"""Teaches the vision tower of the miniature to see: what stands where, for every token of an image.
 
-    teach_to_see(model, processor, pictures=36_000)
+    teach_to_see(model, processor, images=36_000)
 
 The tower of the real model comes pre-trained on images with text; this stands in for it, in minutes on two cores. The
 truth is the drawing's, and the heads that answer are thrown away.
@@ -23,7 +23,7 @@ from granted.dataset_builders.ted_6k.records import CATEGORIES
 
 WORDS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES, "background": BACKGROUNDS}
 LOOKS = {name: tuple(kinds) for name, kinds in WORDS.items() if name != "background"}  # what a figure has
-IN_PICTURES = [name for name in CATEGORIES if name not in ("Temporal", "Action Recognition")]
+IN_IMAGES = [name for name in CATEGORIES if name not in ("Temporal", "Action Recognition")]
 
 
 class Seen(nn.Module):
@@ -40,7 +40,7 @@ class Seen(nn.Module):
         for name, given in words.items():
             self.looks[name].weight = nn.Parameter(given, requires_grad=False)
         self.looks["presence"] = nn.Linear(width, 2)
-        self.looks["place"] = nn.Linear(width, len(CELLS))  # text is far from a picture: a token says where it is
+        self.looks["place"] = nn.Linear(width, len(CELLS))  # text is far from an image: a token says where it is
         self.letters = nn.Linear(width, MAX_LETTERS * (len(LETTERS) + 1))  # in their order; the last class is none
 
     def loss(self, tokens: torch.Tensor, truth: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -61,7 +61,7 @@ def teach_to_see(
     model: Qwen3VLForConditionalGeneration,
     processor: ProcessorMixin,
     *,
-    pictures: int = 36_000,
+    images: int = 36_000,
     size: int = 96,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
@@ -71,7 +71,7 @@ def teach_to_see(
 
     Args:
         model, processor: of [`build_miniature`].
-        pictures (`int`, defaults to 36000): how many drawings, each seen once.
+        images (`int`, defaults to 36000): how many drawings, each seen once.
         size (`int`, defaults to 96): their pixels.
         batch_size (`int`, defaults to 32), learning_rate (`float`, defaults to 2e-3, falling to zero): of AdamW.
         seed (`int`, defaults to 0): of heads and drawings.
@@ -84,7 +84,7 @@ def teach_to_see(
     parameters = [*tower.parameters(), *heads.parameters()]
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    steps = max(1, pictures // batch_size)
+    steps = max(1, images // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
     for step in tqdm(range(steps), desc="learning to see", unit="batch"):
         drawings = [drawing_of(f"see/{seed}/{step * batch_size + i}") for i in range(batch_size)]
@@ -115,13 +115,13 @@ def word_embeddings(model: Qwen3VLForConditionalGeneration, processor: Processor
 
 
 def drawing_of(name: str) -> Drawing:
-    """A picture of the training split."""
+    """An image of the training split."""
     rng = random.Random(name)
-    return shapes_in_split(name, "training", "image", (rng.choice(IN_PICTURES),))[1]
+    return shapes_in_split(name, "training", "image", (rng.choice(IN_IMAGES),))[1]
 
 
 def look(model, processor, drawings: list[Drawing], size: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """What the tower makes of pictures, of its last and its middle layers (B, T, D), and what stands there (B, T)."""
+    """What the tower makes of images, of its last and its middle layers (B, T, D), and what stands there (B, T)."""
     pixels = processor.image_processor([render_image(drawing, size) for drawing in drawings], return_tensors="pt")
     output = model.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
     outputs = [

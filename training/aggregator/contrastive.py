@@ -1,6 +1,6 @@
 """The contrastive loss over caption pairs (Section 3.3), on one process or many, and the aggregators that it trains.
 
-heads = AggregatorHeads({"norm_avg": aggregator})
+heads = AggregatorGroup({"norm_avg": aggregator})
 embeddings = heads(encoder, captions_a + captions_b, token_budget=8192)["norm_avg"]     # (2B, context_dim)
 contrastive_loss(embeddings, torch.arange(2 * B), num_pairs=B)
 """
@@ -47,7 +47,7 @@ def text_id(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-class AggregatorHeads(nn.Module):
+class AggregatorGroup(nn.Module):
     """All aggregators of a run, fed by one pass of the encoder."""
 
     def __init__(self, heads: dict[str, ContextAggregator]):

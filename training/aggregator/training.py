@@ -5,15 +5,14 @@
 
 Tiny, on CPU: `granted train aggregator --encoder FOLDER --pairs FILE --output out --batch-size 4 --max-steps 10`.
 
-One run of the frozen encoder per batch serves an aggregator ("head") for every feature and learning rate. Heads share
-nothing else: each has its own loss and gradient clipping, so a head comes out the same whatever is trained beside it.
+One run of the frozen encoder per batch serves an aggregator for every feature and learning rate. They share nothing
+else: each has its own loss and gradient clipping, so one comes out the same whatever is trained beside it.
 """
 
 import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -36,9 +35,9 @@ from granted.encoding.features import (
     reading_of,
 )
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator.contrastive import AggregatorHeads, batch_loss, contrastive_loss, text_id
+from granted.training.aggregator.contrastive import AggregatorGroup, batch_loss, contrastive_loss, text_id
 from granted.training.aggregator.settings import AggregatorTrainingConfig
-from granted.training.run_folder import hold_folder, leave_folder
+from granted.training.run_folder import checkpoints, clear_finished, hold_folder, leave_folder, remove_checkpoints
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
 
@@ -88,7 +87,8 @@ def train_context_aggregators(
     """Train an aggregator for every feature of a frozen encoder; go on where an interrupted run stopped.
 
     Args:
-        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not. The heads train on its device.
+        encoder ([`GrantedModel`]): only its layers are read, its own fusion is not. The aggregators train on
+            its device.
         pairs (`Sequence[dict]`): rows with `caption_a`, `caption_b` and, for hard negatives, `negatives`.
         output_dir (`str`): gets one folder per feature, loadable by `ContextAggregator.from_pretrained`, with
             `training.json` (settings and held-out figures) in it; while it runs also `checkpoint-STEP`.
@@ -102,11 +102,6 @@ def train_context_aggregators(
         InputError: too few pairs, an unknown feature, or `output_dir` holds another run.
     """
     config = config or AggregatorTrainingConfig()
-    output_dir = Path(output_dir)
-    encoder_name = encoder_name or encoder.config.encoder_name_or_path or encoder.config._name_or_path
-    features = expand_features(config.features, encoder.config.num_hidden_layers)
-    folders = {feature_label(feature): output_dir / feature_label(feature) for feature in features}
-
     # Accelerate keeps one precision for the life of a process; runs of one process may differ, see `autocast`.
     accelerator = Accelerator(
         mixed_precision="no",
@@ -115,135 +110,192 @@ def train_context_aggregators(
     )
     encoder.requires_grad_(False).eval()
     set_seed(config.seed)
-
-    fingerprint = encoder.fingerprint()
-    identity = run_identity(config, encoder, fingerprint, pairs)
-    finished = [folder / "training.json" for folder in folders.values() if (folder / "training.json").exists()]
-    for path in finished:
-        _check_identity(path, identity)
-    if len(finished) == len(folders):
-        return folders
-
-    held_out, training = split_pairs(len(pairs), config)
-    step_pairs = config.batch_size * accelerator.num_processes
-    total = config.epochs * (len(training) // step_pairs)
-    total = min(total, config.max_steps) if config.max_steps else total
-    if total == 0:
-        raise InputError(
-            f"got {len(training)} pairs to train on, expected at least one batch of {step_pairs}: "
-            "give more pairs or lower batch_size"
-        )
-    negatives = max((len(pairs[i].get("negatives") or []) for i in range(len(pairs))), default=0)
-    if config.hard_negatives and negatives == 0:
-        raise InputError("got hard_negatives=True and pairs without any, expected a 'negatives' column: add it")
-    negatives = negatives if config.hard_negatives else 0
-    if step_pairs == 1 and negatives == 0:
-        raise InputError("got one pair a step, expected at least two: a text has no negatives then, raise batch_size")
-
-    names = {  # head -> (feature, learning rate)
-        f"{feature_label(feature)}@{rate:.6e}".replace(".", "_"): (feature, rate)
-        for feature in features
-        for rate in config.learning_rates
-    }
-    heads = AggregatorHeads(
-        {
-            name: new_aggregator(feature, encoder, encoder_name, fingerprint, config.seed, config.aggregator_width)
-            for name, (feature, _) in names.items()
-        }
-    ).train()
-    heads.to(encoder.input_device)
-    optimizer = torch.optim.AdamW(
-        [{"params": list(heads.heads[name].parameters()), "lr": rate} for name, (_, rate) in names.items()],
-        weight_decay=config.weight_decay,
-    )
-    lock = hold_folder(output_dir)
-    model = accelerator.prepare_model(heads, device_placement=False)
-    if accelerator.is_main_process:  # warns of texts that are cut: once, of the first pairs
-        encoder.tokenize([text for pair in islice(pairs, 5_000) for text in (pair["caption_a"], pair["caption_b"])])
-    first, log, seconds = resume(output_dir, identity, heads, optimizer, step_pairs)
-    if config.tracker == "trackio":
-        accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": encoder_name})
-
-    silent = not (show_progress and accelerator.is_main_process)
-    started = time.perf_counter() - seconds
-    batches = batch_indices(len(training), step_pairs, config.epochs, config.seed, first)
-    with tqdm(total=total, initial=first, desc=f"aggregators of {encoder_name}", disable=silent) as bar:
-        for step, batch in zip(range(first, total), batches):
-            mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
-            texts, ids = pair_texts(pairs, [training[i] for i in mine], negatives)
-            factor = learning_rate_factor(step, total, config.schedule, config.warmup_steps)
-            for group, (_, rate) in zip(optimizer.param_groups, names.values()):
-                group["lr"] = rate * factor
-            with autocast(encoder, config):
-                embeddings = model(encoder, texts, config.token_budget, config.recompute_layers)
-            losses = {
-                name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
-                for name, rows in embeddings.items()
-            }
-            accelerator.backward(torch.stack(list(losses.values())).sum())
-            for name in names:
-                nn.utils.clip_grad_norm_(heads.heads[name].parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            bar.update()
-            if (step + 1) % config.log_steps == 0 or step + 1 == total:
-                row = {f"loss/{name}": loss.item() / accelerator.num_processes for name, loss in losses.items()}
-                for name, value in row.items():
-                    if not math.isfinite(value):
-                        raise InputError(
-                            f"got {name} = {value} at step {step + 1}, expected a finite loss: lower the "
-                            "learning rate, or load the encoder in float32"
-                        )
-                log.append({"step": step + 1, "learning_rate_factor": factor, **row})
-                bar.set_postfix(loss=f"{sum(row.values()) / len(row):.3f}")
-                if config.tracker == "trackio":
-                    accelerator.log(row, step=step + 1)
-            if (step + 1) % config.save_steps == 0 and step + 1 < total:
-                state = {
-                    "step": step + 1,
-                    "pairs_per_step": step_pairs,
-                    "identity": identity,
-                    "log": log,
-                    "seconds": time.perf_counter() - started,
-                }
-                save_checkpoint(output_dir, state, heads, optimizer, accelerator)
-
-    figures = {}
+    run = _Run(encoder, pairs, Path(output_dir), config, encoder_name, accelerator)
+    if run.is_finished():
+        clear_finished(run.output, with_checkpoints=True)
+        return run.folders
+    run.plan()
+    run.build()
+    lock = hold_folder(run.output)
+    run.train(show_progress)
     if accelerator.is_main_process:
-        figures = evaluate_heads(heads.eval(), encoder, pairs, held_out, config)
-        report = {
-            "identity": identity,
-            "encoder": encoder_name,
-            "settings": asdict(config),
-            "reading": reading_of(encoder),
-            "pairs": {"training": len(training), "held_out": len(held_out)},
-            "steps": total,
-            "processes": accelerator.num_processes,
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-        with atomic_path(output_dir / "training.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in log))
-        for feature in features:
-            candidates = {name: figures[name] for name, (one, _) in names.items() if one == feature}
-            # Ranked by held-out loss; without held-out pairs there is one rate only (checked in split_pairs).
-            best = min(candidates, key=lambda name: candidates[name].get("loss", 0.0))
-            chosen = {"learning_rate": names[best][1], "held_out": candidates[best]}
-            tried = {f"{names[name][1]:g}": figure for name, figure in candidates.items()}
-            with atomic_path(folders[feature_label(feature)]) as temporary:
-                heads.heads[best].save_pretrained(temporary)
-                write_json(temporary / "training.json", report | chosen | {"learning_rates_tried": tried})
-        for folder in checkpoints(output_dir):
-            shutil.rmtree(folder)
+        run.write()
     accelerator.wait_for_everyone()
     # Not `end_training`, which also ends the process group: the next seed or encoder of this process needs it.
     for tracker in accelerator.trackers:
         tracker.finish()
     leave_folder(lock)
-    return folders
+    return run.folders
+
+
+class _Run:
+    """One training, in the order of its methods. Attributes are set by the method that decides them."""
+
+    def __init__(
+        self,
+        encoder: GrantedModel,
+        pairs: Sequence[dict],
+        output: Path,
+        config: AggregatorTrainingConfig,
+        encoder_name: str | None,
+        accelerator: Accelerator,
+    ):
+        self.encoder, self.pairs, self.output = encoder, pairs, output
+        self.config, self.accelerator = config, accelerator
+        self.encoder_name = encoder_name or encoder.config.encoder_name_or_path or encoder.config._name_or_path
+        self.features = expand_features(config.features, encoder.config.num_hidden_layers)
+        self.folders = {feature_label(feature): output / feature_label(feature) for feature in self.features}
+        self.fingerprint = encoder.fingerprint()
+        self.identity = run_identity(config, encoder, self.fingerprint, pairs)
+
+    def is_finished(self) -> bool:
+        """Whether all aggregators are there; raises if one of them is of another run."""
+        records = [folder / "training.json" for folder in self.folders.values()]
+        finished = [path for path in records if path.exists()]
+        for path in finished:
+            _check_identity(path, self.identity)
+        return len(finished) == len(records)
+
+    def plan(self) -> None:
+        """Which pairs, how many steps, how many hard negatives a pair."""
+        config, pairs = self.config, self.pairs
+        self.held_out, self.training = split_pairs(len(pairs), config)
+        self.step_pairs = config.batch_size * self.accelerator.num_processes
+        total = config.epochs * (len(self.training) // self.step_pairs)
+        self.total = min(total, config.max_steps) if config.max_steps else total
+        if self.total == 0:
+            raise InputError(
+                f"got {len(self.training)} pairs to train on, expected at least one batch of {self.step_pairs}: "
+                "give more pairs or lower batch_size"
+            )
+        negatives = max((len(pairs[i].get("negatives") or []) for i in range(len(pairs))), default=0)
+        if config.hard_negatives and negatives == 0:
+            raise InputError("got hard_negatives=True and pairs without any, expected a 'negatives' column: add it")
+        self.negatives = negatives if config.hard_negatives else 0
+        if self.step_pairs == 1 and self.negatives == 0:
+            raise InputError(
+                "got one pair a step, expected at least two: a text has no negatives then, raise batch_size"
+            )
+
+    def build(self) -> None:
+        """An aggregator of every feature and learning rate, and their optimizer."""
+        config, encoder = self.config, self.encoder
+        self.names = {  # aggregator -> (feature, learning rate)
+            f"{feature_label(feature)}@{rate:.6e}".replace(".", "_"): (feature, rate)
+            for feature in self.features
+            for rate in config.learning_rates
+        }
+        made = {
+            name: new_aggregator(
+                feature, encoder, self.encoder_name, self.fingerprint, config.seed, config.aggregator_width
+            )
+            for name, (feature, _) in self.names.items()
+        }
+        self.group = AggregatorGroup(made).train().to(encoder.input_device)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(made[name].parameters()), "lr": rate} for name, (_, rate) in self.names.items()],
+            weight_decay=config.weight_decay,
+        )
+
+    def train(self, show_progress: bool) -> None:
+        """All steps that an interrupted run has not done."""
+        config, accelerator = self.config, self.accelerator
+        self.model = accelerator.prepare_model(self.group, device_placement=False)
+        main = accelerator.is_main_process
+        if main:  # warns of texts that are cut: once, of the first pairs
+            first_pairs = islice(self.pairs, 5_000)
+            self.encoder.tokenize([text for pair in first_pairs for text in (pair["caption_a"], pair["caption_b"])])
+        first, self.log, seconds = resume(self.output, self.identity, self.group, self.optimizer, self.step_pairs)
+        if config.tracker == "trackio":
+            accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": self.encoder_name})
+        self.started = time.perf_counter() - seconds
+        batches = batch_indices(len(self.training), self.step_pairs, config.epochs, config.seed, first)
+        shown = f"aggregators of {self.encoder_name}"
+        with tqdm(total=self.total, initial=first, desc=shown, disable=not (show_progress and main)) as bar:
+            for step, batch in zip(range(first, self.total), batches):
+                losses = self._step(step, batch)
+                bar.update()
+                if (step + 1) % config.log_steps == 0 or step + 1 == self.total:
+                    bar.set_postfix(loss=self._logged(step, losses))
+                if (step + 1) % config.save_steps == 0 and step + 1 < self.total:
+                    self._save(step)
+
+    def _factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.total, self.config.schedule, self.config.warmup_steps)
+
+    def _step(self, step: int, batch: list[int]) -> dict[str, torch.Tensor]:
+        """One step of every aggregator; their losses."""
+        config, accelerator = self.config, self.accelerator
+        mine = batch[accelerator.process_index * config.batch_size :][: config.batch_size]
+        texts, ids = pair_texts(self.pairs, [self.training[i] for i in mine], self.negatives)
+        for group, (_, rate) in zip(self.optimizer.param_groups, self.names.values()):
+            group["lr"] = rate * self._factor(step)
+        with autocast(self.encoder, config):
+            embeddings = self.model(self.encoder, texts, config.token_budget, config.recompute_layers)
+        losses = {
+            name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
+            for name, rows in embeddings.items()
+        }
+        accelerator.backward(torch.stack(list(losses.values())).sum())
+        for name in self.names:
+            nn.utils.clip_grad_norm_(self.group.heads[name].parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses
+
+    def _logged(self, step: int, losses: dict[str, torch.Tensor]) -> str:
+        """Add a point to the curve; the mean loss, to be shown."""
+        row = {f"loss/{name}": loss.item() / self.accelerator.num_processes for name, loss in losses.items()}
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"got {name} = {value} at step {step + 1}, expected a finite loss: lower the learning rate, or "
+                    "load the encoder in float32"
+                )
+        self.log.append({"step": step + 1, "learning_rate_factor": self._factor(step), **row})
+        if self.config.tracker == "trackio":
+            self.accelerator.log(row, step=step + 1)
+        return f"{sum(row.values()) / len(row):.3f}"
+
+    def _save(self, step: int) -> None:
+        state = {
+            "step": step + 1,
+            "pairs_per_step": self.step_pairs,
+            "identity": self.identity,
+            "log": self.log,
+            "seconds": time.perf_counter() - self.started,
+        }
+        save_checkpoint(self.output, state, self.group, self.optimizer, self.accelerator)
+
+    def write(self) -> None:
+        """Of every feature the aggregator that is best on held-out pairs, with the record; then no checkpoints."""
+        figures = evaluate_aggregators(self.group.eval(), self.encoder, self.pairs, self.held_out, self.config)
+        report = {
+            "identity": self.identity,
+            "encoder": self.encoder_name,
+            "settings": asdict(self.config),
+            "reading": reading_of(self.encoder),
+            "pairs": {"training": len(self.training), "held_out": len(self.held_out)},
+            "steps": self.total,
+            "processes": self.accelerator.num_processes,
+            "seconds": round(time.perf_counter() - self.started, 1),
+        }
+        with atomic_path(self.output / "training.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.log))
+        for feature in self.features:
+            candidates = {name: figures[name] for name, (one, _) in self.names.items() if one == feature}
+            # Ranked by held-out loss; without held-out pairs there is one rate only (checked in split_pairs).
+            best = min(candidates, key=lambda name: candidates[name].get("loss", 0.0))
+            chosen = {"learning_rate": self.names[best][1], "held_out": candidates[best]}
+            tried = {f"{self.names[name][1]:g}": figure for name, figure in candidates.items()}
+            with atomic_path(self.folders[feature_label(feature)]) as temporary:
+                self.group.heads[best].save_pretrained(temporary)
+                write_json(temporary / "training.json", report | chosen | {"learning_rates_tried": tried})
+        remove_checkpoints(self.output)
 
 
 def autocast(encoder: GrantedModel, config: AggregatorTrainingConfig) -> torch.autocast:
-    """The precision in which the heads train."""
+    """The precision in which the aggregators train."""
     return torch.autocast(encoder.input_device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
@@ -257,7 +309,7 @@ def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int]
 
 
 @torch.no_grad()
-def evaluate_heads(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
+def evaluate_aggregators(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
     """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127)."""
     group = 64
     totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
@@ -322,12 +374,6 @@ def _check_identity(path: Path, identity: dict[str, str]) -> None:
         )
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """The folders `checkpoint-STEP`, in order of step."""
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
 def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, accelerator) -> None:
     """Write `checkpoint-STEP` whole, then remove the older ones."""
     if not accelerator.is_main_process:
@@ -340,9 +386,7 @@ def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, acceler
         save_file({k: v.contiguous() for k, v in heads.state_dict().items()}, temporary / "heads.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", described)
-    for folder in checkpoints(output_dir):
-        if folder != target:
-            shutil.rmtree(folder)
+    remove_checkpoints(output_dir, but=target)
 
 
 def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict], float]:

@@ -1,10 +1,10 @@
-"""Captioned pictures and clips as batches: any dataset, grouped by shape, in an order that a resumed run finds again.
+"""Captioned images and videos as batches: any dataset, grouped by shape, in an order that a resumed run finds again.
 
     rows = load_rows("images.parquet", "train", "image", ["caption"], streaming=False)
-    pictures = CaptionedPictures(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
-    batch = next(pictures.batches(first=1000, shares=[slice(0, 64)]))  # what process 0 of 8 gets at step 1000
+    images = CaptionedPictures(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
+    batch = next(images.batches(first=1000, shares=[slice(0, 64)]))  # what process 0 of 8 gets at step 1000
 
-A picture is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
+An image is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.loading import FOLDER, columns_of, load_source, medium_of, readable
-from granted.dataset_builders.visual_vqa.media import open_clip, open_image
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.encoding.embedding_cache import EmbeddingCache
 from granted.utils.errors import InputError
 
 
-NAMED = 5  # unreadable pictures that an error names
+NAMED = 5  # unreadable images that an error names
 
 
 @dataclass
 class Batch:
-    """Pictures of one shape with their captions.
+    """Images of one shape with their captions.
 
     Fields:
         samples (`torch.Tensor`): pixels (B, 3, H, W) or (B, 3, T, H, W) in [-1, 1], or cached latents (B, C, h, w).
-        captions (`list[list[str]]`): for each picture the captions to choose from.
+        captions (`list[list[str]]`): for each image the captions to choose from.
         rows (`list[int]`): numbers of the rows; -1 in a stream.
         state (`dict`): of a stream, where it stands after this batch.
     """
@@ -54,7 +54,7 @@ class Batch:
 
 
 def bucket_shapes(resolution: int, multiple: int, several: bool) -> list[tuple[int, int]]:
-    """(height, width) of the shapes pictures are brought to: the square, or several of its area.
+    """(height, width) of the shapes images are brought to: the square, or several of its area.
 
     Args:
         resolution (`int`): side of the square in pixels.
@@ -73,7 +73,7 @@ def bucket_shapes(resolution: int, multiple: int, several: bool) -> list[tuple[i
 
 
 def to_pixels(image: PIL.Image.Image, shape: tuple[int, int]) -> torch.Tensor:
-    """An RGB picture that covers (height, width), cut in the middle, as (3, H, W) in [-1, 1]."""
+    """An RGB image that covers (height, width), cut in the middle, as (3, H, W) in [-1, 1]."""
     height, width = shape
     fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float().div(127.5).sub(1)  # (3, H, W)
@@ -82,7 +82,7 @@ def to_pixels(image: PIL.Image.Image, shape: tuple[int, int]) -> torch.Tensor:
 def load_rows(
     source: str, split: str, image_column: str, caption_columns: Sequence[str], streaming: bool
 ) -> Dataset | IterableDataset:
-    """A dataset of pictures (as bytes or paths), captions and where relative paths begin, and nothing else.
+    """A dataset of images (as bytes or paths), captions and where relative paths begin, and nothing else.
 
     Args:
         source (`str`), split (`str`), streaming (`bool`): as of [`load_source`].
@@ -111,7 +111,7 @@ def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def measured(row: dict[str, Any], column: str, caption_columns: Sequence[str], frames: int | None) -> dict[str, Any]:
-    """Height and width of a row's picture or clip and a hash of its pixels, or what is wrong with the row."""
+    """Height and width of a row's image or video and a hash of its pixels, or what is wrong with the row."""
     try:
         images = open_frames(medium_of(row, column), frames)
     except InputError as error:
@@ -133,34 +133,34 @@ def holds_media(rows: Dataset, column: str) -> bool:
 
 
 def open_frames(value: Any, frames: int | None) -> list[PIL.Image.Image]:
-    """The picture of a row, or so many frames of its clip, evenly spread.
+    """The image of a row, or so many frames of its video, evenly spread.
 
     Raises:
-        InputError: it cannot be read, or the clip is shorter.
+        InputError: it cannot be read, or the video is shorter.
     """
     if frames is None:
         return [open_image(value)]
-    clip = open_clip(value, max_frames=frames).frames  # (T, H, W, 3)
+    clip = open_video(value, max_frames=frames).frames  # (T, H, W, 3)
     if len(clip) < frames:
-        raise InputError(f"got a clip of {len(clip)} frames, expected at least {frames}: lower num_frames")
+        raise InputError(f"got a video of {len(clip)} frames, expected at least {frames}: lower num_frames")
     return [PIL.Image.fromarray(frame) for frame in clip]
 
 
-class CaptionedPictures:
-    """A dataset in random access: every picture checked and given its bucket before training.
+class CaptionedImages:
+    """A dataset in random access: every image checked and given its bucket before training.
 
     An epoch is every bucket shuffled and cut into whole batches, those shuffled; what fills no batch is left out of
-    the epoch, another part in each. A bucket with fewer pictures than a batch is joined to the nearest other one.
+    the epoch, another part in each. A bucket with fewer images than a batch is joined to the nearest other one.
 
     Args:
         rows (`Dataset`): of `load_rows`.
         image_column (`str`), caption_columns (`list[str]`): its columns.
         buckets (`list[tuple[int, int]]`): heights and widths.
-        batch_size (`int`): pictures a step, over all processes.
+        batch_size (`int`): images a step, over all processes.
         seed (`int`): of the order.
-        skip_broken (`bool`): leave rows out whose picture cannot be read or that have no caption.
-        workers (`int`): processes that read pictures ahead.
-        frames (`int`, *optional*): the column holds clips, of which so many frames are taken.
+        skip_broken (`bool`): leave rows out whose image cannot be read or that have no caption.
+        workers (`int`): processes that read images ahead.
+        frames (`int`, *optional*): the column holds videos, of which so many frames are taken.
 
     Raises:
         InputError: rows cannot be used and are not to be skipped, or there is not one batch.
@@ -181,7 +181,7 @@ class CaptionedPictures:
     ):
         self.frames = frames
         self.rows, self.image_column, self.caption_columns = rows, image_column, list(caption_columns)
-        self.texts = rows.select_columns(self.caption_columns)  # without the pictures, which take longer to read
+        self.texts = rows.select_columns(self.caption_columns)  # without the images, which take longer to read
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         sizes = rows.map(
             measured,
@@ -189,14 +189,14 @@ class CaptionedPictures:
             remove_columns=rows.column_names,
             num_proc=workers or None,
             load_from_cache_file=holds_media(rows, image_column),
-            desc="checking pictures",
+            desc="checking images",
         )
         self.contents = sizes["content"]
         self.broken = {i: problem for i, problem in enumerate(sizes["problem"]) if problem}
         if self.broken and not skip_broken:
             named = "; ".join(f"row {i}: {problem}" for i, problem in list(self.broken.items())[:NAMED])
             raise InputError(
-                f"got {len(self.broken)} of {len(rows)} rows that cannot be used ({named}), expected pictures with "
+                f"got {len(self.broken)} of {len(rows)} rows that cannot be used ({named}), expected images with "
                 "captions: mend them, or leave them out with skip_broken"
             )
         self.bucket: dict[int, tuple[int, int]] = {}  # row -> height, width
@@ -213,7 +213,7 @@ class CaptionedPictures:
                 break
             if len(left) == 1:
                 raise InputError(
-                    f"got {len(usable)} pictures, expected at least one batch of {batch_size}: give more, or lower "
+                    f"got {len(usable)} images, expected at least one batch of {batch_size}: give more, or lower "
                     "batch_size"
                 )
             left.remove(fewest)
@@ -269,13 +269,13 @@ class CaptionedPictures:
                 step += 1
 
     def fill(self, cache: EmbeddingCache, encode: Callable, rank: int, processes: int, at_a_time: int) -> None:
-        """Encode the pictures of this process's share that a cache of latents does not hold.
+        """Encode the images of this process's share that a cache of latents does not hold.
 
         Args:
             cache ([`EmbeddingCache`]): keyed by what determines latents: the VAE, the data and its columns.
             encode (`Callable`): pixels (B, 3, H, W) to latents (B, C, h, w).
             rank (`int`), processes (`int`): whose share.
-            at_a_time (`int`): pictures of a batch.
+            at_a_time (`int`): images of a batch.
         """
         parts = []
         for shape in self.buckets:
@@ -284,7 +284,7 @@ class CaptionedPictures:
             parts += [rows[i : i + at_a_time] for i in range(0, len(rows), at_a_time)]
         mine = parts[rank::processes]
         loader = DataLoader(self, batch_sampler=mine, num_workers=self.workers, collate_fn=collate)
-        for batch in tqdm(loader, desc="encoding pictures", disable=rank != 0 or not mine):
+        for batch in tqdm(loader, desc="encoding images", disable=rank != 0 or not mine):
             latents = encode(batch.samples).flatten(2).transpose(1, 2)  # (B, h * w, C)
             cache.append([self.latents_key(row) for row in batch.rows], {"latents": list(latents)})
 
@@ -311,23 +311,23 @@ def collate(found: list[tuple[torch.Tensor, list[str], int]]) -> Batch:
 
 
 def read_latents(cache: EmbeddingCache, key: str, shape: tuple[int, int]) -> torch.Tensor:
-    """Latents (C, h, w) of a picture of this shape."""
+    """Latents (C, h, w) of an image of this shape."""
     flat = cache.read("latents", key)  # (h * w, C)
     factor = math.isqrt(shape[0] * shape[1] // len(flat))
     return flat.T.reshape(-1, shape[0] // factor, shape[1] // factor)  # (C, h, w)
 
 
-class StreamedPictures:
+class StreamedImages:
     """A dataset read as it comes, each process its share, in windows that are shuffled and grouped by shape.
 
-    Of a window only whole batches are used: with many buckets and small windows some pictures are left out. The state
+    Of a window only whole batches are used: with many buckets and small windows some images are left out. The state
     after each batch says where the window began and how many of its batches are done, and a resumed run reads that
-    window again. Pictures that cannot be read end the run, or are counted and left out with `skip_broken`.
+    window again. Images that cannot be read end the run, or are counted and left out with `skip_broken`.
 
     Args:
         rows (`IterableDataset`): of `load_rows`.
         image_column, caption_columns, buckets, seed, skip_broken: as in [`CaptionedPictures`].
-        batch_size (`int`): pictures of a process at a time.
+        batch_size (`int`): images of a process at a time.
         window (`int`): rows of a window, at least a batch.
         rank (`int`), processes (`int`): whose share is read.
     """
@@ -379,7 +379,7 @@ class StreamedPictures:
                 at |= {"window": at["window"] + 1, "done": 0, "rows": json.dumps(stream.state_dict())}
             if used == 0 and at["window"] <= 1:
                 raise InputError(
-                    f"got a stream without a whole batch of {self.batch_size} pictures of one shape, expected one: "
+                    f"got a stream without a whole batch of {self.batch_size} images of one shape, expected one: "
                     "give more, or lower batch_size"
                 )
             at = {"epoch": at["epoch"] + 1, "window": 0, "done": 0, "rows": None}
@@ -399,7 +399,7 @@ class StreamedPictures:
             if problem:
                 if not self.skip_broken:
                     raise InputError(
-                        f"got a row of the stream that cannot be used ({problem}), expected a picture with a caption: "
+                        f"got a row of the stream that cannot be used ({problem}), expected an image with a caption: "
                         "mend it, or leave such rows out with skip_broken"
                     )
                 self.broken[problem] = self.broken.get(problem, 0) + 1

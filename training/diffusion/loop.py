@@ -1,4 +1,4 @@
-"""The training loop of diffusion models with their text encoder's layer weights, for pictures and for clips.
+"""The training loop of diffusion models with their text encoder's layer weights, for images and for videos.
 
 `DiffusionTrainer` holds what the two share: flow matching, the layer weights' schedule, conditioning from the encoder
 or the disk, averaged weights, checkpoints and exact resume, grids, the saved pipeline. `text_to_image.py` and
@@ -10,7 +10,6 @@ A subclass is run by `TextToImageTrainer(config).run()`.
 import json
 import math
 import os
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from granted.encoding.loading import load_encoder, place
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.training import learning_rate_factor
 from granted.training.diffusion.conditioning import Conditioning
-from granted.training.diffusion.data import Batch, CaptionedPictures
+from granted.training.diffusion.data import Batch, CaptionedImages
 from granted.training.diffusion.settings import DiffusionTrainingConfig
 from granted.training.diffusion.two_step import LayerWeightSchedule
 from granted.training.flow_matching import UNCONDITIONAL, Draw, flow_matching
@@ -44,10 +43,11 @@ from granted.training.run_folder import (
     RECORD,
     RUN,
     check_identity,
+    checkpoints,
+    clear_finished,
     hold_folder,
     leave_folder,
-    newest_checkpoint,
-    remove_older_checkpoints,
+    remove_checkpoints,
     shared_folder,
 )
 from granted.utils.errors import InputError
@@ -124,7 +124,7 @@ class DiffusionTrainer(ABC):
         """Every caption of the data."""
 
     @abstractmethod
-    def coming_captions(self, first: int) -> Iterator[str]:
+    def remaining_captions(self, first: int) -> Iterator[str]:
         """Captions drawn from step `first` to the end, by all processes; at least these."""
 
     @abstractmethod
@@ -154,6 +154,7 @@ class DiffusionTrainer(ABC):
         config, accelerator = self.config, self.accelerator
         identity = self.identity()
         if check_identity(self.output, identity) and (self.output / RECORD).exists():
+            clear_finished(self.output, with_checkpoints=True)
             return self.output
         accelerator.wait_for_everyone()  # all have looked before anything is written
         lock = hold_folder(self.output)
@@ -179,7 +180,7 @@ class DiffusionTrainer(ABC):
         self.prompts = self.sample_prompts()
         self.conditioning.warn_truncation(islice(self.captions(), 10_000))
         if not self.schedule.learning:
-            self.fix_conditioning()
+            self.freeze_conditioning()
         seconds = self.train()
         self.finish(seconds)
         for tracker in accelerator.trackers:  # not `end_training`, which also ends the process group
@@ -195,7 +196,7 @@ class DiffusionTrainer(ABC):
         with tqdm(total=config.max_steps, initial=self.step, desc=self.kind, disable=not self.show) as bar:
             for step in range(self.step, config.max_steps):
                 if self.schedule.begin(step):
-                    self.fix_conditioning()
+                    self.freeze_conditioning()
                 factor = learning_rate_factor(step, config.max_steps, config.schedule, config.warmup_steps)
                 for group in chain.from_iterable(optimizer.param_groups for optimizer in self.optimizers):
                     group["lr"] = config.learning_rate * factor
@@ -266,13 +267,13 @@ class DiffusionTrainer(ABC):
         if self.step % config.save_steps == 0 and not done:
             self.save_checkpoint()
 
-    def fix_conditioning(self) -> None:
+    def freeze_conditioning(self) -> None:
         """The layer weights are fixed: from here on captions come from the disk, and the trunk is freed."""
         if self.config.cache:
-            texts = chain([UNCONDITIONAL], self.prompts, self.coming_captions(self.step))
+            texts = chain([UNCONDITIONAL], self.prompts, self.remaining_captions(self.step))
             self.conditioning.freeze(texts, self.config.cache_dir or self.output / "embeddings")
 
-    def drawn_captions(self, step: int, data: CaptionedPictures, rows: list[int]) -> Iterator[str]:
+    def drawn_captions(self, step: int, data: CaptionedImages, rows: list[int]) -> Iterator[str]:
         """The captions that a step draws for its batch."""
         for position, row in enumerate(rows):
             yield Draw(self.config, step, position).caption(data.captions_of_row(row))
@@ -373,8 +374,7 @@ class DiffusionTrainer(ABC):
                 "versions": library_versions("granted", "torch", "transformers", "diffusers", "accelerate"),
             }
             write_json(self.output / RECORD, record)
-            for folder in self.output.glob("checkpoint-*"):
-                shutil.rmtree(folder)
+            remove_checkpoints(self.output)
         accelerator.wait_for_everyone()
 
     def encoder_to_save(self) -> GrantedModel:
@@ -410,7 +410,7 @@ class DiffusionTrainer(ABC):
                 }
                 write_json(folder / "state.json", state)
         if accelerator.is_main_process:
-            remove_older_checkpoints(self.output, target)
+            remove_checkpoints(self.output, but=target)
 
     def resume(self) -> None:
         """Load the newest checkpoint, if any.
@@ -419,7 +419,7 @@ class DiffusionTrainer(ABC):
             InputError: it was written by another number of processes.
         """
         accelerator = self.accelerator
-        found = [newest_checkpoint(self.output)]
+        found = checkpoints(self.output)[-1:] or [None]
         broadcast_object_list(found)
         if found[0] is None:
             return

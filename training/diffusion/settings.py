@@ -217,7 +217,7 @@ class TextToVideoConfig(DiffusionTrainingConfig):
         if not 0 <= self.image_steps < 10 or bool(self.image_steps) != bool(self.image_data):
             raise InputError(
                 f"got image_steps={self.image_steps} with image_data {self.image_data!r}, expected 1 to 9 of ten "
-                "steps with pictures, or 0 without: set both"
+                "steps with images, or 0 without: set both"
             )
 
 

@@ -20,7 +20,7 @@ from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
-from granted.training.diffusion.data import Batch, CaptionedPictures, StreamedPictures, bucket_shapes, load_rows
+from granted.training.diffusion.data import Batch, CaptionedImages, StreamedImages, bucket_shapes, load_rows
 from granted.training.diffusion.loop import DiffusionTrainer
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.training.flow_matching import UNCONDITIONAL
@@ -30,7 +30,7 @@ from granted.utils.files import atomic_path
 
 
 class TextToImageTrainer(DiffusionTrainer):
-    """Trains a `Lumina2Transformer2DModel` on pictures or on their latents."""
+    """Trains a `Lumina2Transformer2DModel` on images or on their latents."""
 
     kind = "text_to_image"
     config: TextToImageConfig
@@ -50,7 +50,7 @@ class TextToImageTrainer(DiffusionTrainer):
         }
         columns = (config.image_column, config.caption_columns)
         if config.streaming:
-            self.pictures = StreamedPictures(
+            self.images = StreamedImages(
                 rows,
                 *columns,
                 batch_size=self.part,
@@ -61,7 +61,7 @@ class TextToImageTrainer(DiffusionTrainer):
             )
         else:
             with self.accelerator.main_process_first():
-                self.pictures = CaptionedPictures(
+                self.images = CaptionedImages(
                     rows, *columns, batch_size=config.batch_size, workers=config.data_workers, **common
                 )
         self.latents: EmbeddingCache | None = None
@@ -88,7 +88,7 @@ class TextToImageTrainer(DiffusionTrainer):
         if different:
             given = {name: self.config.transformer[name] for name in different}
             raise InputError(
-                f"got a transformer with {given}, expected {different} as encoder and pictures have it: leave these "
+                f"got a transformer with {given}, expected {different} as encoder and images have it: leave these "
                 "fields out"
             )
         try:
@@ -99,26 +99,26 @@ class TextToImageTrainer(DiffusionTrainer):
             ) from error
 
     def content(self) -> dict[str, Any]:
-        if isinstance(self.pictures, StreamedPictures):
+        if isinstance(self.images, StreamedImages):
             data = stream_fingerprint(self.config.data)
         else:
-            data = data_fingerprint(self.config.data, self.pictures.rows)
+            data = data_fingerprint(self.config.data, self.images.rows)
         return {"data": data, "vae": self.vae and weights_hash(self.vae)}
 
     def captions(self) -> Iterator[str]:
-        return self.pictures.captions()
+        return self.images.captions()
 
-    def coming_captions(self, first: int) -> Iterator[str]:
-        if isinstance(self.pictures, StreamedPictures):
+    def remaining_captions(self, first: int) -> Iterator[str]:
+        if isinstance(self.images, StreamedImages):
             yield from self.captions()
             return
-        for step, rows in zip(range(first, self.config.max_steps), self.pictures.order(first)):
-            yield from self.drawn_captions(step, self.pictures, rows)
+        for step, rows in zip(range(first, self.config.max_steps), self.images.order(first)):
+            yield from self.drawn_captions(step, self.images, rows)
 
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
-        if isinstance(self.pictures, StreamedPictures):
-            return self.pictures.batches(state or None)
-        return self.pictures.batches(first, self.shares(self.config.batch_size))
+        if isinstance(self.images, StreamedImages):
+            return self.images.batches(state or None)
+        return self.images.batches(first, self.shares(self.config.batch_size))
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> torch.Tensor:
@@ -134,8 +134,8 @@ class TextToImageTrainer(DiffusionTrainer):
         return (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     def prepare_data(self) -> None:
-        """Latents of all pictures, once; streams are encoded as they come."""
-        if self.vae is None or not self.config.cache or isinstance(self.pictures, StreamedPictures):
+        """Latents of all images, once; streams are encoded as they come."""
+        if self.vae is None or not self.config.cache or isinstance(self.images, StreamedImages):
             return
         identity = self.content() | {"columns": [self.config.image_column, *self.config.caption_columns]}
         identity |= {"split": self.config.split, "resolution": self.config.resolution}
@@ -144,16 +144,16 @@ class TextToImageTrainer(DiffusionTrainer):
             cache = EmbeddingCache(folder, identity)
         self.accelerator.wait_for_everyone()  # each has read what is there before any adds to it
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.pictures.fill(cache, self.encode, rank, processes, at_a_time=self.part)
+        self.images.fill(cache, self.encode, rank, processes, at_a_time=self.part)
         self.accelerator.wait_for_everyone()
-        self.latents = self.pictures.latents = EmbeddingCache(folder, identity)
+        self.latents = self.images.latents = EmbeddingCache(folder, identity)
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
-        """Lumina 2 counts time from noise (0) to picture (1) and predicts `x - noise`."""
+        """Lumina 2 counts time from noise (0) to image (1) and predicts `x - noise`."""
         return -self.transformer(noisy, 1 - sigmas, embeds, mask, return_dict=False)[0]  # (B, C, H, W)
 
     def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
-        """Pictures (len(prompts), 3, H, W) in [0, 1], from the weights as they are."""
+        """Images (len(prompts), 3, H, W) in [0, 1], from the weights as they are."""
         embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
         pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
         pipeline.set_progress_bar_config(disable=True)
@@ -189,16 +189,16 @@ class TextToImageTrainer(DiffusionTrainer):
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:
-    """Write pictures (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged."""
+    """Write images (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged."""
     arrays = images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
     scale = max(1, -(-least // arrays.shape[1]))
     size = (arrays.shape[2] * scale, arrays.shape[1] * scale)
-    pictures = [PIL.Image.fromarray(array).resize(size, PIL.Image.Resampling.NEAREST) for array in arrays]
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    pictures += [PIL.Image.new("RGB", size, "white")] * (rows * columns - len(pictures))
+    tiles = [PIL.Image.fromarray(array).resize(size, PIL.Image.Resampling.NEAREST) for array in arrays]
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    tiles += [PIL.Image.new("RGB", size, "white")] * (rows * columns - len(tiles))
     with atomic_path(path) as temporary:
-        make_image_grid(pictures, rows, columns).save(temporary, format="PNG")
+        make_image_grid(tiles, rows, columns).save(temporary, format="PNG")
 
 
 def train(config: TextToImageConfig) -> str:

@@ -1,10 +1,10 @@
-"""Text to video: Wan fine-tuned on pictures and clips in turn, with the layer weights of its text encoder (C.1).
+"""Text to video: Wan fine-tuned on images and videos in turn, with the layer weights of its text encoder (C.1).
 
     granted train text-to-video --config training/configs/t2v_paper.yaml --encoder ENCODER --data CLIPS \\
         --image-data PICTURES --output-dir run
 
 Tiny, on CPU: the same with `t2v_miniature.yaml`, whose first lines say how to make its data. Of any ten steps in a row
-seven are of pictures, and three of clips. Run the command again to go on after an interruption. The outcome is
+seven are of images, and three of videos. Run the command again to go on after an interruption. The outcome is
 `run/pipeline`.
 """
 
@@ -20,7 +20,7 @@ from torch import nn
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedWanPipeline
-from granted.training.diffusion.data import Batch, CaptionedPictures, load_rows
+from granted.training.diffusion.data import Batch, CaptionedImages, load_rows
 from granted.training.diffusion.loop import DiffusionTrainer, load_part
 from granted.training.diffusion.settings import TextToVideoConfig
 from granted.training.diffusion.text_to_image import save_grid
@@ -31,12 +31,12 @@ from granted.utils.files import atomic_path
 
 
 def is_image_step(step: int, image_steps: int) -> bool:
-    """Whether a step is of pictures: `image_steps` of any ten in a row, evenly spread."""
+    """Whether a step is of images: `image_steps` of any ten in a row, evenly spread."""
     return step * image_steps % 10 < image_steps
 
 
 class TextToVideoTrainer(DiffusionTrainer):
-    """Trains a `WanTransformer3DModel` on clips and pictures, or on their latents."""
+    """Trains a `WanTransformer3DModel` on videos and images, or on their latents."""
 
     kind = "text_to_video"
     config: TextToVideoConfig
@@ -54,7 +54,7 @@ class TextToVideoTrainer(DiffusionTrainer):
         time = self.vae.config.scale_factor_temporal if self.vae else 1
         if config.height % (space * patch[1]) or config.width % (space * patch[2]) or (config.num_frames - 1) % time:
             raise InputError(
-                f"got clips of {config.num_frames} frames of {config.height} x {config.width}, expected sides "
+                f"got videos of {config.num_frames} frames of {config.height} x {config.width}, expected sides "
                 f"divisible by {space * patch[1]} and {space * patch[2]}, and one frame more than a multiple of "
                 f"{time}: change them"
             )
@@ -64,18 +64,18 @@ class TextToVideoTrainer(DiffusionTrainer):
             config.height // space,
             config.width // space,
         )
-        self.clips = self.load(config.data, config.frames_column, config.batch_size, config.num_frames)
-        self.pictures = None
+        self.videos = self.load(config.data, config.frames_column, config.batch_size, config.num_frames)
+        self.images = None
         if config.image_steps:
-            self.pictures = self.load(config.image_data, config.image_column, config.image_batch_size, None)
+            self.images = self.load(config.image_data, config.image_column, config.image_batch_size, None)
 
-    def load(self, source: str, column: str, batch_size: int, frames: int | None) -> CaptionedPictures:
-        """Clips, or pictures without a number of frames."""
+    def load(self, source: str, column: str, batch_size: int, frames: int | None) -> CaptionedImages:
+        """Videos, or images without a number of frames."""
         config = self.config
         self.part_of(batch_size)
         rows = load_rows(source, config.split, column, config.caption_columns, streaming=False)
         with self.accelerator.main_process_first():
-            return CaptionedPictures(
+            return CaptionedImages(
                 rows,
                 column,
                 config.caption_columns,
@@ -109,43 +109,43 @@ class TextToVideoTrainer(DiffusionTrainer):
 
     def content(self) -> dict[str, Any]:
         return {
-            "data": data_fingerprint(self.config.data, self.clips.rows),
-            "image_data": data_fingerprint(self.config.image_data, self.pictures.rows) if self.pictures else None,
+            "data": data_fingerprint(self.config.data, self.videos.rows),
+            "image_data": data_fingerprint(self.config.image_data, self.images.rows) if self.images else None,
             "vae": self.vae and weights_hash(self.vae),
             "pretrained": self.pretrained and weights_hash(without_text_embedding(self.pretrained)),
         }
 
     def prepare_data(self) -> None:
-        """Nothing: latents are made as clips come."""
+        """Nothing: latents are made as videos come."""
 
     def captions(self) -> Iterator[str]:
-        return chain(self.clips.captions(), self.pictures.captions() if self.pictures else [])
+        return chain(self.videos.captions(), self.images.captions() if self.images else [])
 
-    def coming_captions(self, first: int) -> Iterator[str]:
+    def remaining_captions(self, first: int) -> Iterator[str]:
         images = self.image_steps_before(first)
-        clips, pictures = self.clips.order(first - images), self.pictures and self.pictures.order(images)
+        videos, image_rows = self.videos.order(first - images), self.images and self.images.order(images)
         for step in range(first, self.config.max_steps):
             if is_image_step(step, self.config.image_steps):
-                yield from self.drawn_captions(step, self.pictures, next(pictures))
+                yield from self.drawn_captions(step, self.images, next(image_rows))
             else:
-                yield from self.drawn_captions(step, self.clips, next(clips))
+                yield from self.drawn_captions(step, self.videos, next(videos))
 
     def image_steps_before(self, step: int) -> int:
-        """How many steps of pictures there are before a step."""
+        """How many steps of images there are before a step."""
         return sum(is_image_step(number, self.config.image_steps) for number in range(step))
 
     def batches(self, first: int, state: dict[str, Any] | None) -> Iterator[Batch]:
         config = self.config
         images = self.image_steps_before(first)
-        clips = self.clips.batches(first - images, self.shares(config.batch_size))
-        pictures = self.pictures and self.pictures.batches(images, self.shares(config.image_batch_size))
+        videos = self.videos.batches(first - images, self.shares(config.batch_size))
+        image_batches = self.images and self.images.batches(images, self.shares(config.image_batch_size))
         for step in count(first):
             for _ in range(config.gradient_accumulation_steps):
-                yield next(pictures if is_image_step(step, config.image_steps) else clips)
+                yield next(image_batches if is_image_step(step, config.image_steps) else videos)
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> torch.Tensor:
-        pixels = batch.samples.to(self.accelerator.device)  # (B, 3, T, H, W), pictures without T
+        pixels = batch.samples.to(self.accelerator.device)  # (B, 3, T, H, W), images without T
         if pixels.ndim == 4:
             pixels = pixels.unsqueeze(2)  # (B, 3, 1, H, W)
         if self.vae is None:
@@ -164,12 +164,12 @@ class TextToVideoTrainer(DiffusionTrainer):
         return nn.functional.pad(embeds, (0, 0, 0, missing))  # (B, N, D)
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
-        """Wan counts time in the scheduler's steps from picture to noise and predicts `noise - x`."""
+        """Wan counts time in the scheduler's steps from image to noise and predicts `noise - x`."""
         timesteps = sigmas * self.scheduler.config.num_train_timesteps  # (B,)
         return self.transformer(noisy, timesteps, self.padded(embeds), return_dict=False)[0]  # (B, C, T, H, W)
 
     def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
-        """Clips (len(prompts), T, 3, H, W) in [0, 1], from the weights as they are."""
+        """Videos (len(prompts), T, 3, H, W) in [0, 1], from the weights as they are."""
         embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
         embeds = self.padded(embeds)  # (P + 1, N, D)
         mask = nn.functional.pad(mask, (0, embeds.shape[1] - mask.shape[1]))  # (P + 1, N)
@@ -192,9 +192,9 @@ class TextToVideoTrainer(DiffusionTrainer):
 
     def save_grid(self, prompts: list[str], path: Path) -> None:
         """A row of frames for each prompt."""
-        clips = self.sample(prompts)  # (P, T, 3, H, W)
+        videos = self.sample(prompts)  # (P, T, 3, H, W)
         if self.accelerator.is_main_process:
-            save_grid(clips.flatten(0, 1).float(), path, columns=clips.shape[1])
+            save_grid(videos.flatten(0, 1).float(), path, columns=videos.shape[1])
             with atomic_path(path.parent / "prompts.txt") as temporary:
                 temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from granted import GrantedModel, __version__
 from granted.configuration_granted import FUSIONS, check_choice, check_weights
-from granted.training.run_folder import RECORD, RUN, STATE
+from granted.training.run_folder import RECORD, RUN, STATE, checkpoints
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
 
@@ -165,11 +165,10 @@ def _holds_adapter(run: Path) -> bool:
         if not (run / "tokenizer_config.json").exists():
             raise InputError(f"got {run} without a tokenizer, expected one: save the tokenizer of the training there")
         return adapter
-    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: (len(path.name), path.name))
-    if checkpoints:
+    if found := checkpoints(run):
         raise InputError(
             f"got {run}, which holds checkpoints but no model, expected a finished run: finish it, or pass a "
-            f"checkpoint such as {checkpoints[-1]}"
+            f"checkpoint such as {found[-1]}"
         )
     raise InputError(f"got {run} without config.json or adapter_config.json, expected a model: check the path")
 

@@ -49,6 +49,8 @@ from granted.training.run_folder import (
     RUN,
     STATE,
     check_identity,
+    checkpoints,
+    clear_finished,
     data_fingerprint,
     hold_folder,
     leave_folder,
@@ -171,27 +173,7 @@ class VqaFinetuningConfig(SFTConfig):
         check_settings(self, [one.name for one in fields(self) if "group" in one.metadata])
         for name, kind in numbers_of_trl().items():
             check_value(name, getattr(self, name), kind)
-        if self.use_peft and self.train_vision:
-            raise InputError("got train_vision with use_peft, expected one of them: choose one")
-        for name in ("use_dora", "load_in_4bit", "lora_target_modules"):
-            if getattr(self, name) and not self.use_peft:
-                raise InputError(f"got {name} without use_peft, expected an adapter: add --use-peft")
-        for name in ("model_name_or_path", "data", "output_dir"):
-            if not getattr(self, name):
-                raise InputError(f"got no {name}, expected one: give --{name.replace('_', '-')}")
-        if self.max_length is not None or self.packing or self.padding_free:
-            raise InputError("got max_length, packing or padding_free, expected none: pictures must not be cut")
-        if not self.assistant_only_loss or self.completion_only_loss or self.chat_template_path:
-            raise InputError(
-                "got assistant_only_loss=false, completion_only_loss or chat_template_path, expected none: the loss "
-                "is on answers, by the chat template beside the model"
-            )
-        if self.save_only_model:
-            raise InputError("got save_only_model, expected false: a checkpoint without its optimiser cannot go on")
-        if self.resume_from_checkpoint:
-            raise InputError("got resume_from_checkpoint, expected none: the same command goes on by itself")
-        if bool(self.ted) != bool(self.ted_pairs):
-            raise InputError("got one of ted and ted_pairs, expected both or none: an aggregator is trained on pairs")
+        self._refuse_what_contradicts()
         if self.bf16 is None:
             self.bf16 = not (self.fp16 or self.use_cpu) and is_torch_bf16_gpu_available()
             if not (self.bf16 or self.fp16):
@@ -209,6 +191,42 @@ class VqaFinetuningConfig(SFTConfig):
                 "got ted with several processes, expected one: leave it out, and score checkpoints with granted "
                 "export and granted evaluate"
             )
+
+    def _refuse_what_contradicts(self) -> None:
+        needs_adapter = [name for name in ("use_dora", "load_in_4bit", "lora_target_modules") if getattr(self, name)]
+        absent = [name for name in ("model_name_or_path", "data", "output_dir") if not getattr(self, name)]
+        beside_answers = not self.assistant_only_loss or self.completion_only_loss or self.chat_template_path
+        for wrong, message in (
+            (self.use_peft and self.train_vision, "got train_vision with use_peft, expected one of them: choose one"),
+            (
+                needs_adapter and not self.use_peft,
+                f"got {', '.join(needs_adapter)} without use_peft, expected an adapter: add --use-peft",
+            ),
+            (absent, f"got no {', '.join(absent)}, expected a value: give --{'-'.join(absent[:1]).replace('_', '-')}"),
+            (
+                self.max_length is not None or self.packing or self.padding_free,
+                "got max_length, packing or padding_free, expected none: images must not be cut",
+            ),
+            (
+                beside_answers,
+                "got assistant_only_loss=false, completion_only_loss or chat_template_path, expected none: the loss "
+                "is on answers, by the chat template beside the model",
+            ),
+            (
+                self.save_only_model,
+                "got save_only_model, expected false: a checkpoint without its optimiser cannot go on",
+            ),
+            (
+                self.resume_from_checkpoint,
+                "got resume_from_checkpoint, expected none: the same command goes on by itself",
+            ),
+            (
+                bool(self.ted) != bool(self.ted_pairs),
+                "got one of ted and ted_pairs, expected both or none: an aggregator is trained on pairs",
+            ),
+        ):
+            if wrong:
+                raise InputError(message)
 
 
 @cache
@@ -253,6 +271,7 @@ def finetune(config: VqaFinetuningConfig, probe: Any = None) -> Path:
         if checkpoint:
             probe.check_scored_since_the_start()
     if (output / RECORD).exists():
+        clear_finished(output)
         return output  # this very run has been finished
     with refusing(f"the model {config.model_name_or_path}", "one that TRL can fine-tune: check the settings"):
         trainer = VqaTrainer(
@@ -496,8 +515,8 @@ def checkpoint_to_resume(output: Path, identity: dict[str, Any]) -> str | None:
     """
     if not check_identity(output, identity, run_identity):
         return None
-    whole = [path for path in output.glob("checkpoint-*") if _is_whole(path)]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    whole = [str(path) for path in checkpoints(output) if _is_whole(path)]
+    return whole[-1] if whole else None
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -510,6 +529,6 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def remove_broken_checkpoints(output: Path) -> None:
     """Remove the checkpoints that a kill or a full disk has cut short; those saved before are left."""
-    for path in output.glob("checkpoint-*"):
+    for path in checkpoints(output):
         if not _is_whole(path):
             shutil.rmtree(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from lemminflect import getInflection
 
 from granted.dataset_builders.scenes.everyday.lexicon import HERE, LEAST, Theme, concept_lists, read_theme
+from granted.dataset_builders.scenes.scene import Concept
 from granted.dataset_builders.scenes.words import head_noun, plural
 from granted.utils.errors import InputError
 
@@ -29,6 +30,7 @@ GRAMMAR_WORDS = frozenset(
         """,
     )
 )
+FORM = re.compile(r"[a-zéèê]+(?:['-][a-zé]+)*'?(?:,? [a-zéèê]+(?:['-][a-zé]+)*'?)*")
 # Endings that the inflecting libraries give to words they do not know.
 ODD = re.compile(r"sss$|ices?ing$|[^aeiou]oes$")
 
@@ -38,35 +40,36 @@ def broken_rules(theme: Theme) -> Iterator[str]:
     lists = {name: getattr(theme, name) for name in LEAST}
     qualities = concept_lists(HERE / "words.yaml").values()
     reserved = GRAMMAR_WORDS | {form for concepts in qualities for concept in concepts for form in concept.forms}
-    heads: dict[str, str] = {}
+    heads: dict[str, str] = {}  # noun -> what it names
     for name in (*THINGS, *BEINGS):
         for concept in lists[name]:
-            for form in concept.forms:
-                for head in {head_noun(form), plural(head_noun(form))}:
-                    owner = heads.setdefault(head, f"{name}: {concept.key}")
-                    if owner != f"{name}: {concept.key}":
-                        yield f"{name}: '{form}' and '{owner}' share the noun '{head}'"
+            yield from _shared_nouns(name, concept, heads)
     seen: set[str] = set()
-    for name, concepts in lists.items():
-        for concept in concepts:
-            for form in concept.forms:
-                tokens = form.split()
-                if not re.fullmatch(r"[a-zéèê]+(?:['-][a-zé]+)*'?(?:,? [a-zéèê]+(?:['-][a-zé]+)*'?)*", form):
-                    yield f"{name}: '{form}' has something else than lower-case words"
-                if form in seen:
-                    yield f"{name}: '{form}' occurs twice"
-                seen.add(form)
-                bad = sorted(reserved & set(re.split(r"[ ,]+", form)))
-                if bad:
-                    yield f"{name}: '{form}' uses {', '.join(bad)}"
-                if name in (*ACTS, "backdrop"):
-                    clash = sorted(set(re.split(r"[ ,]+", form)) & set(heads))
-                    if clash:
-                        yield f"{name}: '{form}' mentions {', '.join(f'{c} ({heads[c]})' for c in clash)}"
-                if name in ACTS and not getInflection(tokens[0], "VBG"):
-                    yield f"{name}: '{form}' does not begin with a verb"
-                if name in (*THINGS, *BEINGS) and tokens[0] in ("a", "an", "the"):
-                    yield f"{name}: '{form}' begins with an article"
+    for name, form in ((name, form) for name, concepts in lists.items() for one in concepts for form in one.forms):
+        words = set(re.split(r"[ ,]+", form))
+        bad, clash = sorted(reserved & words), sorted(words & set(heads)) if name in (*ACTS, "backdrop") else []
+        first = form.split()[0]
+        for wrong, problem in (
+            (not FORM.fullmatch(form), "has something else than lower-case words"),
+            (form in seen, "occurs twice"),
+            (bad, f"uses {', '.join(bad)}"),
+            (clash, f"mentions {', '.join(f'{c} ({heads[c]})' for c in clash)}"),
+            (name in ACTS and not getInflection(first, "VBG"), "does not begin with a verb"),
+            (name in (*THINGS, *BEINGS) and first in ("a", "an", "the"), "begins with an article"),
+        ):
+            if wrong:
+                yield f"{name}: '{form}' {problem}"
+        seen.add(form)
+
+
+def _shared_nouns(name: str, concept: Concept, heads: dict[str, str]) -> Iterator[str]:
+    """Add the nouns of a concept; those that another one has are told."""
+    mine = f"{name}: {concept.key}"
+    for form in concept.forms:
+        for head in {head_noun(form), plural(head_noun(form))}:
+            owner = heads.setdefault(head, mine)
+            if owner != mine:
+                yield f"{name}: '{form}' and '{owner}' share the noun '{head}'"
 
 
 def main() -> None:

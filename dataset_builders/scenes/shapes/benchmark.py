@@ -1,7 +1,7 @@
 """The shapes world as a benchmark: records in TED's layout about scenes of shapes, and a sheet to look at them.
 
     records = list(shapes_ted(600))
-    shapes_contact_sheet("sheet.png")                        # 12 images and 12 clips with what is said of them
+    shapes_contact_sheet("sheet.png")                        # 12 images and 12 videos with what is said of them
 
 Benchmark and training never share a scene: it belongs to one of them by what is seen, whatever its name.
 """
@@ -90,7 +90,7 @@ def _asked(caption: ShapesCaption, seed: str, category: str) -> tuple[Question, 
 
 
 def shapes_contact_sheet(path: str | os.PathLike, scenes: int = 24, seed: int = 0) -> None:
-    """Write a PNG of scenes, half images and half clips, each with its caption and the statements of one instance.
+    """Write a PNG of scenes, half images and half videos, each with its caption and the statements of one instance.
 
     Args:
         path (`str` or `os.PathLike`): the file to make.
@@ -109,6 +109,6 @@ def shapes_contact_sheet(path: str | os.PathLike, scenes: int = 24, seed: int = 
         scene, drawing = shapes_in_split(name, "training", media, (category,))
         caption = write_shapes_caption(scene, "caption")
         question, order = _asked(caption, name, category)
-        picture = render_image(drawing, PIXELS) if media == "image" else render_video(drawing, FRAMES, PIXELS)
-        entries.append((picture, caption.text, [(question.options[i][0], i == 0) for i in order]))
+        image = render_image(drawing, PIXELS) if media == "image" else render_video(drawing, FRAMES, PIXELS)
+        entries.append((image, caption.text, [(question.options[i][0], i == 0) for i in order]))
     contact_sheet(entries, path, columns=COLUMNS)

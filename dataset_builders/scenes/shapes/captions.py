@@ -3,7 +3,7 @@
     caption = write_shapes_caption(scene, "a")            # another seed, another text about the same scene
     caption.text
     caption.the("figure0")                                # "the disc", or of a group "the discs"
-    write_shapes_caption(scene, "a", "short").text        # what is there and, in a clip, what happens
+    write_shapes_caption(scene, "a", "short").text        # what is there and, in a video, what happens
     write_shapes_caption(scene, "a", "plain").text        # everything, in one wording and one order for all scenes
 
 One caption uses one wording for each meaning, so that statements about it can use the same words.

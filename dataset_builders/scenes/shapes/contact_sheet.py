@@ -1,9 +1,9 @@
-"""A picture of many pictures, to look at what was drawn and what is said about it.
+"""An image of many images, to look at what was drawn and what is said about it.
 
     entry = (render_image(drawing), "A red star ...", [("The star is red.", True), ("The star is blue.", False)])
     contact_sheet([entry, ...], "sheet.png", columns=3)
 
-A clip is given as the list of its frames, of which four are shown.
+A video is given as the list of its frames, of which four are shown.
 """
 
 import os
@@ -21,8 +21,8 @@ from granted.utils.files import atomic_path
 Entry = tuple[Image.Image | Sequence[Image.Image], str, Sequence[tuple[str, bool]]]
 
 CELL, MARGIN, GAP = 480, 12, 4  # pixels: width of a cell, around and between what is in it
-SHOWN = 4  # frames of a clip
-PICTURE = 228  # pixels; a frame of a clip is as large as four fit side by side
+SHOWN = 4  # frames of a video
+PICTURE = 228  # pixels; a frame of a video is as large as four fit side by side
 TEXT = 14  # pixels
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # it has what captions may contain
 LINE = 20  # pixels from line to line
@@ -30,10 +30,10 @@ PAPER, INK, TRUE, FALSE, RULE = (250, 250, 248), (20, 20, 20), (0, 110, 40), (13
 
 
 def contact_sheet(entries: Sequence[Entry], path: str | os.PathLike, columns: int = 3) -> None:
-    """Write a PNG of cells, each a picture with its caption and statements below; true ones are marked `[x]`.
+    """Write a PNG of cells, each an image with its caption and statements below; true ones are marked `[x]`.
 
     Args:
-        entries (`Sequence[Entry]`): of each cell the picture, or the frames of a clip; the caption; and the
+        entries (`Sequence[Entry]`): of each cell the image, or the frames of a video; the caption; and the
             statements, each with whether it is true.
         path (`str` or `os.PathLike`): the file to make.
         columns (`int`, defaults to 3): cells in a row.
@@ -62,7 +62,7 @@ def contact_sheet(entries: Sequence[Entry], path: str | os.PathLike, columns: in
 def _cell(
     media: Image.Image | Sequence[Image.Image], caption: str, statements: Sequence[tuple[str, bool]]
 ) -> Image.Image:
-    """One picture or strip of frames with its text below."""
+    """One image or strip of frames with its text below."""
     font = ImageFont.truetype(FONT, TEXT)
     strip = _strip(media)
     width = CELL - 2 * MARGIN
@@ -79,7 +79,7 @@ def _cell(
 
 
 def _strip(media: Image.Image | Sequence[Image.Image]) -> Image.Image:
-    """The picture, or frames of the clip at even distances from the first to the last, side by side."""
+    """The image, or frames of the video at even distances from the first to the last, side by side."""
     if isinstance(media, Image.Image):
         return _scaled(media, PICTURE)
     size = (CELL - 2 * MARGIN - (SHOWN - 1) * GAP) // SHOWN
@@ -91,7 +91,7 @@ def _strip(media: Image.Image | Sequence[Image.Image]) -> Image.Image:
 
 
 def _scaled(image: Image.Image, size: int) -> Image.Image:
-    """The picture within a square of that size, with a thin frame, so that a white one can be told from the paper.
+    """The image within a square of that size, with a thin frame, so that a white one can be told from the paper.
 
     A small one is enlarged with its pixels to be seen.
     """

@@ -1,4 +1,4 @@
-"""A world of shapes of which everything is known: the specification of a picture or clip, and its exact rendering.
+"""A world of shapes of which everything is known: the specification of an image or video, and its exact rendering.
 
     star = Figure("star", "red", "large", "striped", cell=(0, 2), letters="GO")
     render_image(Drawing((star,), "beige"), size=128)                  # a PIL image
@@ -60,10 +60,10 @@ KINDS = ("moves", "grows", "shrinks", "appears", "disappears", "blinks")
 SUDDEN = ("appears", "disappears")  # they happen at a moment: start and end are the same
 GRADUAL = ("moves", "grows", "shrinks")  # they have a speed
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-# In a whole clip: canvas widths for a figure that moves, times its full height for one that grows or shrinks.
+# In a whole video: canvas widths for a figure that moves, times its full height for one that grows or shrinks.
 SPEEDS = {"slowly": 0.2, "steadily": 0.4, "quickly": 0.8}
 GROWTHS = {"slowly": 0.3, "steadily": 0.6, "quickly": 1.2}
-MIN_DURATION = 0.3  # of an event with a duration; shorter ones fall between the frames of a clip of 8
+MIN_DURATION = 0.3  # of an event with a duration; shorter ones fall between the frames of a video of 8
 MIN_SCALE = 0.25  # a figure grows from, or shrinks to, no less than this share of its full height
 
 PLATE_HEIGHT = 0.46  # of the plate under the letters, in heights of the figure
@@ -72,14 +72,14 @@ MIN_GAP = 0.02  # between figures
 MIN_EDGE = 0.01  # between a figure and the edge of the canvas
 MIN_PIXELS, MAX_PIXELS = 32, 512
 MIN_FRAMES, MAX_FRAMES = 8, 49
-MAX_RANDOM_VIDEO = 5  # figures of a random clip: more seldom find room to move
+MAX_RANDOM_VIDEO = 5  # figures of a random video: more seldom find room to move
 PLACEMENTS = 200  # tries to place the figures of a random drawing before all is drawn anew
 CELLS = tuple((column, row) for row in range(GRID) for column in range(GRID))
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What happens to a figure of a clip, once.
+    """What happens to a figure of a video, once.
 
     A figure that grows begins smaller and ends at its `size`; one that shrinks begins at its `size`; one that blinks
     is gone from start to end. Before its start and after its end a motion changes nothing.
@@ -88,7 +88,7 @@ class Motion:
         kind (`str`): one of `KINDS`.
         direction (`str`, *optional*): one of `DIRECTIONS`, for a figure that moves and only for it.
         speed (`str`, *optional*): one of `SPEEDS`, for one that moves, grows or shrinks and only for it.
-        start, end (`float`): fractions of the clip. The same for a figure that appears or disappears.
+        start, end (`float`): fractions of the video. The same for a figure that appears or disappears.
 
     Raises:
         InputError: a value is unknown, or does not go with the kind.
@@ -112,16 +112,16 @@ class Motion:
                 raise InputError(f"got {name} {value!r} of a figure that {self.kind}, expected none: leave it out")
         times = (self.start, self.end)
         if not all(isinstance(time, float | int) and 0 <= time <= 1 for time in times):
-            raise InputError(f"got start and end {times}, expected fractions of the clip: give numbers from 0 to 1")
+            raise InputError(f"got start and end {times}, expected fractions of the video: give numbers from 0 to 1")
         if self.kind in SUDDEN:
             if self.start != self.end or not 0 < self.start < 1:
                 raise InputError(
-                    f"got start and end {times} of a figure that {self.kind}, expected one moment within the clip: "
+                    f"got start and end {times} of a figure that {self.kind}, expected one moment within the video: "
                     "give the same number between 0 and 1 twice"
                 )
         elif self.end - self.start < MIN_DURATION - 1e-9:
             raise InputError(
-                f"got start and end {times}, expected {MIN_DURATION} of the clip between them: let it last longer"
+                f"got start and end {times}, expected {MIN_DURATION} of the video between them: let it last longer"
             )
         if self.kind == "blinks" and not 0 < self.start < self.end < 1:
             raise InputError(
@@ -151,7 +151,7 @@ class Figure:
         texture (`str`): one of `TEXTURES`.
         cell (`tuple[int, int]`): column and row, from 0 at the top left; where it begins, if it moves.
         letters (`str`, defaults to `""`): up to four capitals written on it.
-        motion (`Motion`, *optional*): what happens to it in a clip.
+        motion (`Motion`, *optional*): what happens to it in a video.
 
     Raises:
         InputError: a value is unknown.
@@ -183,9 +183,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture or clip: figures on a plain background.
+    """An image or video: figures on a plain background.
 
-    Each figure keeps the room of its full size for the whole clip, seen or not, so that no two figures ever touch.
+    Each figure keeps the room of its full size for the whole video, seen or not, so that no two figures ever touch.
 
     Args:
         figures (`tuple[Figure, ...]`): the figures, in any order.
@@ -254,15 +254,15 @@ def _conflict(figures: Sequence[Figure]) -> str | None:
             y - height / 2 >= MIN_EDGE and y + height / 2 <= 1 - MIN_EDGE
         ):
             return (
-                f"got figure {number} at ({x:.2f}, {y:.2f}) at the end of the clip, expected all of it on the canvas: "
-                "change its cell, direction or speed"
+                f"got figure {number} at ({x:.2f}, {y:.2f}) at the end of the video, expected all of it on the "
+                "canvas: change its cell, direction or speed"
             )
         for other in range(number):
             moment = _meeting(figures[other], figure)
             if moment is not None:
                 return (
-                    f"got figures {other} and {number} overlapping at {moment:.2f} of the clip, expected figures that "
-                    "never touch: change a cell or a motion"
+                    f"got figures {other} and {number} overlapping at {moment:.2f} of the video, expected figures "
+                    "that never touch: change a cell or a motion"
                 )
     return None
 
@@ -303,7 +303,7 @@ def figure_state(figure: Figure, time: float) -> tuple[float, float, float] | No
 
     Args:
         figure (`Figure`): the figure.
-        time (`float`): a fraction of the clip.
+        time (`float`): a fraction of the video.
     """
     x, y = _centre(figure, time)
     height = SIZES[figure.size]
@@ -328,7 +328,7 @@ def plate_height(height: float, count: int) -> float:
 
 
 def render_image(drawing: Drawing, size: int = 128) -> Image.Image:
-    """Draw a picture (of a clip, its beginning).
+    """Draw an image (of a video, its beginning).
 
     Args:
         drawing (`Drawing`): what to draw.
@@ -344,7 +344,7 @@ def render_image(drawing: Drawing, size: int = 128) -> Image.Image:
 
 
 def render_video(drawing: Drawing, frames: int = 16, size: int = 128) -> list[Image.Image]:
-    """Draw a clip. Its first frame is at time 0 and its last one at time 1.
+    """Draw a video. Its first frame is at time 0 and its last one at time 1.
 
     Args:
         drawing (`Drawing`): what to draw.
@@ -394,9 +394,9 @@ def random_drawing(
     Args:
         rng (`random.Random`): the only source of chance.
         media (`str`, defaults to `"image"`): one of `MEDIA`.
-        n_figures (`int`, defaults to 3): from 0 to 9 figures, in a clip up to 5.
+        n_figures (`int`, defaults to 3): from 0 to 9 figures, in a video up to 5.
         letters_share (`float`, defaults to 0.25): how many figures have letters: one to four, equally often.
-        motion_share (`float`, defaults to 0.5): how many figures of a clip have a motion.
+        motion_share (`float`, defaults to 0.5): how many figures of a video have a motion.
         kinds (`Sequence[str]`, defaults to all): of motions.
 
     Raises:
@@ -435,7 +435,7 @@ def _random_look(rng: random.Random, letters_share: float) -> dict[str, str]:
 
 
 def _random_motion(rng: random.Random, kinds: Sequence[str]) -> Motion:
-    """A motion of one of the kinds, on tenths of the clip."""
+    """A motion of one of the kinds, on tenths of the video."""
     kind = rng.choice(kinds)
     direction = rng.choice(tuple(DIRECTIONS)) if kind == "moves" else None
     speed = rng.choice(tuple(SPEEDS)) if kind in GRADUAL else None

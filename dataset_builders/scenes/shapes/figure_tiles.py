@@ -4,7 +4,7 @@
     paste_tile(canvas, tile)
 
 Both the renderer (`drawing.py`) and the reader (`reader.py`), which compares its guesses with what it sees, use it.
-All lengths here are in pixels of the picture, fractions of pixels included.
+All lengths here are in pixels of the image, fractions of pixels included.
 """
 
 import math
@@ -90,7 +90,7 @@ def plate_aspect(count: int) -> float:
 
 
 class _Sheet(NamedTuple):
-    """An enlarged piece of the picture: its scale, its size there, its corner here, and the middle of the figure."""
+    """An enlarged piece of the image: its scale, its size there, its corner here, and the middle of the figure."""
 
     scale: int
     size: tuple[int, int]
@@ -125,7 +125,7 @@ def figure_tile(
         shape (`str`): one of `SHAPES`.
         tones (`tuple[Colour, Colour]`): the colour of the figure, and the tone that a texture draws on it.
         texture (`str`): one of `TEXTURES`.
-        centre (`tuple[float, float]`): x and y of its middle in the picture.
+        centre (`tuple[float, float]`): x and y of its middle in the image.
         height (`float`): its height.
         letters (`str`, defaults to `""`): capitals for the plate across its middle.
         plate (`float`, defaults to 0.0): height of the plate, if there are letters.
@@ -153,12 +153,12 @@ def outline_tile(shape: str, centre: tuple[float, float], height: float) -> tupl
 def plate_tile(
     letters: str, centre: tuple[float, float], height: float, dark: bool
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """A plate alone with its letters, as an L picture, and the corner where it goes."""
+    """A plate alone with its letters, as an L image, and the corner where it goes."""
     sheet = _Sheet.about(centre, height * plate_aspect(len(letters)), height)
-    picture = Image.new("L", sheet.size, 128)
+    image = Image.new("L", sheet.size, 128)
     tones = (WHITE[0], BLACK[0]) if dark else (BLACK[0], WHITE[0])
-    _draw_plate(picture, letters, sheet.middle, height * sheet.scale, *tones)
-    return picture.reduce(sheet.scale), sheet.corner
+    _draw_plate(image, letters, sheet.middle, height * sheet.scale, *tones)
+    return image.reduce(sheet.scale), sheet.corner
 
 
 def _outline(shape: str, sheet: _Sheet, height: float) -> Image.Image:
@@ -173,7 +173,7 @@ def _outline(shape: str, sheet: _Sheet, height: float) -> Image.Image:
 
 
 def paste_tile(canvas: Image.Image, tile: Tile) -> None:
-    """Put a figure on an RGB picture; what reaches beyond the picture is left out."""
+    """Put a figure on an RGB image; what reaches beyond the image is left out."""
     left, top = tile.corner
     box = (left, top, left + tile.coverage.width, top + tile.coverage.height)
     below = Image.composite(Image.new("RGB", tile.coverage.size, 0), canvas.crop(box), tile.coverage)
@@ -209,7 +209,7 @@ def _box(x: float, y: float, width: float, height: float) -> tuple[int, int, int
 
 
 def _draw_plate(
-    picture: Image.Image,
+    image: Image.Image,
     letters: str,
     centre: tuple[float, float],
     height: float,
@@ -219,14 +219,14 @@ def _draw_plate(
     """The plate and its letters. Returns Pillow's box of the plate."""
     x, y = centre
     box = _box(x, y, plate_aspect(len(letters)) * height, height)
-    ImageDraw.Draw(picture).rectangle(box, fill=ground)
+    ImageDraw.Draw(image).rectangle(box, fill=ground)
     cap = CAP_HEIGHT * height
     for number, letter in enumerate(letters):
         middle = x + (number - (len(letters) - 1) / 2) * PLATE_SLOT * height
         glyph = _glyph(letter)
         width = max(1, round(min(CAP_WIDTH * height, glyph.width * cap / GLYPH_CAP)))
         corner = (round(middle - width / 2 + 0.5), round(y - cap / 2 + 0.5))
-        picture.paste(ink, corner, _scaled_glyph(letter, width, max(1, round(glyph.height * cap / GLYPH_CAP))))
+        image.paste(ink, corner, _scaled_glyph(letter, width, max(1, round(glyph.height * cap / GLYPH_CAP))))
     return box
 
 

@@ -1,10 +1,10 @@
-"""Questions about pictures and clips of shapes, with true answers: what a vision-language model is fine-tuned on.
+"""Questions about images and videos of shapes, with true answers: what a vision-language model is fine-tuned on.
 
     asked = ask_shapes(write_shapes_caption(scene, "a"), "counting", random.Random(0))
     asked.question, asked.answer                   # ("How many stars are there?", "There are three stars.")
 
 About half of the questions are to be answered with yes or no, each as often as the other, and a wrong value is one
-that something else in the picture has. So nothing can be answered without looking.
+that something else in the image has. So nothing can be answered without looking.
 """
 
 import random
@@ -59,7 +59,7 @@ BY_NAME = (
     "Go through the shapes in alphabetical order: what does each look like, and where is it?",
     "Tell me about every shape, by name.",
 )
-# What is asked of clips only, and of pictures only: where things in motion are is no single place.
+# What is asked of videos only, and of images only: where things in motion are is no single place.
 VIDEO_ASPECTS, IMAGE_ASPECTS = ("temporal order", "action"), ("listing", "listing by name")
 
 
@@ -84,7 +84,7 @@ def ask_shapes(caption: ShapesCaption, aspect: str, rng: random.Random) -> Asked
 
     Args:
         caption (`ShapesCaption`): gives the words; a full one, of a scene sampled for the aspect.
-        aspect (`str`): one of `ASPECTS`; temporal order and action need a clip, a listing needs a picture.
+        aspect (`str`): one of `ASPECTS`; temporal order and action need a video, a listing needs an image.
         rng (`random.Random`): what is asked, and how.
 
     Raises:

@@ -1,13 +1,13 @@
-"""Read what a picture or clip of shapes shows, from its pixels alone, and score it against a drawing.
+"""Read what an image or video of shapes shows, from its pixels alone, and score it against a drawing.
 
     reading = read_image(image)                       # reading.figures[0].shape, .colour, .cell, .confidence, ...
     reading = read_video(frames)                      # also .motion of each figure
     properties_match(drawing, reading)                # {"shape": 1.0, "colour": 0.67, "count": 1.0, ...}
 
-Nothing is hidden in the pictures: what is made by a model is read in the same way as what is rendered. Whatever cannot
-be read is `None` or has a low confidence; no picture makes the reader raise.
+Nothing is hidden in the images: what is made by a model is read in the same way as what is rendered. Whatever cannot
+be read is `None` or has a low confidence; no image makes the reader raise.
 
-Percent read right over 200 random drawings, of five figures in an image and of three in a clip of 16 frames, half of
+Percent read right over 200 random drawings, of five figures in an image and of three in a video of 16 frames, half of
 them with letters (`read_rates` in tests/test_scenes_reader.py; `letters`: whole words, of the figures that have any):
 
     pixels        32     48     64    128    256    512
@@ -49,8 +49,8 @@ from granted.dataset_builders.scenes.shapes.reader_looks import Look, read_look
 from granted.dataset_builders.scenes.shapes.reader_motion import ReadMotion, Track, follow, read_motion
 
 
-LEAST_SIDE = 0.04  # square root of the area of a figure in a picture, in canvas widths; what is smaller is a speck
-ORDER_GAP = 0.15  # of the clip: events that start nearer to each other than this have no order
+LEAST_SIDE = 0.04  # square root of the area of a figure in an image, in canvas widths; what is smaller is a speck
+ORDER_GAP = 0.15  # of the video: events that start nearer to each other than this have no order
 FULL = 0.95  # share of its largest area from which a figure that grows or shrinks has its full size
 TELLING = 3  # frames at which the look of a figure is read
 LOOKS = ("shape", "colour", "size", "texture", "letters")
@@ -62,11 +62,11 @@ class ReadFigure:
 
     Fields:
         shape, colour, size, texture (`str`, *optional*): as in `Figure`.
-        cell (`tuple[int, int]`): column and row of its middle; where it is first seen in a clip.
+        cell (`tuple[int, int]`): column and row of its middle; where it is first seen in a video.
         letters (`str`, *optional*): `""` where there are none, `None` where there are some that cannot be read.
         centre (`tuple[float, float]`): x and y of its middle there, in canvas widths.
         height (`float`): its full height, in canvas heights.
-        motion (`ReadMotion`, *optional*): what happens to it in a clip.
+        motion (`ReadMotion`, *optional*): what happens to it in a video.
         confidence (`dict[str, float]`): of each property, from 0 to 1.
     """
 
@@ -84,7 +84,7 @@ class ReadFigure:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture or clip shows.
+    """What an image or video shows.
 
     Fields:
         figures (`tuple[ReadFigure, ...]`): from left to right and top to bottom.
@@ -100,7 +100,7 @@ class Reading:
 
 
 def read_image(image: Image.Image) -> Reading:
-    """Read a picture.
+    """Read an image.
 
     Args:
         image (`PIL.Image.Image`): any mode and size; square, as the canvas is.
@@ -116,10 +116,10 @@ def read_image(image: Image.Image) -> Reading:
 
 
 def read_video(frames: Sequence[Image.Image]) -> Reading:
-    """Read a clip.
+    """Read a video.
 
     Args:
-        frames (`Sequence[PIL.Image.Image]`): pictures of one size, the first at time 0 and the last at time 1.
+        frames (`Sequence[PIL.Image.Image]`): images of one size, the first at time 0 and the last at time 1.
     """
     if len(frames) < 2 or min(min(frame.size) for frame in frames) < LEAST_PIXELS:
         return Reading((), None, "video", 0.0)
@@ -177,13 +177,13 @@ def _agreed(looks: Sequence[Look]) -> Look:
 def properties_match(
     drawing: Drawing, reading: Reading, properties: Collection[str] | None = None
 ) -> dict[str, float]:
-    """How much of a drawing its picture shows: of each property the share that was read right, from 0 to 1.
+    """How much of a drawing its image shows: of each property the share that was read right, from 0 to 1.
 
     Figures are paired so that as many properties as possible agree; a pair of which fewer than half agree is none.
     `figures` is the share of the drawing's figures that have a pair; one without has all its properties wrong.
-    `count` is the share of its groups, figures equal in shape and colour, that are as many in the picture. Of clips,
+    `count` is the share of its groups, figures equal in shape and colour, that are as many in the image. Of videos,
     `motion` is the kind of what happens, nothing included; `direction` and `speed` are over the figures that have one,
-    and `order` is the share of pairs of events, at least 0.15 of the clip apart, that start in the right order. What
+    and `order` is the share of pairs of events, at least 0.15 of the video apart, that start in the right order. What
     the drawing has none of is left out.
 
     Args:
@@ -193,7 +193,7 @@ def properties_match(
 
     Returns:
         `dict[str, float]`: `background`, `figures`, `count`, `shape`, `colour`, `size`, `texture`, `position` and
-        `letters`; for a clip also `motion`, `direction`, `speed` and `order`.
+        `letters`; for a video also `motion`, `direction`, `speed` and `order`.
     """
     scores = {"background": float(drawing.background == reading.background)}
     if not drawing.figures:
@@ -244,12 +244,12 @@ def verdicts_of(figure: Figure, read: ReadFigure | None, media: str) -> dict[str
 
     Args:
         figure (`Figure`): as drawn.
-        read (`ReadFigure`, *optional*): what stands for it in the picture.
+        read (`ReadFigure`, *optional*): what stands for it in the image.
         media (`str`): `"image"` or `"video"`.
 
     Returns:
         `dict[str, bool]`: `shape`, `colour`, `size`, `texture`, `letters` (right if there are to be none and are none)
-        and `position`; in a clip also `motion` (what happens, nothing included), and `direction` and `speed` where
+        and `position`; in a video also `motion` (what happens, nothing included), and `direction` and `speed` where
         the drawing has them.
     """
     verdicts = {name: read is not None and getattr(figure, name) == getattr(read, name) for name in LOOKS}

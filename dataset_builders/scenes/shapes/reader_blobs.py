@@ -1,4 +1,4 @@
-"""Where the reader sees something: the pixels of a picture, its background, and the blobs that differ from it.
+"""Where the reader sees something: the pixels of an image, its background, and the blobs that differ from it.
 
     pixels = to_pixels(image)                      # at most 128 x 128
     ground = background_colour(pixels)
@@ -19,8 +19,8 @@ from granted.dataset_builders.scenes.shapes.drawing import BACKGROUNDS, GRID, SI
 from granted.dataset_builders.visual_vqa.media import to_rgb
 
 
-WORK_PIXELS = 128  # larger pictures are read at this size
-LEAST_PIXELS = 16  # smaller pictures are not read
+WORK_PIXELS = 128  # larger images are read at this size
+LEAST_PIXELS = 16  # smaller images are not read
 FAR = 45.0  # from the background, in RGB: a pixel this far belongs to a figure
 LEAST_SIDE = 0.02  # square root of the area of the smallest blob, in canvas widths
 MOST_SIDE = 0.37  # a blob wider or higher than this is several figures that touch
@@ -61,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a picture about a blob."""
+    """The part of an image about a blob."""
 
     rows: slice
     columns: slice
@@ -79,7 +79,7 @@ class Window:
         )
 
     def place(self, picture: Image.Image, corner: tuple[int, int]) -> np.ndarray:
-        """A picture whose corner is there, put in a window that is black elsewhere, from 0 to 1."""
+        """An image whose corner is there, put in a window that is black elsewhere, from 0 to 1."""
         size = (self.columns.stop - self.columns.start, self.rows.stop - self.rows.start)
         canvas = Image.new(picture.mode, size, 0)
         canvas.paste(picture, (corner[0] - self.columns.start, corner[1] - self.rows.start))
@@ -87,7 +87,7 @@ class Window:
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """The picture as numbers from 0 to 255, made square and at most 128 pixels wide."""
+    """The image as numbers from 0 to 255, made square and at most 128 pixels wide."""
     side = min(max(image.size), WORK_PIXELS)
     image = to_rgb(image)
     if image.size != (side, side):

@@ -74,7 +74,7 @@ def read_plate(
         window (`Window`): where the crop is.
         box (`tuple[slice, slice]`): where the plate is in the crop, as `find_plate` says.
         blob (`Blob`): the figure.
-        side (`int`): width of the picture in pixels.
+        side (`int`): width of the image in pixels.
 
     Returns:
         `tuple[str | None, Place, float]`: the letters, `None` if they cannot be read; the place of the plate, of

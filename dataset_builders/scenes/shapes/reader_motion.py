@@ -1,10 +1,10 @@
-"""How the reader sees a clip: blobs followed from frame to frame, and what happens to each of them.
+"""How the reader sees a video: blobs followed from frame to frame, and what happens to each of them.
 
     seen = [find_blobs(pixels, background_colour(pixels)) for pixels in frames]
     for track in follow(seen, side=128):
         motion, confidence = read_motion(track, len(seen), side=128)    # `None` for a figure that only stands there
 
-Times are fractions of the clip: the first frame is at 0 and the last one at 1.
+Times are fractions of the video: the first frame is at 0 and the last one at 1.
 """
 
 import math
@@ -19,12 +19,12 @@ from granted.dataset_builders.scenes.shapes.drawing import DIRECTIONS, GROWTHS, 
 from granted.dataset_builders.scenes.shapes.reader_blobs import Blob
 
 
-REACH = (0.05, 1.2)  # canvas widths a blob may be off between frames: at least, and per clip
+REACH = (0.05, 1.2)  # canvas widths a blob may be off between frames: at least, and per video
 LEAST_SEEN = 0.15  # of the frames: a track that is seen less often is a flicker
-LEAST_GAP = 0.15  # of the clip without a figure that was there before: shorter ones are the reader's own
+LEAST_GAP = 0.15  # of the video without a figure that was there before: shorter ones are the reader's own
 LEAST_WAY = 0.03  # canvas widths: a figure that goes less far stands still
 LEAST_CHANGE = 0.045  # share of its height: a figure that changes less keeps its size
-LEAST_LAPSE = 0.25  # of the clip, from the start to the end of a movement
+LEAST_LAPSE = 0.25  # of the video, from the start to the end of a movement
 UNLIKE_SPEED = 1.9  # times as fast, or as slow: the speed is not known
 STEPS = 100  # moments at which a movement may start and end
 
@@ -37,7 +37,7 @@ class ReadMotion:
         kind (`str`): what happens.
         direction (`str`, *optional*): of a figure that moves.
         speed (`str`, *optional*): of one that moves, grows or shrinks.
-        start, end (`float`): fractions of the clip; the same for a figure that appears or disappears.
+        start, end (`float`): fractions of the video; the same for a figure that appears or disappears.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Ramp(NamedTuple):
 
 @dataclass
 class Track:
-    """One figure through a clip: the numbers of the frames in which it is seen, and its blob in each of them."""
+    """One figure through a video: the numbers of the frames in which it is seen, and its blob in each of them."""
 
     frames: list[int] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
@@ -95,7 +95,7 @@ def read_motion(track: Track, count: int, side: int) -> tuple[ReadMotion | None,
 
     Args:
         track (`Track`): the figure.
-        count (`int`): frames of the clip.
+        count (`int`): frames of the video.
         side (`int`): width of a frame in pixels.
     """
     times = np.array(track.frames) / (count - 1)  # (seen,)

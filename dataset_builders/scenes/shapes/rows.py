@@ -1,4 +1,4 @@
-"""Rows of shapes for training, streamed: questions about pictures, and captioned pictures and clips.
+"""Rows of shapes for training, streamed: questions about images, and captioned images and videos.
 
     write_rows(vqa_rows(10_000, seed=0, media="image"), "vqa.parquet")            # for TRL's SFTTrainer
     write_rows(text_to_image_rows(10_000, seed=0, size=64), "images.parquet")
@@ -40,12 +40,12 @@ from granted.utils.files import atomic_path
 
 
 ROWS_PER_GROUP = 200
-FPS = 8  # of clips: what a second is, where timestamps count
+FPS = 8  # of videos: what a second is, where timestamps count
 VIDEO_SHARE = 0.8  # of the pairs, as of TED-6K
-BOLD = {"size": "large", "texture": "solid"}  # looks of all figures of a bold scene
-LOOKS_OF_BOLD = tuple(look for look in QUALITIES if look not in BOLD)
+LARGE_SOLID = {"size": "large", "texture": "solid"}  # looks of all figures of a scene of large solid figures
+LOOKS_OF_LARGE_SOLID = tuple(look for look in QUALITIES if look not in LARGE_SOLID)
 # What varies there, and is therefore told and scored.
-TOLD_OF_BOLD = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
+SCORED_OF_LARGE_SOLID = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
 _PART = {"type": _TEXT, "text": _TEXT}
@@ -89,20 +89,20 @@ def vqa_rows(
     questions: int = 1,
     aspects: Sequence[str] = tuple(ASPECTS),
 ) -> Iterator[dict[str, Any]]:
-    """Stream questions about pictures or clips as conversations, the aspects in turn.
+    """Stream questions about images or videos as conversations, the aspects in turn.
 
     Args:
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
         media (`str`, defaults to `"image"`): `"image"` or `"video"`.
         size (`int`, defaults to 128): width and height in pixels.
-        frames (`int`, defaults to 16): of a clip.
-        questions (`int`, defaults to 1): about each picture, all of one aspect; more teach more for each look at it.
+        frames (`int`, defaults to 16): of a video.
+        questions (`int`, defaults to 1): about each image, all of one aspect; more teach more for each look at it.
         aspects (`Sequence[str]`, defaults to all): those asked about.
 
     Yields:
-        `dict`: `id`, `messages` (TRL's: a question with a place for the picture, and its answer), `images` and
-        `videos` (lists; one has one member, the other none; a clip is a list of PIL images), `fps` (of clips),
+        `dict`: `id`, `messages` (TRL's: a question with a place for the image, and its answer), `images` and
+        `videos` (lists; one has one member, the other none; a video is a list of PIL images), `fps` (of videos),
         `aspect`, `pattern` and `key` (of the first question: its kind, and what `is_right` takes), `source`.
 
     Raises:
@@ -187,13 +187,13 @@ def text_to_image_rows(
     seed: int = 0,
     size: int = 128,
     things: tuple[int, int] | None = None,
-    bold: bool = False,
+    large_solid: bool = False,
     split: str = "training",
     captions: str = "full",
 ) -> Iterator[dict[str, Any]]:
-    """Stream pictures with captions, half of them with a short caption as well (`None` in the others).
+    """Stream images with captions, half of them with a short caption as well (`None` in the others).
 
-    Each row carries its `drawing`, against which a picture made from the caption can be scored (`Drawing.from_json`),
+    Each row carries its `drawing`, against which an image made from the caption can be scored (`Drawing.from_json`),
     and in `told` the properties to be scored, `None` for all.
 
     Args:
@@ -202,15 +202,17 @@ def text_to_image_rows(
         size (`int`, defaults to 128): width and height in pixels.
         things (`tuple[int, int]`, *optional*): scenes of at least and at most so many single figures, all of different
             shapes and without letters; by default of three or four figures or groups.
-        bold (`bool`, defaults to `False`): simple scenes of large solid figures only; plain captions leave sizes and
-            textures out, and they are not scored.
+        large_solid (`bool`, defaults to `False`): simple scenes of large solid figures only; plain captions leave
+            sizes and textures out, and they are not scored.
         split (`str`, defaults to `"training"`): `"benchmark"` gives scenes that no training row shows.
         captions (`str`, defaults to `"full"`): or `"plain"`, the detail of [`write_shapes_caption`].
 
     Raises:
         InputError: the count, the size, the things, the split or the captions are out of range.
     """
-    for row, scene, drawing, rng in _captioned(count, f"text-to-image/{seed}", "image", things, bold, split, captions):
+    for row, scene, drawing, rng in _captioned(
+        count, f"text-to-image/{seed}", "image", things, large_solid, split, captions
+    ):
         short = write_shapes_caption(scene, "caption", "short").text if rng.random() < SHORT_SHARE else None
         yield row | {"image": render_image(drawing, size), "short_caption": short}
 
@@ -222,19 +224,20 @@ def text_to_video_rows(
     size: int = 128,
     frames: int = 16,
     things: tuple[int, int] | None = None,
-    bold: bool = False,
+    large_solid: bool = False,
     motions: Sequence[str] = KINDS,
     split: str = "training",
     captions: str = "full",
 ) -> Iterator[dict[str, Any]]:
-    """Stream clips, as lists of frames, with captions, the `drawing` behind each, and what is `told` of it.
+    """Stream videos, as lists of frames, with captions, the `drawing` behind each, and what is `told` of it.
 
     Args:
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
         size (`int`, defaults to 128): width and height in pixels.
-        frames (`int`, defaults to 16): of a clip.
-        things, bold, split, captions: as of [`text_to_image_rows`]; in simple scenes every figure has its event.
+        frames (`int`, defaults to 16): of a video.
+        things, large_solid, split, captions: as of [`text_to_image_rows`]; in simple scenes every figure has its
+            event.
         motions (`Sequence[str]`, defaults to all): the kinds of events in simple scenes.
 
     Raises:
@@ -242,7 +245,7 @@ def text_to_video_rows(
             range.
     """
     prefix = f"text-to-video/{seed}"
-    for row, _, drawing, _ in _captioned(count, prefix, "video", things, bold, split, captions, motions):
+    for row, _, drawing, _ in _captioned(count, prefix, "video", things, large_solid, split, captions, motions):
         yield row | {"frames": render_video(drawing, frames, size)}
 
 
@@ -251,7 +254,7 @@ def _captioned(
     prefix: str,
     media: str,
     things: tuple[int, int] | None,
-    bold: bool,
+    large_solid: bool,
     split: str,
     captions: str,
     motions: Sequence[str] = KINDS,
@@ -259,15 +262,17 @@ def _captioned(
     """Simple scenes of so many things, or else scenes for one or two categories each; rows without what is seen."""
     if split not in SPLITS:
         raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
-    if bold and not things:
-        raise InputError("got bold without things, expected both: bold scenes are simple ones, say of how many things")
+    if large_solid and not things:
+        raise InputError(
+            "got large_solid without things, expected both: such scenes are simple ones, say of how many things"
+        )
     if not things and tuple(motions) != KINDS:
         raise InputError("got motions without things, expected both: they are chosen for simple scenes, of how many?")
     if things:
-        scenes = _simple_scenes(count, prefix, media, things, bold, split, motions)
+        scenes = _simple_scenes(count, prefix, media, things, large_solid, split, motions)
     else:
         scenes = _scenes(count, prefix, media, split)
-    looks, told = (LOOKS_OF_BOLD, TOLD_OF_BOLD) if bold else (QUALITIES, None)
+    looks, told = (LOOKS_OF_LARGE_SOLID, SCORED_OF_LARGE_SOLID) if large_solid else (QUALITIES, None)
     for name, scene, drawing, rng in scenes:
         caption = write_shapes_caption(scene, "caption", captions, looks).text
         yield {"id": name, "caption": caption, "drawing": drawing.to_json(), "told": told}, scene, drawing, rng
@@ -278,7 +283,7 @@ def _simple_scenes(
     prefix: str,
     media: str,
     things: tuple[int, int],
-    bold: bool,
+    large_solid: bool,
     split: str,
     motions: Sequence[str],
 ) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
@@ -293,9 +298,9 @@ def _simple_scenes(
         figures = rng.randint(least, most)
         while True:
             drawing = random_drawing(rng, media, figures, letters_share=0, motion_share=1, kinds=motions)
-            if bold:
+            if large_solid:
                 try:
-                    drawing = replace(drawing, figures=tuple(replace(one, **BOLD) for one in drawing.figures))
+                    drawing = replace(drawing, figures=tuple(replace(one, **LARGE_SOLID) for one in drawing.figures))
                 except InputError:  # so large, they would meet
                     continue
             scene = scene_of(drawing, name)
@@ -329,7 +334,7 @@ def _check(count: int) -> None:
 def write_rows(rows: Iterable[dict[str, Any]], path: str | os.PathLike) -> int:
     """Write rows of one of the three kinds as a Parquet file that `load_dataset("parquet", ...)` reads.
 
-    Pictures are stored as PNG; only one row group at a time is held in memory.
+    Images are stored as PNG; only one row group at a time is held in memory.
 
     Args:
         rows (`Iterable[dict]`): of `vqa_rows`, `text_to_image_rows` or `text_to_video_rows`.

@@ -6,7 +6,7 @@
 
 A subject is a figure, or a group of equal figures, with a shape and a colour of its own. Properties are drawn
 independently of each other; where one is asked about, every subject has another value of it. The facts are read off
-the drawing and stated nowhere else, so that picture and facts agree.
+the drawing and stated nowhere else, so that image and facts agree.
 """
 
 import random
@@ -46,7 +46,7 @@ from granted.utils.errors import InputError
 VIDEO_ONLY = ("Action Recognition", "Temporal")
 # What does not fit into nine cells together.
 APART = {"image": ("Adverb", "Spatial Relationship"), "video": ("Adverb", "Quantity")}
-STARTS = {3: (0.2, 0.4, 0.6), 4: (0.2, 0.35, 0.5, 0.65)}  # of the events in a clip with so many subjects
+STARTS = {3: (0.2, 0.4, 0.6), 4: (0.2, 0.35, 0.5, 0.65)}  # of the events in a video with so many subjects
 DURATIONS = (0.3, 0.35, 0.4, 0.5)
 LAST = 0.95  # when all is over
 # Numbers of equal figures. The one without a single figure comes more often, so that no number is much the likeliest.
@@ -122,7 +122,7 @@ def _task(media: str, categories: Sequence[str], rng: random.Random) -> Task:
     tables = {"line": lines, "speed": speeds, "count": groups, "text": "OCR" in categories}
     tables["timeline"] = "Temporal" in categories
     tables["motion"] = video and ("Action Recognition" in categories or "Basic Event" in categories)
-    standing = not video and "Basic Event" in categories  # what goes on in a picture is who stands where
+    standing = not video and "Basic Event" in categories  # what goes on in an image is who stands where
     layout = "lines" if lines else "scattered"
     if spatial or groups:
         layout = layout if lines else rng.choice(("row", "column"))
@@ -194,7 +194,7 @@ def _texts(count: int, rng: random.Random) -> list[str]:
 
 
 def _motions(task: Task, rng: random.Random) -> list[Motion | None]:
-    """For each subject of a clip what happens to it: all different, in any order, at any speed."""
+    """For each subject of a video what happens to it: all different, in any order, at any speed."""
     count = len(task.counts)
     if task.media == "image":
         return [None] * count
@@ -254,9 +254,9 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
 
     Facts, for each subject (a figure, or a group of equal ones): `colour`, `size`, `texture`, `count`; `text` if it
     has letters; of a single figure its `place`, and its `place at the end` if it ends in another one; of groups that
-    have a row or a column each their `band`; of a group in a line how it runs, `line`; of a clip `motion`, and `speed`
-    if it has one. Orders: `row` from left to right and `column` from top to bottom if they hold at any time, and
-    `timeline`, in which things begin.
+    have a row or a column each their `band`; of a group in a line how it runs, `line`; of a video `motion`, and
+    `speed` if it has one. Orders: `row` from left to right and `column` from top to bottom if they hold at any time,
+    and `timeline`, in which things begin.
 
     Args:
         drawing (`Drawing`): the drawing.

@@ -139,7 +139,7 @@ class ShapesAsker(Asker):
         return f"{self.caption.the(subject)} {present(phrase)}"
 
     def _seen(self) -> bool:
-        """Whether what moves is said to be seen moving: in clips with groups."""
+        """Whether what moves is said to be seen moving: in videos with groups."""
         return "motion" in self.scene.facts and any(map(self.caption.many, self.scene.entities))
 
     def basic_event(self) -> Iterator[Frame]:

@@ -1,7 +1,7 @@
-"""Results ready to be compared: seeds of one encoder, feature and pooling become one series.
+"""Results ready to be compared: seeds of one encoder, feature and pooling become one group.
 
     from granted.eval_metric.results import load_all
-    from granted.eval_metric.series import compare, group_seeds
+    from granted.eval_metric.seed_groups import compare, group_seeds
     best, second, *others = group_seeds(load_all("results"))
     compare(best, second).difference
 
@@ -21,16 +21,14 @@ from granted.eval_metric.results import Result
 from granted.eval_metric.statistics import (
     Difference,
     Estimate,
-    McNemar,
     bootstrap_accuracy,
-    mcnemar,
     paired_difference,
 )
 from granted.utils.errors import InputError
 
 
 @dataclass(frozen=True)
-class Series:
+class SeedGroup:
     """One encoder, feature and pooling with its runs, one per seed, in order of seed."""
 
     encoder: str
@@ -86,25 +84,21 @@ class Series:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Series a against series b on the same items.
+    """Seed group a against b on the same items.
 
     Attributes:
         difference: paired, over all seeds.
-        mcnemar: of one run each: the first seed both have, else the first of each.
-        seeds: the seeds of those two runs.
         adjusted_p: the difference's p value, Holm-adjusted over the comparisons made together.
     """
 
-    a: Series
-    b: Series
+    a: SeedGroup
+    b: SeedGroup
     difference: Difference
-    mcnemar: McNemar
-    seeds: tuple[int | None, int | None]
     adjusted_p: float
 
 
-def group_seeds(results: Iterable[Result]) -> list[Series]:
-    """Group results into series, the most accurate first.
+def group_seeds(results: Iterable[Result]) -> list[SeedGroup]:
+    """Group results by their seeds, the most accurate first.
 
     Raises:
         InputError: no results, a shard, different datasets, encoders that read different amounts of a text, one run
@@ -121,17 +115,17 @@ def group_seeds(results: Iterable[Result]) -> list[Series]:
         _check_same_data(first, result)
         groups.setdefault((result.encoder, result.feature, result.pooling), []).append(result)
     _check_same_reading(results)
-    series = [Series(*key, tuple(_ordered_runs(key, runs))) for key, runs in groups.items()]
-    return sorted(series, key=lambda one: (-one.estimate.accuracy, one.label))
+    groups = [SeedGroup(*key, tuple(_ordered_runs(key, runs))) for key, runs in groups.items()]
+    return sorted(groups, key=lambda one: (-one.estimate.accuracy, one.label))
 
 
-def compare(a: Series, b: Series) -> Comparison:
-    """Compare two series item by item; positive differences favour a."""
+def compare(a: SeedGroup, b: SeedGroup) -> Comparison:
+    """Compare two groups item by item; positive differences favour a."""
     return compare_all([(a, b)])[0]
 
 
-def compare_all(pairs: Sequence[tuple[Series, Series]]) -> list[Comparison]:
-    """Compare pairs of series, with p values Holm-adjusted over all of them (statsmodels)."""
+def compare_all(pairs: Sequence[tuple[SeedGroup, SeedGroup]]) -> list[Comparison]:
+    """Compare pairs of groups, with p values Holm-adjusted over all of them (statsmodels)."""
     if not pairs:
         return []
     drafts = [_compared(a, b) for a, b in pairs]
@@ -139,46 +133,42 @@ def compare_all(pairs: Sequence[tuple[Series, Series]]) -> list[Comparison]:
     return [Comparison(*draft, float(p_value)) for draft, p_value in zip(drafts, adjusted)]
 
 
-def within_encoders(series: Sequence[Series]) -> list[tuple[Series, Series]]:
-    """For each encoder its best series against each of its others. `series` in order of accuracy."""
-    best = best_of_encoders(series).values()
-    return [(top, one) for top in best for one in series if one.encoder == top.encoder and one is not top]
+def within_encoders(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup]]:
+    """For each encoder its best group against each of its others. `groups` in order of accuracy."""
+    best = best_of_encoders(groups).values()
+    return [(top, one) for top in best for one in groups if one.encoder == top.encoder and one is not top]
 
 
-def between_encoders(series: Sequence[Series]) -> list[tuple[Series, Series]]:
-    """The best series of the best encoder against the best of every other encoder. `series` in order of accuracy."""
-    leader, *others = best_of_encoders(series).values()
+def between_encoders(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup]]:
+    """The best group of the best encoder against the best of every other encoder. `groups` in order of accuracy."""
+    leader, *others = best_of_encoders(groups).values()
     return [(leader, other) for other in others]
 
 
-def best_of_encoders(series: Sequence[Series]) -> dict[str, Series]:
-    """The most accurate series of each encoder, aggregators before mean pooling. `series` in order of accuracy."""
-    best: dict[str, Series] = {}
-    for one in sorted(series, key=lambda one: one.pooling != "aggregator"):
+def best_of_encoders(groups: Sequence[SeedGroup]) -> dict[str, SeedGroup]:
+    """The most accurate group of each encoder, aggregators before mean pooling. `groups` in order of accuracy."""
+    best: dict[str, SeedGroup] = {}
+    for one in sorted(groups, key=lambda one: one.pooling != "aggregator"):
         best.setdefault(one.encoder, one)
     return dict(sorted(best.items(), key=lambda pair: (pair[1].pooling != "aggregator", -pair[1].estimate.accuracy)))
 
 
-def shared_baselines(series: Sequence[Series]) -> dict:
+def shared_baselines(groups: Sequence[SeedGroup]) -> dict:
     """The baselines stored with the results; empty if none has any.
 
     Raises:
         InputError: two results on the same data store different ones.
     """
-    stored = [run.baselines for one in series for run in one.runs if run.baselines]
+    stored = [run.baselines for one in groups for run in one.runs if run.baselines]
     if any(other != stored[0] for other in stored):
         raise InputError("got different baselines for one dataset, expected the same: run the older evaluation again")
     return stored[0] if stored else {}
 
 
-def _compared(a: Series, b: Series) -> tuple:
+def _compared(a: SeedGroup, b: SeedGroup) -> tuple:
     captions, ids = a.runs[0].column("caption_id"), a.runs[0].column("id")  # (n,), (n,)
     difference = paired_difference(a.correct, b.correct, captions, ids_a=ids, ids_b=b.runs[0].column("id"))
-    of_seed = {run.seed: run for run in b.runs}
-    run_a = next((run for run in a.runs if run.seed in of_seed), a.runs[0])
-    run_b = of_seed.get(run_a.seed, b.runs[0])
-    test = mcnemar(run_a.correct, run_b.correct, run_a.column("id"), run_b.column("id"))
-    return a, b, difference, test, (run_a.seed, run_b.seed)
+    return a, b, difference
 
 
 def _check_same_data(first: Result, other: Result) -> None:
