@@ -39,7 +39,7 @@ class DataTed:
     scene_words: list[Count] = option([150, 250], "Fewest and most words of synthetic captions.")
 
 
-@command("data ted")
+@command("data ted", models=False)
 def data_ted(settings: DataTed):
     """Make TED-6K as a folder that load_dataset reads, with card and statistics."""
     from granted.dataset_builders.scenes.world import synthetic_ted
@@ -98,7 +98,7 @@ class DataCheck:
     output: Path | None = option(None, "JSON file for the report.")
 
 
-@command("data check")
+@command("data check", models=False)
 def data_check(settings: DataCheck):
     """Check what the synthetic benchmark promises, and what shortcuts (shared words, ...) make of any benchmark."""
     from granted.dataset_builders.scenes.check import broken_promises, check_world
@@ -154,7 +154,7 @@ class DataShapes:
     seed: Seed = option(0, "Another seed, other scenes.")
 
 
-@command("data shapes")
+@command("data shapes", models=False)
 def data_shapes(settings: DataShapes):
     """Scenes of shapes: questions, captioned images or videos, caption pairs, a TED benchmark, or a contact sheet."""
     from granted.dataset_builders.caption_pairs.pairs import write_pairs
@@ -234,7 +234,7 @@ class DataPairs:
     seed: Seed = option(0, "Seed of the choice of captions, and of scenes.")
 
 
-@command("data pairs")
+@command("data pairs", models=False)
 def data_pairs(settings: DataPairs):
     """Make caption pairs from scenes, from caption groups, from the authors' file or from two columns of a dataset."""
     from granted.dataset_builders.caption_pairs.pairs import write_pairs

@@ -30,12 +30,13 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the tool; `settings` names a dataclass that is imported only when it is needed."""
+    """A command of the tool, see [`command`]."""
 
     name: str
     run: Callable[..., object]
     without: Collection[str]
     settings: str | None
+    models: bool
 
     @property
     def title(self) -> str:
@@ -55,7 +56,7 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(
-    name: str, *, without: Collection[str] = (), settings: str | None = None
+    name: str, *, without: Collection[str] = (), settings: str | None = None, models: bool = True
 ) -> Callable[[Callable], Callable]:
     """Makes a function the command of a name.
 
@@ -63,10 +64,11 @@ def command(
         name (`str`): one or two words, such as `"train vqa"`.
         without (`Collection[str]`): fields of its dataclasses that are no options of it.
         settings (`str`, *optional*): instead of annotations: `module:dataclass`, for one that loads libraries.
+        models (`bool`, defaults to `True`): whether it works with models, whose libraries take seconds to load.
     """
 
     def register(run: Callable) -> Callable:
-        COMMANDS[name] = Command(name, run, without, settings)
+        COMMANDS[name] = Command(name, run, without, settings, models)
         return run
 
     return register
@@ -91,10 +93,11 @@ def run_command(arguments: Sequence[str]) -> None:
         console.print(help_text(chosen.kinds(), f"granted {name}", description, chosen.without, everything=everything))
         return
     with status("loading libraries"):
-        if chosen.settings:
+        if chosen.settings:  # it is a library's
             prepare_libraries()
         given: list[Any] = read_options(chosen.kinds(), rest, f"granted {name}", chosen.without)
-        prepare_libraries()
+        if chosen.models:
+            prepare_libraries()
     chosen.run(*given)
 
 

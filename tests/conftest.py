@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 
 
@@ -19,6 +20,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from granted import cli
 from granted.tests.loopback_hub import LoopbackHub
 
 
@@ -137,3 +139,21 @@ def loopback_hub():
     """A Hugging Face Hub of this test's own on the loopback, see [`LoopbackHub`]."""
     with LoopbackHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def granted(monkeypatch, capsys):
+    """`granted("encode", ...)` runs the command in this process; its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["granted", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capsys.readouterr())
+
+    return run

@@ -15,7 +15,6 @@ import yaml
 from datasets import load_dataset
 from transformers import ViTConfig, ViTModel
 
-from granted import cli
 from granted.cli import data, encode, evaluate, generate, push, registry, train  # noqa: F401  they register commands
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE
@@ -25,23 +24,6 @@ from granted.modeling_granted import GrantedModel
 
 
 TINY = ("--batch-size", "3", "--mixed-precision", "no", "--held-out", "0")
-
-
-@pytest.fixture
-def granted(monkeypatch, capsys):
-    """Run the command in this process; its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["granted", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +69,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_report_and_is_not_repeated(
 ):
     output = tmp_path / "out"
     arguments = ["evaluate", "ted", f"tiny={tiny_encoder_folder}", "--pairs", str(pairs), "--output", str(output)]
-    arguments += ["--features", "last,norm_avg", "--epochs", "30", "--save-steps", "1", *TINY]
+    arguments += ["--features", "last,norm_avg", "--epochs", "10", "--save-steps", "1", *TINY]
     process = subprocess.Popen(
         [sys.executable, "-m", "granted.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

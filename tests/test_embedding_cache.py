@@ -152,7 +152,7 @@ cache.append(["a", "b"], {name: torch.arange(4.0).view(2, 2) for name in "vwxyz"
 
 def test_the_same_content_gives_the_same_bytes_in_any_process_whatever_it_took(tmp_path):
     written = set()
-    for seconds in ("1", "2", "3"):
+    for seconds in ("1", "2"):
         folder = tmp_path / seconds
         subprocess.run([sys.executable, "-c", SHARD, str(folder), seconds], check=True)
         written.add(next(folder.glob("*.safetensors")).read_bytes())

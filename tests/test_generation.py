@@ -1,7 +1,6 @@
 """From images to scores on disk and in the terminal, and images, manifests and judges that cannot be used."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
-from granted import cli
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, Figure, render_image, render_video
 from granted.eval_metric.generation.evaluation import Scores, evaluate_generation
 from granted.eval_metric.generation.manifest import MANIFEST, RECORD, read_manifest
@@ -65,20 +63,8 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
 
 
-def run(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["granted", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "160")
-    capsys.readouterr()
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    return (code, *capsys.readouterr())
-
-
-def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys):
-    code, shown, _ = run(monkeypatch, capsys, "evaluate", "generation", folder, "--judge", f"mini={judge}")
+def test_scores_are_reported_stored_and_shown(folder, judge, granted):
+    code, shown, _ = granted("evaluate", "generation", folder, "--judge", f"mini={judge}")
     assert code == 0
     stored = Scores.load(folder / "scores" / "shapes.json")
     part = stored.report["1 to 3 things"]
@@ -107,13 +93,13 @@ def test_scores_are_reported_stored_and_shown(folder, judge, monkeypatch, capsys
     assert {path: path.read_bytes() for path in (folder / "scores").glob("*.json")} == files
 
 
-def test_the_published_measure_is_a_file_of_its_own_and_is_called_by_its_name(folder, judge, monkeypatch, capsys):
+def test_the_published_measure_is_a_file_of_its_own_and_is_called_by_its_name(folder, judge, granted):
     arguments = ("evaluate", "generation", folder, "--judge", f"mini={judge}")
     for more, said in (
         ((), 'VQAScore, probability of "Yes"'),
         (("--measure", "answer_and_end"), 'VQAScore, geometric mean probability of "Yes" and the end token'),
     ):
-        code, shown, _ = run(monkeypatch, capsys, *arguments, *more)
+        code, shown, _ = granted(*arguments, *more)
         assert code == 0 and said in " ".join(shown.split()), shown
     one, other = (
         Scores.load(folder / "scores" / f"{name}.json")
@@ -147,14 +133,14 @@ def test_images_from_elsewhere_are_judged(folder, judge, tmp_path):
     assert not (tmp_path / "scores" / "shapes.json").exists()
 
 
-def test_unreadable_images_are_named_counted_and_skipped_only_if_asked(folder, monkeypatch, capsys):
+def test_unreadable_images_are_named_counted_and_skipped_only_if_asked(folder, granted):
     (folder / "images" / "1.png").write_bytes(b"no image")
     (folder / "images" / "3.png").unlink()
-    code, _, said = run(monkeypatch, capsys, "evaluate", "generation", folder)
+    code, _, said = granted("evaluate", "generation", folder)
     line = said.strip().splitlines()[-1]
     assert code == 2 and line.startswith("granted: got 2 of 6 images that cannot be read (1, 3; the first: ")
     assert "1.png" in line and "--skip-unreadable" in line and not (folder / "scores").exists()
-    code, *_ = run(monkeypatch, capsys, "evaluate", "generation", folder, "--skip-unreadable")
+    code, *_ = granted("evaluate", "generation", folder, "--skip-unreadable")
     stored = Scores.load(folder / "scores" / "shapes.json").stored["pictures"]
     assert code == 0 and stored["scored"] == 4 and set(stored["unreadable"]) == {"1", "3"}
 
@@ -207,17 +193,17 @@ def broken(folder, change):
         ("no drawings", "--judge"),
     ],
 )
-def test_a_bad_manifest_is_one_line_and_exit_code_2(folder, monkeypatch, capsys, change, said):
+def test_a_bad_manifest_is_one_line_and_exit_code_2(folder, granted, change, said):
     broken(folder, change)
-    code, _, error = run(monkeypatch, capsys, "evaluate", "generation", folder)
+    code, _, error = granted("evaluate", "generation", folder)
     lines = [line for line in error.splitlines() if line.startswith("granted:")]
     assert code == 2 and len(lines) == 1 and said in lines[0], error
     assert not (folder / "scores").exists()
 
 
-def test_no_folder_and_no_judge(folder, tmp_path, monkeypatch, capsys):
+def test_no_folder_and_no_judge(folder, tmp_path, granted):
     for arguments in ((tmp_path / "nowhere",), (folder, "--judge", tmp_path / "nowhere")):
-        code, _, error = run(monkeypatch, capsys, "evaluate", "generation", *arguments)
+        code, _, error = granted("evaluate", "generation", *arguments)
         assert code == 2 and "nowhere" in error.splitlines()[-1]
     assert not (folder / "scores").exists()
 

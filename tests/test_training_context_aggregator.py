@@ -428,7 +428,7 @@ KILLED = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from test_training_context_aggregator import GrantedModel, train
-train(GrantedModel.from_encoder(sys.argv[1]), sys.argv[2], features=["learned", "last"], epochs=500, max_steps=400,
+train(GrantedModel.from_encoder(sys.argv[1]), sys.argv[2], features=["learned", "last"], epochs=500, max_steps=150,
       save_steps=3)
 """
 
@@ -443,7 +443,7 @@ def test_a_killed_process_loses_nothing_before_its_last_checkpoint(encoder, tiny
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "last").exists()
-    settings = {"features": ["learned", "last"], "epochs": 500, "max_steps": 400}
+    settings = {"features": ["learned", "last"], "epochs": 500, "max_steps": 150}
     resumed = train(encoder, folder, **settings)
     whole = train(encoder, tmp_path / "whole", **settings)
     assert all(same(resumed[name], whole[name]) for name in whole)
