@@ -38,7 +38,7 @@ def text_key(text: str) -> str:
     try:
         return hashlib.sha256(text.encode()).hexdigest()
     except (AttributeError, UnicodeEncodeError):
-        raise InputError(f"got {repr(text)[:60]}, expected a text of whole characters: correct it") from None
+        raise InputError(f"got {repr(text)[:60]}, expected a text of whole characters") from None
 
 
 def identity_hash(identity: dict[str, Any]) -> str:

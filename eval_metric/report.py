@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES
 from granted.eval_metric.chart import category_chart
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import (
@@ -39,7 +40,6 @@ from granted.utils.templates import fill_template
 __all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
-OFFICIAL_INSTANCES = 6641
 _BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
 _EXAMPLES_EACH = 10
 

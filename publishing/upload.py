@@ -121,7 +121,7 @@ def _check_arguments(
     if (space_sdk is not None) != (repo_type == "space"):
         raise InputError(f"got the SDK {space_sdk} for a {repo_type}, expected one for a Space and for nothing else")
     if space_sdk not in (None, *SPACES_SDK_TYPES):
-        raise InputError(f"got the SDK {space_sdk!r}, expected one of {', '.join(SPACES_SDK_TYPES)}: correct it")
+        raise InputError(f"got the SDK {space_sdk!r}, expected one of {', '.join(SPACES_SDK_TYPES)}")
     if not message.strip():
         raise InputError("got no message for the commit, expected one: say what is new")
     if tag is not None:

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from granted.cli.data import DataCheck, DataTed
+from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES
 from granted.utils.errors import InputError
 from granted.utils.options import help_text, option, read_options, read_settings
 from granted.utils.settings import Count
@@ -121,6 +123,10 @@ def test_what_is_written_is_what_is_read(size, seeds, offload):
     words = [f"--batch-size={size}", f"--seeds={','.join(map(str, seeds))}", f"--offload={str(offload).lower()}"]
     read = command("a", *words)
     assert (read.batch_size, read.seeds, read.offload) == (size, seeds, offload)
+
+
+def test_the_size_of_the_benchmark_is_the_official_one():
+    assert DataTed.instances == DataCheck.instances == OFFICIAL_INSTANCES == 6641
 
 
 def test_help_shows_every_option_with_its_default_under_its_heading():

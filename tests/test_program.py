@@ -55,6 +55,12 @@ def test_what_the_user_or_the_machine_lacks_is_one_line_and_exit_code_2(ended, e
     assert code == 2 and len(lines) == 1 and words in lines[0] and lines[0].startswith("granted: ")
 
 
+def test_the_traceback_of_a_users_mistake_is_shown_on_request(ended, monkeypatch):
+    monkeypatch.setenv("GRANTED_DEBUG", "1")
+    code, lines = ended(raising(InputError("got a")))
+    assert code == 2 and lines[0].startswith("Traceback") and lines[-1] == "granted: got a"
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), ModuleNotFoundError("no", name="granted.x"), ValueError("a\nb")])
 def test_a_mistake_of_ours_keeps_its_traceback_before_the_line_that_says_so(ended, error):
     code, lines = ended(raising(error))

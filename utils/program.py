@@ -3,7 +3,8 @@
     run_as_command(main)                             # of `granted`
 
 Exit codes: 2 for what the user got wrong or the machine lacks, 128 and the signal's number for Ctrl-C (130), SIGTERM
-(143) and SIGHUP (129), and 1 for a mistake of ours, whose traceback is shown. Hardly anything is imported before
+(143) and SIGHUP (129), and 1 for a mistake of ours, whose traceback is shown; that of a user's mistake is shown with
+GRANTED_DEBUG=1. Hardly anything is imported before
 `run_as_command` begins: an interrupt while libraries load ends as any other. Tests: tests/test_program.py.
 """
 
@@ -103,6 +104,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     reason = " ".join(str(error).split())
     name = type(error).__name__  # of what loads torch, which is not loaded for a message
     if isinstance(error, InputError) or name == "NotFiniteError":
+        if os.environ.get("GRANTED_DEBUG"):
+            _show_traceback(error)
         return 2, str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
         return 2, f"got no {error.name}, which this command needs: pip install 'granted[{extra}]'"
@@ -111,10 +114,14 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 2, f"got '{problem}'{place}, expected a writable place with free space: free some or choose another"
     if name in ("MemoryError", "OutOfMemoryError") or "allocate memory" in reason:
         return 2, f"got too little memory ({reason}): lower batch size or token budget, or choose another dtype"
+    _show_traceback(error)
+    return 1, f"this is a bug of granted ({name}: {reason}): report it with the traceback above"
+
+
+def _show_traceback(error: Exception) -> None:
     import traceback
 
     traceback.print_exception(error)
-    return 1, f"this is a bug of granted ({name}: {reason}): report it with the traceback above"
 
 
 def _extra_of(module: str) -> str | None:

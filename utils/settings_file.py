@@ -92,8 +92,8 @@ def _parse(text: str, place: str | os.PathLike) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise InputError(f"got {place}, which is no YAML file of settings: {problem}{line}: correct it") from error
-    raise InputError(f"got no mapping in {place}, expected a YAML file with 'option: value' on its lines: correct it")
+        raise InputError(f"got {place}, which is no YAML file of settings: {problem}{line}") from error
+    raise InputError(f"got no mapping in {place}, expected a YAML file with 'option: value' on its lines")
 
 
 def _value(loader: _Loader, node: yaml.Node) -> Any:

@@ -73,7 +73,7 @@ def read_caption_groups(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         _require_text(row["id"], "id", where)
         _require_media(row["media"], where)
         if not isinstance(row["captions"], list) or not row["captions"]:
-            raise InputError(f"got captions {row['captions']!r} in {where}, expected a list of strings: correct it")
+            raise InputError(f"got captions {row['captions']!r} in {where}, expected a list of strings")
         for caption in row["captions"]:
             _require_text(caption, "caption", where)
         yield {key: row[key] for key in ("id", "media", "captions")}
@@ -271,7 +271,7 @@ def _pair(row: Any, where: str) -> CaptionPair:
     negatives = row.get("negatives")
     if negatives is not None:
         if not isinstance(negatives, list):
-            raise InputError(f"got negatives {negatives!r} in {where}, expected a list of strings: correct it")
+            raise InputError(f"got negatives {negatives!r} in {where}, expected a list of strings")
         for negative in negatives:
             _require_text(negative, "negative", where)
         pair["negatives"] = negatives
@@ -280,7 +280,7 @@ def _pair(row: Any, where: str) -> CaptionPair:
 
 def _require_keys(row: Any, keys: tuple[str, ...], where: str) -> None:
     if not isinstance(row, dict):
-        raise InputError(f"got {type(row).__name__} in {where}, expected an object with {', '.join(keys)}: correct it")
+        raise InputError(f"got {type(row).__name__} in {where}, expected an object with {', '.join(keys)}")
     missing = [key for key in keys if key not in row]
     if missing:
         raise InputError(
@@ -300,4 +300,4 @@ def _require_text(value: Any, field: str, where: str) -> None:
 
 def _require_media(value: Any, where: str) -> None:
     if value not in MEDIA:
-        raise InputError(f"got media {value!r} in {where}, expected one of {', '.join(MEDIA)}: correct it")
+        raise InputError(f"got media {value!r} in {where}, expected one of {', '.join(MEDIA)}")

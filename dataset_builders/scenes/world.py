@@ -126,7 +126,7 @@ def synthetic_questions(
     if instances < 1:
         raise InputError(f"got {instances} instances, expected at least 1: give a number")
     if difficulty not in DIFFICULTIES:
-        raise InputError(f"got difficulty {difficulty!r}, expected one of {', '.join(DIFFICULTIES)}: correct it")
+        raise InputError(f"got difficulty {difficulty!r}, expected one of {', '.join(DIFFICULTIES)}")
     _check_length(per_caption, words)
     for number, (media, categories) in enumerate(plan(instances, random.Random(f"ted/{seed}"), per_caption)):
         name = f"ted/{seed}/{number}"
@@ -143,7 +143,7 @@ def _check_length(categories: int, words: tuple[int, int]) -> None:
     if not 1 <= categories <= PER_CAPTION or not 0 < words[0] <= words[1]:
         raise InputError(
             f"got captions of {categories} categories and {words[0]} to {words[1]} words, expected 1 to {PER_CAPTION} "
-            "and a range of at least 1 word: correct them"
+            "and a range of at least 1 word"
         )
 
 
@@ -188,7 +188,7 @@ def world_pairs(
     """
     if count < 1 or hard_negatives < 0:
         raise InputError(
-            f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0: correct them"
+            f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0"
         )
     _check_length(categories, words)
     shares = {media: [OFFICIAL_COUNTS[category][i] for category in OFFICIAL_COUNTS] for i, media in enumerate(MEDIA)}

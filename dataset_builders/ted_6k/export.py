@@ -89,7 +89,7 @@ def export_dataset(
     """
     output_dir = Path(output_dir)
     if config_name not in LICENSES:
-        raise InputError(f"got config_name {config_name!r}, expected one of {', '.join(LICENSES)}: correct it")
+        raise InputError(f"got config_name {config_name!r}, expected one of {', '.join(LICENSES)}")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "ted_6k.py").is_file():
         raise InputError(f"got {output_dir}, which holds other files, expected a new folder: choose another")
     with atomic_path(output_dir) as folder:

@@ -149,11 +149,11 @@ def read_authors_file(
         entry = _object(value, where, "caption", "caption_type", "statements")
         media = entry["caption_type"]
         if media not in MEDIA:
-            raise InputError(f"got caption_type {media!r} in {where}, expected one of {', '.join(MEDIA)}: correct it")
+            raise InputError(f"got caption_type {media!r} in {where}, expected one of {', '.join(MEDIA)}")
         for category, item in _object(entry["statements"], f"the statements of {where}").items():
             if category not in CATEGORIES:
                 raise InputError(
-                    f"got category {category!r} in {where}, expected one of {', '.join(CATEGORIES)}: correct it"
+                    f"got category {category!r} in {where}, expected one of {', '.join(CATEGORIES)}"
                 )
             question, options = _options(item, media, category, f"{category} of {where}", report)
             if not options:
@@ -198,7 +198,7 @@ def _options(item: Any, media: str, category: str, where: str, report: SkipRepor
         report.failed_positive += 1
         return question, []
     if not isinstance(negatives, list):
-        raise InputError(f"got {negatives!r} as incorrect_statements of {where}, expected a list: correct it")
+        raise InputError(f"got {negatives!r} as incorrect_statements of {where}, expected a list")
     negatives = [_object(negative, f"a negative of {where}", "status", "statement") for negative in negatives]
     kept = [negative["statement"] for negative in negatives if negative["status"] == "success"]
     report.failed_negatives += len(negatives) - len(kept)

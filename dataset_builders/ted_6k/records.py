@@ -27,6 +27,7 @@ __all__ = [
     "MAX_STATEMENTS",
     "MEDIA",
     "OFFICIAL_COUNTS",
+    "OFFICIAL_INSTANCES",
     "SYNTHETIC",
     "Fingerprint",
     "TedRecord",
@@ -55,6 +56,7 @@ OFFICIAL_COUNTS = {
     "Spatial Relationship": (225, 455),
     "Temporal": (0, 608),
 }
+OFFICIAL_INSTANCES = sum(map(sum, OFFICIAL_COUNTS.values()))  # 6,641
 
 
 class TedRecord(TypedDict):
@@ -125,7 +127,7 @@ def validated(records: Iterable[TedRecord]) -> Iterator[TedRecord]:
 def _validate_record(record: Any, number: int) -> None:
     if not isinstance(record, dict):
         raise InputError(
-            f"got a {type(record).__name__} as record {number}, expected a dict with {', '.join(FEATURES)}: correct it"
+            f"got a {type(record).__name__} as record {number}, expected a dict with {', '.join(FEATURES)}"
         )
     # A record without a usable id is named by its position.
     name = repr(record["id"]) if isinstance(record.get("id"), str) and record["id"] else str(number)
@@ -141,7 +143,7 @@ def _validate_record(record: Any, number: int) -> None:
     for field, legal in (("media", MEDIA), ("category", CATEGORIES)):
         if record[field] not in legal:
             raise InputError(
-                f"got {field} {record[field]!r} in record {name}, expected one of {', '.join(legal)}: correct it"
+                f"got {field} {record[field]!r} in record {name}, expected one of {', '.join(legal)}"
             )
     statements, label = record["statements"], record["label"]
     if not isinstance(statements, list) or not 2 <= len(statements) <= MAX_STATEMENTS:
@@ -160,14 +162,14 @@ def _validate_record(record: Any, number: int) -> None:
 
 def _require_text(value: Any, what: str, may_be_empty: bool = False) -> None:
     if not isinstance(value, str):
-        raise InputError(f"got {value!r} as {what}, expected a string: correct it")
+        raise InputError(f"got {value!r} as {what}, expected a string")
     if not value.strip() and not may_be_empty:
         raise InputError(f"got an empty {what}, expected text: fill it in or remove the record")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"got half a surrogate pair at character {error.start} of {what}, expected valid Unicode: correct it"
+            f"got half a surrogate pair at character {error.start} of {what}, expected valid Unicode"
         ) from None
 
 

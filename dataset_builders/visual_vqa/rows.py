@@ -115,7 +115,7 @@ def _turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         given = ", ".join(name for name in row if row[name] is not None) or "nothing"
         raise RowError(f"got a row with {given}, expected messages, or prompt and completion: fill them in", "columns")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise RowError("got messages of another type, expected a list of {'role', 'content'}: correct them", "content")
+        raise RowError("got messages of another type, expected a list of {'role', 'content'}", "content")
     return turns
 
 
@@ -140,7 +140,7 @@ def _parts(turn: Mapping[str, Any]) -> list[dict[str, str]]:
         content = []
     if not isinstance(content, list):
         given = type(content).__name__
-        raise RowError(f"got {role} content of type {given}, expected text or a list of parts: correct it", "content")
+        raise RowError(f"got {role} content of type {given}, expected text or a list of parts", "content")
     parts = [_part(part, role) for part in content]
     if role == "assistant" and not any(part["text"].strip() for part in parts):
         raise RowError("got an assistant turn without text, expected an answer: write or drop it", "empty answer")
@@ -151,11 +151,11 @@ def _part(part: Any, role: str) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in ("text", "image", "video"):
         given = f"type {kind!r}" if isinstance(part, Mapping) else type(part).__name__
-        raise RowError(f"got a part of {given} in a {role} turn, expected text, image or video: correct it", "content")
+        raise RowError(f"got a part of {given} in a {role} turn, expected text, image or video", "content")
     if kind == "text":
         if not isinstance(part.get("text"), str):
             raise RowError(
-                f"got {part.get('text')!r} as text in a {role} turn, expected a string: correct it", "content"
+                f"got {part.get('text')!r} as text in a {role} turn, expected a string", "content"
             )
         return {"type": "text", "text": part["text"]}
     if role != "user":
@@ -183,5 +183,5 @@ def _fps(row: Mapping[str, Any]) -> float | None:
     if fps is None:
         return None
     if not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-        raise RowError(f"got fps {fps!r}, expected frames per second above 0, or nothing: correct it", "video")
+        raise RowError(f"got fps {fps!r}, expected frames per second above 0, or nothing", "video")
     return float(fps)

@@ -124,7 +124,7 @@ def rated_images(folder: str | os.PathLike) -> list[dict[str, Any]] | None:
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise InputError(f"got {type(row).__name__} in {where}, expected an object with id and prompt: correct it")
+        raise InputError(f"got {type(row).__name__} in {where}, expected an object with id and prompt")
     prompt = row["caption"] if row.get("prompt") is None and "caption" in row else row.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"got prompt {prompt!r:.80} in {where}, expected text: write it, or drop the row")

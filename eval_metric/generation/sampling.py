@@ -77,7 +77,7 @@ def load_pipeline(
         InputError: it is no pipeline in safetensors, or needs its own code and may not run it, or no such device.
     """
     if dtype not in DTYPES:
-        raise InputError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}: correct it")
+        raise InputError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     if device_map is not None and (device != "auto" or offload):
         raise InputError(f"got device_map {device_map} with a device or offload, expected one of them: leave one out")
     place = choose_device(device)

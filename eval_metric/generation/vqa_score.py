@@ -255,7 +255,7 @@ def check_question(
     if question.count("{}") != 1 or not answer.strip():
         raise InputError(
             f"got question {question!r} and answer {answer!r}, expected one {{}} for the prompt and "
-            "an answer: correct them"
+            "an answer"
         )
 
 

@@ -446,7 +446,7 @@ def lora_config(config: VqaFinetuningConfig, model: PreTrainedModel) -> LoraConf
         example = next(iter(names))
         raise InputError(
             f"got lora_target_modules {targets!r}, which match none of {len(names)} linear layers, expected names "
-            f"such as {example}: correct them"
+            f"such as {example}"
         )
     return LoraConfig(
         r=config.lora_r,

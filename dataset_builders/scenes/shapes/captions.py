@@ -107,7 +107,7 @@ def write_shapes_caption(
         InputError: `detail` is none of them.
     """
     if detail not in DETAILS:
-        raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}: correct it")
+        raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}")
     writer = _Writer(scene, f"{scene.id}/{seed}", first_words=detail == "plain")
     told = writer.plain(looks) if detail == "plain" else writer.short() if detail == "short" else writer.full()
     writer.caption.text = " ".join(map(_sentence, told))

@@ -169,10 +169,10 @@ class Figure:
         for name, known in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES), ("texture", TEXTURES)):
             _require(name, getattr(self, name), tuple(known))
         if self.cell not in CELLS:
-            raise InputError(f"got cell {self.cell!r}, expected (column, row) from 0 to {GRID - 1}: correct it")
+            raise InputError(f"got cell {self.cell!r}, expected (column, row) from 0 to {GRID - 1}")
         letters = self.letters
         if not isinstance(letters, str) or len(letters) > MAX_LETTERS or any(one not in LETTERS for one in letters):
-            raise InputError(f"got letters {letters!r}, expected up to {MAX_LETTERS} capitals A to Z: correct them")
+            raise InputError(f"got letters {letters!r}, expected up to {MAX_LETTERS} capitals A to Z")
 
     @property
     def box(self) -> tuple[float, float]:
@@ -242,7 +242,7 @@ class Drawing:
 
 def _require(name: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
-        raise InputError(f"got {name} {value!r}, expected one of {', '.join(known)}: correct it")
+        raise InputError(f"got {name} {value!r}, expected one of {', '.join(known)}")
 
 
 def _conflict(figures: Sequence[Figure]) -> str | None:

@@ -91,7 +91,7 @@ def ask_shapes(caption: ShapesCaption, aspect: str, rng: random.Random) -> Asked
         InputError: the aspect is unknown, or the scene has nothing to ask about it.
     """
     if aspect not in ASPECTS:
-        raise InputError(f"got aspect {aspect!r}, expected one of {', '.join(ASPECTS)}: correct it")
+        raise InputError(f"got aspect {aspect!r}, expected one of {', '.join(ASPECTS)}")
     method = aspect.replace(" ", "_").replace("/", "_")
     choices = list(getattr(_Questioner(caption, rng), method)())
     if not choices:

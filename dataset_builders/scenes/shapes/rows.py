@@ -112,10 +112,10 @@ def vqa_rows(
     if questions < 1 or set(aspects) - set(ASPECTS):
         raise InputError(
             f"got {questions} questions about {', '.join(aspects)}, expected at least 1 about some of "
-            f"{', '.join(ASPECTS)}: correct them"
+            f"{', '.join(ASPECTS)}"
         )
     if media not in MEDIA:
-        raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
+        raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}")
     others = VIDEO_ASPECTS if media == "image" else IMAGE_ASPECTS
     aspects = [aspect for aspect in aspects if aspect not in others]
     if not aspects:
@@ -261,7 +261,7 @@ def _captioned(
 ) -> Iterator[tuple[dict[str, Any], Scene, Drawing, random.Random]]:
     """Simple scenes of so many things, or else scenes for one or two categories each; rows without what is seen."""
     if split not in SPLITS:
-        raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}: correct it")
+        raise InputError(f"got split {split!r}, expected one of {', '.join(SPLITS)}")
     if large_solid and not things:
         raise InputError(
             "got large_solid without things, expected both: such scenes are simple ones, say of how many things"
@@ -291,7 +291,7 @@ def _simple_scenes(
     _check(count)
     least, most = things
     if not 1 <= least <= most <= len(SHAPES):
-        raise InputError(f"got {least} to {most} things, expected 1 to {len(SHAPES)}: correct them")
+        raise InputError(f"got {least} to {most} things, expected 1 to {len(SHAPES)}")
     for number in range(count):
         name = f"{prefix}/simple/{number}"
         rng = random.Random(name)

@@ -100,11 +100,11 @@ def sample_shapes(name: str, media: str, categories: Sequence[str]) -> tuple[Sce
 
 def _check(media: str, categories: Sequence[str]) -> None:
     if media not in MEDIA:
-        raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}: correct it")
+        raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}")
     legal = [category for category in CATEGORIES if media == "video" or category not in VIDEO_ONLY]
     unknown = [category for category in categories if category not in legal]
     if unknown:
-        raise InputError(f"got {unknown} for an {media}, expected some of {', '.join(legal)}: correct it")
+        raise InputError(f"got {unknown} for an {media}, expected some of {', '.join(legal)}")
     if all(category in categories for category in APART[media]):
         raise InputError(
             f"got {' and '.join(APART[media])} for one {media}, expected no more than one of them: use two scenes"
