@@ -29,7 +29,7 @@ from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import caption_text
 from granted.encoding.features import new_aggregator
 from granted.encoding.loading import EncoderOptions, load_encoder
-from granted.eval_metric.benchmark import Head, score_encoder
+from granted.eval_metric.benchmark import TrainedAggregator, score_encoder
 from granted.eval_metric.evaluation import dataset_description
 from granted.modeling_granted import length_sorted_batches
 from granted.utils.files import write_json
@@ -47,7 +47,7 @@ def run_arm(arm: str, encoder_spec: str, ted: str) -> dict:
     name, encoder = load_encoder(encoder_spec, EncoderOptions(dtype="bfloat16"))
     features = {"four": ["last", "penultimate", "norm_avg", "learned"], "floor": ["last"]}.get(arm, ["norm_avg"])
     fingerprint = encoder.fingerprint()
-    heads = [Head(new_aggregator(f, encoder, name, fingerprint, seed=0).eval(), 0) for f in features]
+    heads = [TrainedAggregator(new_aggregator(f, encoder, name, fingerprint, seed=0).eval(), 0) for f in features]
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     if arm == "floor":

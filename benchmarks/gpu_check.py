@@ -110,9 +110,9 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
         return in_turn(
             ("encode", path, data / "texts.txt", "--dtype", "float32", "--output", folder / "features"),
             ("train", "aggregator", "--encoder", spec, *training, *EXACT, "--output", folder / "heads"),
-            ("evaluate", *scoring, folder / "ted"),
-            ("evaluate", *scoring, folder / "shards", "--shard", "1/1"),
-            ("merge", folder / "shards", "--output", folder / "merged"),
+            ("evaluate", "ted", *scoring, folder / "ted"),
+            ("evaluate", "ted", *scoring, folder / "shards", "--shard", "1/1"),
+            ("evaluate", "merge", folder / "shards", "--output", folder / "merged"),
         )
 
     def draw() -> dict[str, float]:
@@ -130,17 +130,15 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
         return in_turn(
             ("train", "text-to-image", *training, *short, "--output-dir", output / "t2i"),
             ("generate", output / "t2i/pipeline", *sampling, "--output", output / "images"),
-            ("evaluate-generation", output / "images", "--judge", data / "qwen3-vl"),
+            ("evaluate", "generation", output / "images", "--judge", data / "qwen3-vl"),
         )
 
     def answer() -> dict[str, float]:
         training = (
-            "--model",
+            "--model-name-or-path",
             data / "qwen3-vl",
             "--data",
             data / "vqa.parquet",
-            "--adapter",
-            "none",
             "--bf16",
             "false",
         )
@@ -148,7 +146,7 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
         questions = ("--data", data / "vqa.parquet", "--training-data", data / "vqa.parquet")
         return in_turn(
             ("train", "vqa", *training, *short, "--output-dir", output / "vqa"),
-            ("vqa", output / "vqa", *questions, "--output", output / "answers"),
+            ("evaluate", "vqa", output / "vqa", *questions, "--output", output / "answers"),
             ("export", output / "vqa", "--output", output / "exported"),
         )
 
@@ -222,7 +220,7 @@ def read_at_scale(shape: str, instances: int, data: Path, output: Path, tokenize
     figures["encode"] = granted_here("encode", folder, data / "texts.txt", *common, output / "features")
     training = ("--pairs", data / "pairs.parquet", "--features", "last,norm_avg", "--max-steps", 10, "--held-out", 0)
     benchmark = ("--ted", output / "ted-6k", *training)
-    figures["evaluate"] = granted_here("evaluate", f"random={folder}", *benchmark, *common, output / "ted")
+    figures["evaluate"] = granted_here("evaluate", "ted", f"random={folder}", *benchmark, *common, output / "ted")
     result = load_all(output / "ted/results")[0]
     kept = {name: result.provenance[name] for name in ("seconds", "tokens", "device", "dtype")}
     return figures | {"scoring": kept | {"tokens per second": round(kept["tokens"] / kept["seconds"])}}

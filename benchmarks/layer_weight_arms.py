@@ -78,7 +78,7 @@ def run(arm: Arm, seed: int, options: argparse.Namespace) -> None:
     drawn = folder / "pictures"
     how = ("--trust-remote-code", "--negative-prompt", "", "--steps", 20, "--batch-size", 50)
     command("generate", folder / "pipeline", "--prompts", options.prompts, "--output", drawn, *how)
-    command("evaluate-generation", drawn)
+    command("evaluate", "generation", drawn)
     shutil.rmtree(folder / "embeddings", ignore_errors=True)
 
 

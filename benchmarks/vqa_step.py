@@ -81,8 +81,8 @@ def batch_of(config: Qwen3VLConfig, rows: int, length: int, device: str) -> dict
 def run_arm(adapter: str, shape: str, rows: int, length: int, steps: int) -> dict:
     """Median seconds of a step, tokens a second and peak memory of one arm."""
     device = choose_device().type
-    names = {"model": "none", "data": "none", "output_dir": "none"}
-    settings = VqaFinetuningConfig(**names, adapter=adapter, use_cpu=device == "cpu", lora_r=64)
+    names = {"model_name_or_path": "none", "data": "none", "output_dir": "none"}
+    settings = VqaFinetuningConfig(**names, use_peft=adapter == "lora", use_cpu=device == "cpu", lora_r=64)
     config = Qwen3VLConfig(**SHAPES[shape], image_token_id=IMAGE, vision_start_token_id=START, vision_end_token_id=END)
     config.dtype = torch.bfloat16
     with torch.device(device):
