@@ -67,6 +67,7 @@ class Command:
     cache: bool = option(True, "Keep much.", group="Memory")
     seeds: list[int] = option([0], "Each once.")
     hidden: float | str = 0.5
+    places: str | list[str] | None = None
 
 
 def command(*words):
@@ -83,6 +84,7 @@ def test_options_may_be_written_in_every_usual_way():
         assert read.offload is True and read.models == ["a"] and read.cache is ("--no-cache" not in words)
     assert command("a", "--cache", "false").cache is command("a", "--cache=false").cache is False
     assert command("a", "--seeds", "1,-2").seeds == [1, -2]
+    assert command("a", "--places", "x y").places == "x y" and command("a", "--places=x,y").places == ["x", "y"]
     assert command("a", "--hidden", "0.25").hidden == 0.25 and command("a", "--hidden", "x").hidden == "x"
 
 

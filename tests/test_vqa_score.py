@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from granted.encoding.loading import LoadingOptions
-from granted.eval_metric.generation import vqa_score
+from granted.eval_metric.generation.settings import JudgeSettings
 from granted.eval_metric.generation.vqa_score import Judge, rating_agreement, score_prompts, vqa_score_report
 from granted.examples.miniature.model import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
 from granted.utils.errors import InputError
@@ -290,5 +290,5 @@ def test_what_is_no_judge_is_refused_in_one_line(folder, judge, tmp_path, tiny_e
 
 
 def test_the_default_question_is_the_original_one():
-    assert vqa_score.QUESTION == 'Does this figure show "{}"? Please answer yes or no.'
-    assert vqa_score.ANSWER == "Yes"
+    assert JudgeSettings.question == 'Does this figure show "{}"? Please answer yes or no.'
+    assert JudgeSettings.answer == "Yes"

@@ -208,7 +208,10 @@ def value_of(name: str, given: Any, kind: Any) -> Any:
     Raises:
         InputError: they mean nothing for it, or what is out of its bounds.
     """
-    for part in _parts(kind):
+    parts = _parts(kind)
+    if isinstance(given, str) and "," not in given and str in parts:  # one text is no list where it may be a text
+        parts = [part for part in parts if get_origin(part) is not list]
+    for part in parts:
         value = _converted(name, given, part)
         if value is not MISSING:
             return value

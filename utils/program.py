@@ -46,11 +46,15 @@ def run_as_command(command: Callable[[], object]) -> None:
 
 def prepare_libraries() -> None:
     """What a command's work begins with: our classes are known to transformers, which is silent from here on."""
+    import warnings
+
     import transformers
 
     import granted
 
     granted.register()
+    # About names that its own libraries use: nothing that a user of a command could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -24,12 +24,9 @@ import pyarrow.parquet as pq
 
 from granted.encoding.loading import LoadingOptions, device_name, split_spec
 from granted.eval_metric.generation.manifest import Run, image_grid, read_manifest, readable
+from granted.eval_metric.generation.settings import JudgeSettings
 from granted.eval_metric.generation.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report
 from granted.eval_metric.generation.vqa_score import (
-    ANSWER,
-    MAX_FRAMES,
-    MEASURE,
-    QUESTION,
     Judge,
     check_question,
     rating_agreement,
@@ -51,10 +48,10 @@ def evaluate_generation(
     *,
     judge: str | None = None,
     options: LoadingOptions | None = None,
-    question: str = QUESTION,
-    answer: str = ANSWER,
-    measure: str = MEASURE,
-    max_frames: int = MAX_FRAMES,
+    question: str = JudgeSettings.question,
+    answer: str = JudgeSettings.answer,
+    measure: str = JudgeSettings.measure,
+    max_frames: int = JudgeSettings.max_frames,
     batch_size: int = 8,
     seed: int = 0,
     skip_unreadable: bool = False,
@@ -120,7 +117,7 @@ def evaluate_generation(
             "weights_fingerprint": asked.fingerprint,
             "settings": {"judge": name} | asking,
         }
-        parts = ("vqa_score", measure if measure != MEASURE else "", folder_name(name))
+        parts = ("vqa_score", measure if measure != JudgeSettings.measure else "", folder_name(name))
         file = output / f"{'__'.join(filter(None, parts))}.json"
         scores = Scores("vqa_score", reports["vqa_score"], items, agreement)
         scores.save(file, run, unreadable, origin, sum(item["seconds"] for item in items))

@@ -46,13 +46,6 @@ from granted.utils.errors import InputError, refusing
 from granted.utils.settings import Count, check_value
 
 
-_DEFAULT = JudgeSettings()
-QUESTION, ANSWER, MEASURE, MAX_FRAMES = (
-    _DEFAULT.question,
-    _DEFAULT.answer,
-    _DEFAULT.measure,
-    _DEFAULT.max_frames,
-)
 COLUMN, SECONDS = "score", "seconds"
 
 
@@ -75,10 +68,10 @@ class Judge:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    question: str = QUESTION
-    answer: str = ANSWER
-    measure: str = MEASURE
-    max_frames: int = MAX_FRAMES
+    question: str = JudgeSettings.question
+    answer: str = JudgeSettings.answer
+    measure: str = JudgeSettings.measure
+    max_frames: int = JudgeSettings.max_frames
 
     def __post_init__(self):
         check_question(self.question, self.answer, self.measure, self.max_frames)
@@ -241,7 +234,10 @@ class Judge:
 
 
 def check_question(
-    question: str = QUESTION, answer: str = ANSWER, measure: str = MEASURE, max_frames: int = MAX_FRAMES
+    question: str = JudgeSettings.question,
+    answer: str = JudgeSettings.answer,
+    measure: str = JudgeSettings.measure,
+    max_frames: int = JudgeSettings.max_frames,
 ) -> None:
     """Refuse what no judge can be asked, before one is loaded.
 
@@ -254,8 +250,7 @@ def check_question(
     check_value("max_frames", max_frames, Count)
     if question.count("{}") != 1 or not answer.strip():
         raise InputError(
-            f"got question {question!r} and answer {answer!r}, expected one {{}} for the prompt and "
-            "an answer"
+            f"got question {question!r} and answer {answer!r}, expected one {{}} for the prompt and an answer"
         )
 
 
