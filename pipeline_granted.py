@@ -85,7 +85,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
 
     @property
     def _text_positions(self) -> int:
-        return self.transformer.config.axes_lens[0] - 1  # the picture's position is the one after the last token
+        return self.transformer.config.axes_lens[0] - 1  # the image's position is the one after the last token
 
     def _token_limit(self, max_sequence_length: int | None) -> int:
         most = self._text_positions + self.text_encoder.config.template_drop_tokens

@@ -6,7 +6,7 @@
 
     granted evaluate generation images --judge MODEL
 
-Each score is one JSON with its provenance and a Parquet of per-picture scores; `grid.png` shows some of the images.
+Each score is one JSON with its provenance and a Parquet of per-image scores; `grid.png` shows some of the images.
 Images from elsewhere need a `manifest.jsonl` with `id`, `prompt`, `media` and `file`; the folder of GenAI-Bench with
 the images that people rated is read as it is, and the judge's agreement with the ratings is reported.
 """

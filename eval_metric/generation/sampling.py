@@ -178,7 +178,7 @@ def sample_prompts(
 
 
 def seed_of(seed: int, prompt_id: str, number: int = 0) -> int:
-    """The seed of one image: it depends on nothing but the run's seed, the prompt's id and the picture's number."""
+    """The seed of one image: it depends on nothing but the run's seed, the prompt's id and the image's number."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{number}".encode()).digest()[:8], "big") >> 1
 
 
