@@ -1,6 +1,6 @@
 """Time and peak memory of a TED evaluation against its floor and against the authors' protocol, in one run.
 
-    python benchmarks/evaluate_speed.py --encoder smollm2=SmolLM2-135M-Instruct.gguf --ted TED-6K.json
+    python benchmarks/evaluate_speed.py --encoder smollm2=SmolLM2-135M-Instruct.gguf --ted TED-6k.json
     python benchmarks/evaluate_speed.py --encoder FOLDER --ted sample --repeats 1        # tiny
 
 Arms, each a process of its own per repeat, in turn (so that a drift of the machine's speed hits all alike):
@@ -91,7 +91,7 @@ def authors_protocol(encoder, aggregator, records) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", required=True, help="folder, Hub id or GGUF file; NAME=PATH names it")
-    parser.add_argument("--ted", default="sample", help="TED-6K.json, an exported folder, or the word sample")
+    parser.add_argument("--ted", default="sample", help="TED-6k.json, an exported folder, or the word sample")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("evaluate_speed.json"))
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)

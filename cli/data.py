@@ -29,7 +29,7 @@ class DataTed:
     kind: Literal["synthetic", "sample", "official"] | None = option(
         None, "synthetic (made from scenes; the default), sample (written by hand), or official."
     )
-    input: str = option("", "The authors' TED-6K.json; makes it official.")
+    input: str = option("", "The authors' TED-6k.json; makes it official.")
     instances: Count = option(6641, "Size of the synthetic benchmark.")
     seed: Seed = option(0, "Seed of the synthetic benchmark.")
     difficulty: Difficulty = option(

@@ -19,7 +19,7 @@ from granted.utils.options import option
 from granted.utils.settings import Count, Seed
 
 
-TED = "TED-6K.json, an exported folder, or the word sample."
+TED = "TED-6k.json, an exported folder, or the word sample."
 
 
 @dataclass
