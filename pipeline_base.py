@@ -209,7 +209,7 @@ class GrantedPipelineMixin:
 
     # ------------------------------------------------------------------------------------------------------- sampling
 
-    def _check_call(self, sizes: dict[str, tuple[int, int]], tensor_inputs: list[str], output_type: str) -> None:
+    def _check_inputs(self, sizes: dict[str, tuple[int, int]], tensor_inputs: list[str], output_type: str) -> None:
         """Raise unless each size is a multiple of what the VAE and the patches make of it, and results can be made."""
         for name, (size, multiple) in sizes.items():
             if size < multiple or size % multiple:
@@ -223,7 +223,7 @@ class GrantedPipelineMixin:
                 "VAE, or output_type='latent'"
             )
 
-    def _start(self, shape: tuple[int, ...], device: torch.device, generator, latents: torch.Tensor | None):
+    def _prepare_latents(self, shape: tuple[int, ...], device: torch.device, generator, latents: torch.Tensor | None):
         """What sampling starts from, of `shape`; in fp32 whatever the transformer's dtype, as rounding adds up."""
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"got latents {tuple(latents.shape)}, expected {shape}")
@@ -233,7 +233,9 @@ class GrantedPipelineMixin:
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32)
 
-    def _schedule(self, num_inference_steps: int, num_tokens: int, device: torch.device, sigmas=None) -> torch.Tensor:
+    def _prepare_timesteps(
+        self, num_inference_steps: int, num_tokens: int, device: torch.device, sigmas=None
+    ) -> torch.Tensor:
         """The scheduler's time steps, shifted for `num_tokens` tokens of image where it shifts by length."""
         config, shift = self.scheduler.config, {}
         if config.get("use_dynamic_shifting", False):

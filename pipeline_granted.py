@@ -142,7 +142,7 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         height, width = height or self.default_image_size, width or self.default_image_size
         factor, patch = self.vae_scale_factor, self.transformer.config.patch_size
         sizes = {"height": (height, factor * patch), "width": (width, factor * patch)}
-        self._check_call(sizes, callback_on_step_end_tensor_inputs, output_type)
+        self._check_inputs(sizes, callback_on_step_end_tensor_inputs, output_type)
         for (name, (size, multiple)), positions in zip(sizes.items(), self.transformer.config.axes_lens[1:]):
             if size > positions * multiple:
                 raise ValueError(f"got {name}={size}, expected at most {positions * multiple}: axes_lens has no more")
@@ -163,10 +163,10 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         )
         count, channels = conditioning[0].shape[0], self.transformer.config.in_channels
         shape = (count, channels, height // factor, width // factor)
-        latents = self._start(shape, device, generator, latents)  # (B, C, H, W)
+        latents = self._prepare_latents(shape, device, generator, latents)  # (B, C, H, W)
         num_tokens = math.prod(shape[2:]) // patch**2
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps) if sigmas is None else sigmas
-        timesteps = self._schedule(num_inference_steps, num_tokens, device, sigmas)
+        timesteps = self._prepare_timesteps(num_inference_steps, num_tokens, device, sigmas)
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
         image = self._denoise(latents, timesteps, conditioning, *callback, cfg_trunc_ratio, cfg_normalization)
         if output_type != "latent":
@@ -323,7 +323,7 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         """
         factor, patch = self.vae_scale_factor_spatial, self.transformer.config.patch_size
         sizes = {"height": (height, factor * patch[1]), "width": (width, factor * patch[2])}
-        self._check_call(sizes, callback_on_step_end_tensor_inputs, output_type)
+        self._check_inputs(sizes, callback_on_step_end_tensor_inputs, output_type)
         latent_frames, rest = divmod(num_frames - 1, self.vae_scale_factor_temporal)
         if rest or num_frames < 1 or (latent_frames + 1) % patch[0]:
             raise ValueError(
@@ -355,8 +355,8 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         )
         count, channels = conditioning[0].shape[0], self.transformer.config.in_channels
         shape = (count, channels, latent_frames + 1, height // factor, width // factor)
-        latents = self._start(shape, device, generator, latents)  # (B, C, T, H, W)
-        timesteps = self._schedule(num_inference_steps, math.prod(shape[2:]) // math.prod(patch), device)
+        latents = self._prepare_latents(shape, device, generator, latents)  # (B, C, T, H, W)
+        timesteps = self._prepare_timesteps(num_inference_steps, math.prod(shape[2:]) // math.prod(patch), device)
         callback = (callback_on_step_end, callback_on_step_end_tensor_inputs)
         video = self._denoise(latents, timesteps, conditioning, *callback)  # (B, C, T, H, W)
         if output_type != "latent":
