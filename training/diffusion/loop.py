@@ -330,15 +330,14 @@ class DiffusionTrainer(ABC):
         """The transformer and the layer weights that it reads, both averaged alike, in evaluation mode."""
         self.transformer.eval()
         if self.ema:
-            kept = [parameter.detach().clone() for parameter in self.averaged]
+            self.ema.store(self.averaged)
             self.ema.copy_to(self.averaged)
         try:
             with torch.no_grad():
                 yield
         finally:
             if self.ema:
-                for parameter, values in zip(self.averaged, kept):
-                    parameter.data.copy_(values)
+                self.ema.restore(self.averaged)
             self.transformer.train()
 
     def finish(self, seconds: float) -> None:
