@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A PyTorch built for CPU is enough for both commands; set TORCH to another requirement to choose the build.
 TORCH ?= torch
+# Processes that run the tests; each takes about 1.5 GB.
+WORKERS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
@@ -22,7 +24,7 @@ $(BIN)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 test: setup lint
-	$(BIN)/python -m pytest -c tests/pytest.ini -n logical --dist worksteal tests
+	$(BIN)/python -m pytest -c tests/pytest.ini -n $(WORKERS) --dist worksteal tests
 
 # The model under the lowest and the newest allowed transformers, and the released benchmark under datasets 3, each in an
 # environment of its own: ten minutes, most of them for PyTorch.
