@@ -32,7 +32,8 @@ def encode(settings: Encode, encoder: EncoderOptions):
     from granted.encoding.feature_files import encode_file
 
     given = asdict(settings)
-    count, total = encode_file(given.pop("encoder"), given.pop("texts"), given.pop("output"), options=encoder, **given)
+    files = {"spec": given.pop("encoder"), "texts_file": given.pop("texts"), "output_dir": given.pop("output")}
+    count, total = encode_file(**files, **given, options=encoder)
     console.print(f"encoded {count} texts; {settings.output} holds {total}")
 
 
@@ -55,8 +56,7 @@ def export(settings: Export):
     """Make a text encoder of a fine-tuned model: merge the adapter, drop the head, fuse the layers."""
     from granted.training.vqa.export import export_encoder
 
-    given = asdict(settings)
-    folder = export_encoder(given.pop("run"), given.pop("output"), **given)
+    folder = export_encoder(**asdict(settings))
     console.print(
         f"wrote {folder}; load it with AutoModel.from_pretrained or score it with granted evaluate ted {folder}"
     )

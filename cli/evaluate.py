@@ -144,8 +144,7 @@ def evaluate_vqa(settings: EvaluateVqa, model: LoadingOptions):
     """
     from granted.eval_metric import vqa
 
-    given = asdict(settings)
-    report = vqa.evaluate_vqa(given.pop("models"), *given.values(), options=model)
+    report = vqa.evaluate_vqa(**asdict(settings), options=model)
     names = [name for name in report["all"] if name != "n"]
     table = Table("aspect", "n", *names, title="answered right, % [95% interval]")
     for aspect, figures in report.items():

@@ -93,10 +93,11 @@ def run_command(arguments: Sequence[str]) -> None:
         console.print(help_text(chosen.kinds(), f"granted {name}", description, chosen.without, everything=everything))
         return
     with status("loading libraries"):
-        if chosen.settings:  # it is a library's
+        early = chosen.settings is not None  # the settings are a library's
+        if early:
             prepare_libraries()
         given: list[Any] = read_options(chosen.kinds(), rest, f"granted {name}", chosen.without)
-        if chosen.models:
+        if chosen.models and not early:
             prepare_libraries()
     chosen.run(*given)
 

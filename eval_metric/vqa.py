@@ -150,7 +150,7 @@ def kept_answers(
 def _row_key(collate: VqaCollator, row: Mapping[str, Any]) -> str:
     """A hash of all that a model is shown of a row: the messages up to its first question, pixels and frame rate."""
     messages, videos = collate.with_media(row, question_only=True)
-    digest = hashlib.sha256(repr([(clip.total_num_frames, clip.fps) for clip in videos]).encode())
+    digest = hashlib.sha256(repr([(video.total_num_frames, video.fps) for video in videos]).encode())
     for role, part in ((message["role"], part) for message in messages for part in message["content"]):
         value = part[part["type"]]
         digest.update(f"{role} {part['type']} {np.shape(value)} ".encode())

@@ -59,3 +59,14 @@ def test_the_chart_and_the_table_are_written(tmp_path):
     assert (tmp_path / "agreement.png").read_bytes()[:4] == b"\x89PNG"
     text = found.markdown("real", "synthetic")
     assert text.startswith("| Encoder and feature | real, % | synthetic, % |") and "n = 4" in text
+
+
+def test_the_command_compares_two_folders(tmp_path, granted):
+    for name, qualities in (("real", (0.2, 0.4, 0.6, 0.8)), ("synthetic", (0.4, 0.2, 0.8, 0.6))):
+        for result in results(qualities):
+            result.save(tmp_path / name)
+    code, shown, error = granted(
+        "compare", tmp_path / "real", tmp_path / "synthetic", "--names", "a,b", "--output", tmp_path / "out"
+    )
+    assert code == 0, error
+    assert shown.strip() == (tmp_path / "out" / "agreement.md").read_text().strip()

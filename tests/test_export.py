@@ -208,6 +208,14 @@ def test_a_text_only_base_is_merged_too(make_base, make_run, tokenizer, tmp_path
     assert largest_difference(features, norm_avg(unmerged, tokenizer, sentences)) < 1e-5
 
 
+def test_the_command_exports(make_run, tmp_path, granted):
+    options = ("--fusion", "avg", "--dtype", "bfloat16", "--keep-vision")
+    code, shown, error = granted("export", make_run(), "--output", tmp_path / "out", *options)
+    assert code == 0 and f"wrote {tmp_path / 'out'}" in shown, error
+    config = GrantedModel.from_pretrained(tmp_path / "out").config
+    assert (config.fusion, str(config.dtype), config.keep_vision) == ("avg", "torch.bfloat16", True)
+
+
 def test_fusion_dtype_and_vision_tower_are_as_asked(make_run, tmp_path):
     run = make_run(lora())
     export_encoder(run, tmp_path / "out", fusion="single", dtype="bfloat16", keep_vision=True)

@@ -97,6 +97,7 @@ def test_options_may_be_written_in_every_usual_way():
         (["a", "--batch-size", "--offload"], "--batch-size without a value"),
         (["a", "--batch-size", "0"], "--batch-size=0, expected a whole number above 0"),
         (["a", "--batch-size", "2.0"], "--batch-size '2.0', expected a whole number above 0"),
+        (["a", "--seeds", "1", "--seeds", "2"], "--seeds twice"),
         (["a", "--schedule", "linear"], "'constant', 'cosine'"),
         (["a", "--seeds", "1,x"], "--seeds 'x', expected a whole number"),
         (["a", "--offload=maybe"], "--offload 'maybe', expected true or false"),
@@ -110,6 +111,12 @@ def test_words_that_mean_nothing_are_one_line_that_names_them(words, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(InputError, match="got no --output"):
         read_options({"": Command}, ["a"], "granted do")
+
+
+def test_one_option_written_in_two_ways_in_a_file_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("batch-size: 1\nbatch_size: 2\n")
+    with pytest.raises(InputError, match="got batch_size twice"):
+        command("a", "--config", str(tmp_path / "a.yaml"))
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=6))

@@ -96,7 +96,7 @@ def test_answers_do_not_depend_on_the_batch(small, rows):
     assert together == [answer(model, processor, [row], max_new_tokens=6)[0] for row in some]
 
 
-def test_an_evaluation_writes_report_answers_and_sheet_once(small, tmp_path, monkeypatch):
+def test_an_evaluation_writes_report_answers_and_sheet_once(small, tmp_path, monkeypatch, granted):
     write_rows(vqa_rows(14, size=32), tmp_path / "rows.parquet")
     data = str(tmp_path / "rows.parquet")
     report = evaluate_vqa([f"before={small}"], data, data, tmp_path / "out")
@@ -111,6 +111,11 @@ def test_an_evaluation_writes_report_answers_and_sheet_once(small, tmp_path, mon
         patched.setattr(Qwen3VLForConditionalGeneration, "generate", None)
         assert evaluate_vqa([f"before={small}"], data, data, tmp_path / "out") == report
     assert (tmp_path / "out" / "vqa.json").read_bytes() == written
+    code, shown, error = granted(
+        *("evaluate", "vqa", f"before={small}", "--data", data, "--training-data", data, "--batch-size", 2),
+        *("--output", tmp_path / "out"),
+    )
+    assert code == 0 and "answered right" in shown, error
     for models, words in ((["./nowhere"], "vision-language model"), ([small, small], "different names")):
         with pytest.raises(InputError, match=words):
             evaluate_vqa(models, data, data, tmp_path / "none")

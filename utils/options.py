@@ -52,7 +52,7 @@ def option(default: Any = MISSING, help: str = "", *, group: str = "", positiona
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a command, as its field declares it. `shown` in the short help: made by [`option`]."""
+    """One option of a command, as its field declares it; those made by [`option`] are `shown` in the short help."""
 
     name: str
     kind: Any
@@ -87,10 +87,10 @@ def options_of(kinds: Mapping[str, type], without: Collection[str] = ()) -> dict
             if not one.init or one.name in without:
                 continue
             default = one.default if one.default_factory is MISSING else one.default_factory()
-            told = one.metadata
-            group, positional = told.get("group") or title, told.get("positional", False)
+            about = one.metadata
+            group, positional = about.get("group") or title, about.get("positional", False)
             found[one.name] = Option(
-                one.name, hints[one.name], default, told.get("help", ""), group, positional, "group" in told
+                one.name, hints[one.name], default, about.get("help", ""), group, positional, "group" in about
             )
     return found
 
@@ -143,6 +143,8 @@ def _command_line(options: Mapping[str, Option], arguments: Sequence[str], comma
         argument = rest.pop(0)
         if argument.startswith("--"):
             name, value = _named(argument, rest, options, command)
+            if name in given and name != CONFIG and options[name].several:  # the first list would be lost
+                raise InputError(f"got {options[name].flag} twice, expected one list: join the two with commas")
             given[name] = value
         else:
             words.append(argument)
@@ -187,6 +189,8 @@ def _file_values(options: Mapping[str, Option], path: str | Path) -> dict[str, A
         name = key.replace("-", "_")
         if name not in options:
             raise InputError(_unknown(f"got {key} in {path}", name, options, "the command"))
+        if name in values:
+            raise InputError(f"got {name} twice in {path}, with hyphens and with underscores, expected it once")
         try:
             values[name] = value_of(name, value, options[name].kind)
         except InputError as error:
@@ -327,14 +331,14 @@ def help_text(
 
 
 def _help_lines(one: Option, width: int) -> list[str]:
-    told = [one.help]
+    sentences = [one.help]
     choices = [part for part in _parts(one.kind) if get_origin(part) is Literal]
     if choices:
-        told.append(f"One of {', '.join(str(choice) for part in choices for choice in get_args(part))}.")
+        sentences.append(f"One of {', '.join(str(choice) for part in choices for choice in get_args(part))}.")
     default = ",".join(map(str, one.default)) if isinstance(one.default, list) else one.default
     if default not in (MISSING, None, "", False, {}):
-        told.append(f"[{str(default).lower() if default is True else default}]")
-    lines = textwrap.wrap(" ".join(filter(None, told)), max(30, width - NAMES_WIDTH)) or [""]
+        sentences.append(f"[{str(default).lower() if default is True else default}]")
+    lines = textwrap.wrap(" ".join(filter(None, sentences)), max(30, width - NAMES_WIDTH)) or [""]
     first = f"  {one.flag:<{NAMES_WIDTH - 3}} "
     head = [first.rstrip()] if len(first) > NAMES_WIDTH else []
     indent = " " * NAMES_WIDTH

@@ -302,8 +302,8 @@ def _generate(
     return [(np.clip(values, 0, 1) * 255).round().astype(np.uint8) for values in media]
 
 
-def _place(output: Path, number: int, clip: bool) -> Path:
-    return output / ("videos" if clip else "images") / (f"{number:06d}" if clip else f"{number:06d}.png")
+def _place(output: Path, number: int, video: bool) -> Path:
+    return output / ("videos" if video else "images") / (f"{number:06d}" if video else f"{number:06d}.png")
 
 
 def _save(values: np.ndarray, output: Path, number: int) -> None:
@@ -326,9 +326,9 @@ def _row(
 ) -> dict[str, Any]:
     """One line of the manifest."""
     prompt, copy = item
-    clip = _place(output, number, True).is_dir()
+    video = _place(output, number, True).is_dir()
     name = prompt["id"] if settings.images_per_prompt == 1 else f"{prompt['id']}/{copy}"
-    media = {"media": "video", "fps": settings.fps} if clip else {"media": "image"}
-    file = _place(output, number, clip).relative_to(output).as_posix()
+    media = {"media": "video", "fps": settings.fps} if video else {"media": "image"}
+    file = _place(output, number, video).relative_to(output).as_posix()
     own = {"id": name, "prompt_id": prompt["id"], "file": file, "seed": seed_of(settings.seed, prompt["id"], copy)}
     return dict(prompt) | own | media | {"run": run}

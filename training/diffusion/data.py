@@ -140,10 +140,10 @@ def open_frames(value: Any, frames: int | None) -> list[PIL.Image.Image]:
     """
     if frames is None:
         return [open_image(value)]
-    clip = open_video(value, max_frames=frames).frames  # (T, H, W, 3)
-    if len(clip) < frames:
-        raise InputError(f"got a video of {len(clip)} frames, expected at least {frames}: lower num_frames")
-    return [PIL.Image.fromarray(frame) for frame in clip]
+    found = open_video(value, max_frames=frames).frames  # (T, H, W, 3)
+    if len(found) < frames:
+        raise InputError(f"got a video of {len(found)} frames, expected at least {frames}: lower num_frames")
+    return [PIL.Image.fromarray(frame) for frame in found]
 
 
 class CaptionedImages:

@@ -1,7 +1,7 @@
 """Text to video: Wan fine-tuned on images and videos in turn, with the layer weights of its text encoder (C.1).
 
     granted train text-to-video --config training/configs/t2v_paper.yaml --encoder ENCODER --data CLIPS \\
-        --image-data PICTURES --output-dir run
+        --image-data IMAGES --output-dir run
 
 Tiny, on CPU: the same with `t2v_miniature.yaml`, whose first lines say how to make its data. Of any ten steps in a row
 seven are of images, and three of videos. Run the command again to go on after an interruption. The outcome is

@@ -63,7 +63,7 @@ def broken_rules(theme: Theme) -> Iterator[str]:
 
 
 def _shared_nouns(name: str, concept: Concept, heads: dict[str, str]) -> Iterator[str]:
-    """Add the nouns of a concept; those that another one has are told."""
+    """Add the nouns of a concept; those that another one has too are what is wrong."""
     mine = f"{name}: {concept.key}"
     for form in concept.forms:
         for head in {head_noun(form), plural(head_noun(form))}:
