@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
-from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -144,8 +144,8 @@ class DiffusionTrainer(ABC):
         """Sample with the weights as they are and, on the main process, write a PNG."""
 
     @abstractmethod
-    def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
-        """Save the pipeline, called on the main process alone."""
+    def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> DiffusionPipeline:
+        """The pipeline of a transformer, with an encoder or for embedded prompts."""
 
     # ------------------------------------------------------------------------------------------------------- the run
 
@@ -263,7 +263,7 @@ class DiffusionTrainer(ABC):
             accelerator.log({"loss": loss}, step=self.step)
         if config.sample_steps and self.step % config.sample_steps == 0 and not done:
             with self.averaged_weights():
-                self.save_grid(self.prompts, self.output / "grids" / f"step_{self.step:06d}.png")
+                self.sample_grid()
         if self.step % config.save_steps == 0 and not done:
             self.save_checkpoint()
 
@@ -325,6 +325,39 @@ class DiffusionTrainer(ABC):
             raise InputError(f"got no prompt in {self.config.sample_prompts}, expected one a line: write some")
         return prompts
 
+    def sample_grid(self) -> None:
+        """A PNG of the prompts' samples at this step, and beside it the prompts, one a line."""
+        folder = self.output / "grids"
+        self.save_grid(self.prompts, folder / f"step_{self.step:06d}.png")
+        if self.accelerator.is_main_process:
+            with atomic_path(folder / "prompts.txt") as temporary:
+                temporary.write_text("".join(f"{prompt}\n" for prompt in self.prompts), encoding="utf-8")
+
+    def draw(self, embeds: torch.Tensor, mask: torch.Tensor, seed: int, **size: int) -> Any:
+        """What the pipeline of the weights as they are makes of embedded prompts.
+
+        Args:
+            embeds (`torch.Tensor`): (P + 1, N, D), the last of them of no caption, for guidance.
+            mask (`torch.Tensor`): (P + 1, N).
+            seed (`int`): of the noise, which is drawn on the CPU.
+            **size: `height`, `width` and, of videos, `num_frames`.
+        """
+        pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
+        pipeline.set_progress_bar_config(disable=True)
+        count = len(embeds) - 1
+        noise = torch.randn(count, *self.sample_shape, generator=torch.Generator().manual_seed(seed))
+        return pipeline(
+            prompt_embeds=embeds[:-1],
+            prompt_attention_mask=mask[:-1],
+            negative_prompt_embeds=embeds[-1:].expand(count, -1, -1),
+            negative_prompt_attention_mask=mask[-1:].expand(count, -1),
+            latents=noise.to(self.accelerator.device),
+            num_inference_steps=self.config.num_inference_steps,
+            guidance_scale=self.config.guidance_scale,
+            output_type="pt",
+            **size,
+        )
+
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """The transformer and the layer weights that it reads, both averaged alike, in evaluation mode."""
@@ -344,7 +377,7 @@ class DiffusionTrainer(ABC):
         """Last grid, trajectory, pipeline and, when all is there, the record; then the checkpoints go."""
         accelerator, config = self.accelerator, self.config
         with self.averaged_weights():
-            self.save_grid(self.prompts, self.output / "grids" / f"step_{self.step:06d}.png")
+            self.sample_grid()
             state = accelerator.get_state_dict(self.transformer)  # whole, where the weights are spread
             plain = accelerator.unwrap_model(self.transformer)
             transformer = type(plain).from_config(plain.config)
@@ -353,7 +386,7 @@ class DiffusionTrainer(ABC):
                 encoder = self.encoder_to_save()
                 layer_weights = encoder.layer_weights.tolist()
                 with atomic_path(self.output / "pipeline") as temporary:
-                    self.save_pipeline(transformer.eval(), encoder, temporary)
+                    self.pipeline(transformer.eval(), encoder).save_pretrained(temporary)
         if accelerator.is_main_process:
             self.schedule.save(self.output)
             with atomic_path(self.output / "training.jsonl") as temporary:

@@ -155,37 +155,19 @@ class TextToImageTrainer(DiffusionTrainer):
     def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
         """Images (len(prompts), 3, H, W) in [0, 1], from the weights as they are."""
         embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
-        pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
-        pipeline.set_progress_bar_config(disable=True)
-        noise = torch.randn(len(prompts), *self.sample_shape, generator=torch.Generator().manual_seed(seed))
-        return pipeline(
-            prompt_embeds=embeds[:-1],
-            prompt_attention_mask=mask[:-1],
-            negative_prompt_embeds=embeds[-1:].expand(len(prompts), -1, -1),
-            negative_prompt_attention_mask=mask[-1:].expand(len(prompts), -1),
-            height=self.config.resolution,
-            width=self.config.resolution,
-            latents=noise.to(self.accelerator.device),
-            num_inference_steps=self.config.num_inference_steps,
-            guidance_scale=self.config.guidance_scale,
-            output_type="pt",
-        ).images  # (P, 3, H, W)
+        size = {"height": self.config.resolution, "width": self.config.resolution}
+        return self.draw(embeds, mask, seed, **size).images  # (P, 3, H, W)
 
     def save_grid(self, prompts: list[str], path: Path) -> None:
         images = self.sample(prompts)  # (P, 3, H, W)
         if self.accelerator.is_main_process:
             save_grid(images, path)
-            with atomic_path(path.parent / "prompts.txt") as temporary:
-                temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedLumina2Pipeline:
         """The pipeline of a transformer; it reads as much of a prompt as the transformer has seen of captions."""
         tokenizer = encoder and encoder.tokenizer
         limit = self.conditioning.max_sequence_length
         return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
-
-    def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
-        self.pipeline(transformer, encoder).save_pretrained(folder)
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:

@@ -27,7 +27,6 @@ from granted.training.diffusion.text_to_image import save_grid
 from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.run_folder import data_fingerprint
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path
 
 
 def is_image_step(step: int, image_steps: int) -> bool:
@@ -173,39 +172,20 @@ class TextToVideoTrainer(DiffusionTrainer):
         embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
         embeds = self.padded(embeds)  # (P + 1, N, D)
         mask = nn.functional.pad(mask, (0, embeds.shape[1] - mask.shape[1]))  # (P + 1, N)
-        pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
-        pipeline.set_progress_bar_config(disable=True)
-        noise = torch.randn(len(prompts), *self.sample_shape, generator=torch.Generator().manual_seed(seed))
-        return pipeline(
-            prompt_embeds=embeds[:-1],
-            prompt_attention_mask=mask[:-1],
-            negative_prompt_embeds=embeds[-1:].expand(len(prompts), -1, -1),
-            negative_prompt_attention_mask=mask[-1:].expand(len(prompts), -1),
-            height=self.config.height,
-            width=self.config.width,
-            num_frames=self.config.num_frames,
-            latents=noise.to(self.accelerator.device),
-            num_inference_steps=self.config.num_inference_steps,
-            guidance_scale=self.config.guidance_scale,
-            output_type="pt",
-        ).frames  # (P, T, 3, H, W)
+        size = {name: getattr(self.config, name) for name in ("height", "width", "num_frames")}
+        return self.draw(embeds, mask, seed, **size).frames  # (P, T, 3, H, W)
 
     def save_grid(self, prompts: list[str], path: Path) -> None:
         """A row of frames for each prompt."""
         videos = self.sample(prompts)  # (P, T, 3, H, W)
         if self.accelerator.is_main_process:
             save_grid(videos.flatten(0, 1).float(), path, columns=videos.shape[1])
-            with atomic_path(path.parent / "prompts.txt") as temporary:
-                temporary.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
     def pipeline(self, transformer: ModelMixin, encoder: GrantedModel | None) -> GrantedWanPipeline:
         """The pipeline of a transformer; it reads as much of a prompt as the transformer has seen of captions."""
         tokenizer = encoder and encoder.tokenizer
         limit = self.conditioning.max_sequence_length
         return GrantedWanPipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
-
-    def save_pipeline(self, transformer: ModelMixin, encoder: GrantedModel, folder: Path) -> None:
-        self.pipeline(transformer, encoder).save_pretrained(folder)
 
 
 def renew_text_embedding(transformer: WanTransformer3DModel, text_dim: int) -> None:
