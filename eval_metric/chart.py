@@ -3,7 +3,7 @@
     from granted.eval_metric.chart import category_chart
     category_chart(load_all("results"), "categories.png")
 
-A panel per category with one row per group of seeds, so that no colour has to be decoded; colours (Okabe-Ito, safe for colour
+A panel per category with one row per series, so that no colour has to be decoded; colours (Okabe-Ito, safe for colour
 blindness) only tell encoders apart, hollow dots are mean pooling.
 """
 

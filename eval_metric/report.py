@@ -113,20 +113,20 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     Raises:
         InputError: the results cannot stand side by side, or the records are not the ones that were scored.
     """
-    series = group_seeds(results)
-    record_of = _records_by_id(series[0].runs[0], records)
-    best = next((one for one in series if one.pooling == "aggregator"), series[0])
-    runs = [run for one in series for run in one.runs]
+    groups = group_seeds(results)
+    record_of = _records_by_id(groups[0].runs[0], records)
+    best = next((one for one in groups if one.pooling == "aggregator"), groups[0])
+    runs = [run for one in groups for run in one.runs]
     page = fill_template(
         Path(__file__).with_name("report.html"),
         {"percent": _percent, "signed": _signed, "p": _p_value},
-        **_heading(series[0].runs[0].dataset),
-        dataset=series[0].runs[0].dataset,
+        **_heading(groups[0].runs[0].dataset),
+        dataset=groups[0].runs[0].dataset,
         header=HEADER,
-        rows=_rows(series),
-        parts=_part_tables(series),
-        within=compare_all(within_encoders(series)),
-        between=compare_all(between_encoders(series)),
+        rows=_rows(groups),
+        parts=_part_tables(groups),
+        within=compare_all(within_encoders(groups)),
+        between=compare_all(between_encoders(groups)),
         chart_light=_chart_uri(runs, dark=False),
         chart_dark=_chart_uri(runs, dark=True),
         best=best,
@@ -138,7 +138,7 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
         temporary.write_text(page, encoding="utf-8")
 
 
-def _rows(series: Sequence[SeedGroup]) -> list[Row]:
+def _rows(groups: Sequence[SeedGroup]) -> list[Row]:
     rows = [
         Row(
             encoder=one.encoder,
@@ -153,20 +153,20 @@ def _rows(series: Sequence[SeedGroup]) -> list[Row]:
             parameters=" + ".join(f"{count / 1e6:.1f}M" for count in one.parameters.values()) or None,
             baseline=one.pooling == "mean",
         )
-        for one in series
+        for one in groups
     ]
-    for name, stored in shared_baselines(series).items():
+    for name, stored in shared_baselines(groups).items():
         rows.append(Row(_BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, None, True))
     return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
 
 
-def _part_tables(series: Sequence[SeedGroup]) -> list[dict]:
+def _part_tables(groups: Sequence[SeedGroup]) -> list[dict]:
     """The tables by category and by medium: title, columns (name, n) and rows (label, cells); a cell may be None."""
     tables = []
     for title, kind in (("By category", "categories"), ("By medium", "media")):
-        first = getattr(series[0], kind)
+        first = getattr(groups[0], kind)
         names = list(first)
-        best = {name: max(getattr(one, kind)[name].accuracy for one in series) for name in names}
+        best = {name: max(getattr(one, kind)[name].accuracy for one in groups) for name in names}
         rows = [
             {
                 "label": one.label,
@@ -181,9 +181,9 @@ def _part_tables(series: Sequence[SeedGroup]) -> list[dict]:
                     for name, part in getattr(one, kind).items()
                 ],
             }
-            for one in series
+            for one in groups
         ]
-        for name, stored in shared_baselines(series).items():
+        for name, stored in shared_baselines(groups).items():
             values = [stored[kind].get(part) for part in names]
             cells = [None if v is None else {"accuracy": v, "low": None, "high": None, "best": False} for v in values]
             rows.append({"label": _BASELINE_NAMES[name], "baseline": True, "cells": cells})
