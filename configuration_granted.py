@@ -200,6 +200,8 @@ class GrantedConfig(PreTrainedConfig):
             `"output"`: the encoder's own `last_hidden_state`, which AltCLIP projects to another width: it cannot be
             fused with other layers then.
         layer_norm_eps (`float`, defaults to 1e-5): epsilon of the parameter-free LayerNorm of the fusion.
+        standardize (`bool`, defaults to `False`): whether the fused features are standardised per channel; set by
+            [`GrantedModel.calibrate`], whose means and deviations are saved with the model.
         projection_dim (`int`, *optional*): width of a linear projection after the fusion.
         projection_trained (`bool`, defaults to `False`): set by whoever trained the projection; without it the
             projection refuses to run outside training.
@@ -227,6 +229,7 @@ class GrantedConfig(PreTrainedConfig):
         layers: list[int] | None = None,
         last_layer: str = "as_reported",
         layer_norm_eps: float = 1e-5,
+        standardize: bool = False,
         projection_dim: int | None = None,
         projection_trained: bool = False,
         prompt_template: str | None = None,
@@ -262,6 +265,7 @@ class GrantedConfig(PreTrainedConfig):
         self.layers = layers
         self.last_layer = last_layer
         self.layer_norm_eps = layer_norm_eps
+        self.standardize = standardize
         self.projection_dim = projection_dim
         self.projection_trained = projection_trained
         self.prompt_template = prompt_template

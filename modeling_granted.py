@@ -34,7 +34,7 @@ from .modeling_checkpoint import (
     locate,
 )
 from .modeling_fingerprint import encoder_fingerprint
-from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion
+from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion, Standardization
 from .modeling_text_trunk import (
     NotFiniteError,
     evaluating,
@@ -99,7 +99,7 @@ class GrantedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text",)
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = ["fusion"]
+    _keep_in_fp32_modules_strict = ["fusion", "standardization"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -113,6 +113,8 @@ class GrantedModel(PreTrainedModel):
         self.fusion = LayerFusion(
             config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
         )
+        if config.standardize:
+            self.standardization = Standardization(config.fused_size())
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.fused_size(), config.projection_dim)
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
@@ -122,7 +124,7 @@ class GrantedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LayerFusion):
+        if isinstance(module, LayerFusion | Standardization):
             module.reset_parameters()
 
     # ---------------------------------------------------------------------------------------------- building, saving
@@ -165,6 +167,8 @@ class GrantedModel(PreTrainedModel):
             OSError, ValueError: the checkpoint cannot be loaded, lacks a tokenizer or weights of its text trunk, has
                 no text trunk, or an option is not legal.
         """
+        if config_options.get("standardize"):
+            raise ValueError("got standardize=True without texts to calibrate on: afterwards use calibrate(texts)")
         own = inspect.signature(cls.from_encoder).parameters.keys() - {"name_or_path", "config_options"}
         check_names(config_options, own.union(cls.config_class.option_names()))
         source = locate(
@@ -232,6 +236,8 @@ class GrantedModel(PreTrainedModel):
         device = input_embeddings(trunk).weight.device
         device = "cpu" if device.type == "meta" else device  # embeddings on meta are offloaded
         model.fusion.to_empty(device=device).reset_parameters()
+        if config.standardize:  # their values are about to be loaded
+            model.standardization.to_empty(device=device).reset_parameters()
         if config.projection_dim is not None:
             model.projection.to_empty(device=device).to(encoder.dtype).reset_parameters()
         for name in ("hf_quantizer", "quantization_method", "is_quantized", "hf_device_map"):
@@ -398,6 +404,44 @@ class GrantedModel(PreTrainedModel):
         """Stop learning the layer weights (the second step of Section 3.5)."""
         self.fusion.requires_grad_(False)
 
+    @torch.no_grad()
+    def calibrate(
+        self, texts: Iterable[str], *, max_sequence_length: int | None = None, token_budget: int = 8192
+    ) -> None:
+        """Standardise the features from here on: per channel the mean and deviation over the tokens of these texts.
+
+        What is learned on top of the features must be learned after it. A channel that never varies is only centred.
+
+        Args:
+            texts (`Iterable[str]`): captions as the model will read them; a few hundred are enough.
+            max_sequence_length (`int`, *optional*), token_budget (`int`, defaults to 8192): as of
+                [`~GrantedModel.encode`].
+
+        Raises:
+            ValueError: what cannot be text, and features that are NaN or infinite.
+        """
+        texts = self.as_texts(texts)
+        token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
+        count, total, squares = 0, 0.0, 0.0
+        with evaluating(self):
+            for batch in length_sorted_batches([len(ids) for ids in token_ids], token_budget):
+                input_ids, attention_mask = self.pad([token_ids[i] for i in batch])  # (B, N) each
+                (fused,) = self.fuse(input_ids, attention_mask)  # (B, N, D)
+                self.check_finite(fused, attention_mask, lambda row, batch=batch: texts[batch[row]])
+                drop = self.config.template_drop_tokens
+                rows = [row[mask][drop:] for row, mask in zip(fused, attention_mask.bool())]  # (N_i, D) each
+                tokens = torch.cat(rows).double()  # (sum N_i, D)
+                count += len(tokens)
+                total += tokens.sum(0)  # (D,)
+                squares += tokens.square().sum(0)  # (D,)
+        mean = total / count  # (D,)
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()  # (D,)
+        deviation[deviation < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
+        self.config.standardize = True
+        self.standardization = Standardization(len(mean)).to(mean.device)
+        self.standardization.mean.copy_(mean)
+        self.standardization.deviation.copy_(deviation)
+
     @property
     def text_trunk(self) -> nn.Module:
         """The module that turns token ids into hidden states."""
@@ -438,6 +482,8 @@ class GrantedModel(PreTrainedModel):
         """
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
         (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], **kwargs)  # (B, N, D)
+        if self.config.standardize:
+            fused = self.standardization(fused)  # (B, N, D); padding becomes zero again below
         if self.config.projection_dim is not None:
             if not (self.config.projection_trained or self.training):
                 raise ValueError(

@@ -99,6 +99,31 @@ class LayerFusion(nn.Module):
         return F.layer_norm(hidden, hidden.shape[-1:], eps=self.eps) if self.normalize else hidden
 
 
+class Standardization(nn.Module):
+    """Removes what every token of an encoder has: per channel the mean, and the scale of what differs.
+
+    Some encoders have channels whose constant part is many times larger than all that tells texts apart; what reads
+    such features from scratch learns slowly. The buffers are calibrated on captions, see [`GrantedModel.calibrate`].
+
+    Args:
+        width (`int`): D of the features.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))  # (D,)
+        self.register_buffer("deviation", torch.ones(width))  # (D,)
+
+    def reset_parameters(self) -> None:
+        """Features pass unchanged."""
+        self.mean.zero_()
+        self.deviation.fill_(1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (..., D) fp32 with mean 0 and deviation 1 in every channel of the calibration texts."""
+        return (features - self.mean) / self.deviation
+
+
 class FusionAccumulator:
     """Running sums of several fusions over the layers as they come, (B, N, D) fp32 each; never holds the stack."""
 

@@ -12,7 +12,9 @@ from rich.table import Table
 from granted.cli.console import console, percent, status
 from granted.cli.registry import command
 from granted.encoding.options import EncoderOptions, LoadingOptions
+from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.eval_metric.generation.settings import JudgeSettings
+from granted.eval_metric.reading.settings import ReadingSettings
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.utils.errors import InputError
 from granted.utils.options import option
@@ -123,6 +125,45 @@ def compare(settings: Compare):
         temporary.write_text(text, encoding="utf-8")
     agreement_chart(found, settings.output / "agreement.png", *names)
     console.print(text)
+
+
+@command("evaluate reading")
+def evaluate_reading(settings: ReadingSettings, encoder: EncoderOptions):
+    """How well a small reader answers what texts tell, from the token features of encoders: seen and unseen wordings.
+
+    Run the same command again to go on after an interruption.
+    """
+    _read("reading", settings, encoder)
+
+
+@command("evaluate ladder")
+def evaluate_ladder(settings: ReadingSettings, encoder: EncoderOptions):
+    """How many facts a text may tell, how far apart and how alike, before a small reader loses them.
+
+    Run the same command again to go on after an interruption.
+    """
+    _read("ladder", settings, encoder)
+
+
+@command("evaluate drawing")
+def evaluate_drawing(settings: DrawingSettings, encoder: EncoderOptions):
+    """How well a small text-to-image model, trained from scratch on each feature, draws seen and unseen wordings.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.eval_metric.drawing.evaluation import evaluate
+
+    evaluate(settings, encoder)
+    console.print((settings.output / "drawing.md").read_text(encoding="utf-8"), markup=False)
+    console.print(f"wrote {settings.output / 'drawing'}.json and .md")
+
+
+def _read(instrument: str, settings: ReadingSettings, encoder: EncoderOptions) -> None:
+    from granted.eval_metric.reading.evaluation import evaluate
+
+    evaluate(instrument, settings, encoder)
+    console.print((settings.output / f"{instrument}.md").read_text(encoding="utf-8"), markup=False)
+    console.print(f"wrote {settings.output / instrument}.json, .md and .png")
 
 
 @dataclass

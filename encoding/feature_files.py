@@ -79,6 +79,7 @@ def feature_identity(encoder: GrantedModel) -> dict:
         "fusion": encoder.config.fusion_options(),
         "layer weights": encoder.layer_weights.tolist(),
     }
-    if encoder.config.projection_dim is not None:
-        identity["projection"] = weights_hash(encoder.projection)
+    for name in ("standardization", "projection"):
+        if hasattr(encoder, name):
+            identity[name] = weights_hash(getattr(encoder, name))
     return identity

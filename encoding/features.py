@@ -84,6 +84,23 @@ def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor
     return weights
 
 
+def feature_encoder(encoder: GrantedModel, feature: str) -> GrantedModel:
+    """A model whose output is one feature of an encoder; the trunk is shared, not copied.
+
+    Raises:
+        InputError: the encoder has no such feature.
+    """
+    num_layers = encoder.config.num_hidden_layers
+    fusion, layer_index = feature_fusion(feature, num_layers)
+    options = encoder.config.fusion_options() | {"layers": None, "projection_dim": None, "standardize": False}
+    options |= {"fusion": fusion, "layer_index": layer_index}
+    model = GrantedModel.from_loaded(encoder.encoder, encoder.tokenizer, **options)
+    if feature.startswith("weights:"):
+        model.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
+        model.freeze_layer_weights()
+    return model
+
+
 def reading_of(encoder: GrantedModel) -> dict[str, Any]:
     """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it."""
     limits = (encoder.config.max_sequence_length, encoder.num_positions)

@@ -23,7 +23,7 @@ from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion.conditioning import Conditioning
 from granted.training.diffusion.text_to_image import TextToImageConfig, TextToImageTrainer
 from granted.training.flow_matching import Draw, flow_matching
-from granted.training.optimizers import make_optimizers
+from granted.training.optimizers import Muon, make_optimizers
 from granted.utils.errors import InputError
 from granted.utils.files import read_json
 from granted.utils.options import read_options
@@ -549,3 +549,19 @@ def test_what_cannot_be_used_is_said_in_one_line_and_leaves_no_pipeline(settings
         train(settings(**changes))
     assert "\n" not in str(caught.value)
     assert not (Path(settings().output_dir) / "pipeline").exists()
+
+
+def test_muon_is_the_rule_of_pytorch():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in ((48, 48), (48, 48), (96, 32), (16, 64))]
+    theirs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
+    own = Muon(ours, lr=1e-2, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        own.step()
+        reference.step()
+    for one, other in zip(ours, theirs):
+        assert (one - other).norm() < 0.01 * other.norm()  # theirs multiplies in bf16

@@ -333,13 +333,16 @@ class DiffusionTrainer(ABC):
             with atomic_path(folder / "prompts.txt") as temporary:
                 temporary.write_text("".join(f"{prompt}\n" for prompt in self.prompts), encoding="utf-8")
 
-    def draw(self, embeds: torch.Tensor, mask: torch.Tensor, seed: int, **size: int) -> Any:
+    def draw(
+        self, embeds: torch.Tensor, mask: torch.Tensor, seed: int, *, output_type: str = "pt", **size: int
+    ) -> Any:
         """What the pipeline of the weights as they are makes of embedded prompts.
 
         Args:
             embeds (`torch.Tensor`): (P + 1, N, D), the last of them of no caption, for guidance.
             mask (`torch.Tensor`): (P + 1, N).
             seed (`int`): of the noise, which is drawn on the CPU.
+            output_type (`str`, defaults to `"pt"`): as of the pipeline; `"latent"` for what is decoded elsewhere.
             **size: `height`, `width` and, of videos, `num_frames`.
         """
         pipeline = self.pipeline(self.accelerator.unwrap_model(self.transformer), None)
@@ -354,7 +357,7 @@ class DiffusionTrainer(ABC):
             latents=noise.to(self.accelerator.device),
             num_inference_steps=self.config.num_inference_steps,
             guidance_scale=self.config.guidance_scale,
-            output_type="pt",
+            output_type=output_type,
             **size,
         )
 

@@ -1,0 +1,76 @@
+"""What an encoder is compared with: its architecture with random weights, and its words without context.
+
+    random_weights(encoder, seed=0)                 # the same architecture, nothing learned
+    words_alone(encoder, positions=True)            # its word vectors with their positions: no word knows another
+    words_alone(encoder, positions=False)           # a bag of words
+
+Each is a [`GrantedModel`] with the tokenizer of the encoder, so that all that reads an encoder reads them too.
+"""
+
+import copy
+import math
+
+import torch
+from transformers import BertConfig, BertModel
+
+from granted.modeling_granted import GrantedModel
+from granted.modeling_text_trunk import input_embeddings
+from granted.utils.errors import InputError
+
+
+def random_weights(encoder: GrantedModel, seed: int = 0) -> GrantedModel:
+    """An encoder of the same architecture whose weights are as its class initialises them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = copy.deepcopy(encoder.encoder.config)
+        trunk = type(encoder.encoder)(config)
+        trunk.init_weights()
+    options = encoder.config.fusion_options() | {"standardize": False, "projection_dim": None}
+    model = GrantedModel.from_loaded(
+        trunk.to(encoder.input_device, encoder.dtype).eval(), encoder.tokenizer, **options
+    )
+    return model.requires_grad_(False)
+
+
+def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
+    """The word vectors of an encoder, with sinusoidal positions or without, and no layer that looks at other words.
+
+    It is a BERT of one layer whose attention and feed-forward network add nothing: its output is the LayerNorm of word
+    and position.
+
+    Raises:
+        InputError: the encoder has no table of word vectors.
+    """
+    table = input_embeddings(encoder.text_trunk)
+    if table is None:
+        raise InputError("got an encoder without a table of word vectors, expected one: choose another control")
+    words = table.weight.detach().float().cpu()  # (V, E)
+    limit = encoder.config.max_sequence_length
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=words.shape[1],
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=1,
+        max_position_embeddings=limit,
+        pad_token_id=encoder.tokenizer.pad_token_id or 0,
+    )
+    trunk = BertModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in trunk.encoder.parameters():
+            parameter.zero_()
+        for norm in (module for module in trunk.modules() if isinstance(module, torch.nn.LayerNorm)):
+            norm.weight.fill_(1)
+        scale = words.std() * math.sqrt(2)  # as large as the words
+        trunk.embeddings.word_embeddings.weight.copy_(words)
+        trunk.embeddings.token_type_embeddings.weight.zero_()
+        trunk.embeddings.position_embeddings.weight.copy_(_sinusoids(limit, words.shape[1]) * scale * positions)
+    options = {"fusion": "single", "max_sequence_length": limit, "padding_side": "right"}
+    return GrantedModel.from_loaded(trunk, encoder.tokenizer, **options).requires_grad_(False)
+
+
+def _sinusoids(count: int, width: int) -> torch.Tensor:
+    """Positions 0 to count - 1 as sines and cosines of falling frequency, (count, width)."""
+    frequencies = 10000 ** (-torch.arange(0, width, 2) / width)  # (ceil(width / 2),)
+    angles = torch.arange(count).unsqueeze(1) * frequencies  # (count, ceil(width / 2))
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]  # (count, width)

@@ -1,0 +1,123 @@
+"""One arm of the drawing probe: a small text-to-image model, trained from scratch on one feature of one encoder.
+
+    arm = DrawingArm(config, feature_encoder(encoder, "norm_avg"), prompts, {})
+    arm.run()                                 # config.output_dir/images, scores.json; run again to go on
+
+It is the training of `granted train text-to-image` in the latent space of [`CellCodec`], and it ends in images of the
+test prompts instead of a pipeline.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from granted.dataset_builders.scenes.shapes.drawing import GRID, Drawing, render_image
+from granted.dataset_builders.scenes.shapes.reader import read_image
+from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
+from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
+from granted.eval_metric.drawing.scenes import Prompt
+from granted.modeling_granted import GrantedModel
+from granted.training.diffusion.data import Batch
+from granted.training.diffusion.settings import TextToImageConfig
+from granted.training.diffusion.text_to_image import TextToImageTrainer
+from granted.training.flow_matching import UNCONDITIONAL
+from granted.training.run_folder import RECORD, remove_checkpoints
+from granted.utils.files import atomic_path, write_json
+from granted.utils.versions import library_versions
+
+
+PROPERTIES = ("shape", "colour", "position", "look", "figure")
+SAMPLED_TOGETHER = 50
+
+
+class DrawingArm(TextToImageTrainer):
+    """Trains, draws the test prompts, reads the images and writes what was right.
+
+    Args:
+        config ([`TextToImageConfig`]): of the training; `num_inference_steps` and `guidance_scale` also of the test.
+        encoder ([`GrantedModel`]): its output is what the diffusion model reads. Its trunk is let go once the captions
+            are encoded.
+        prompts (`list[Prompt]`): of the test.
+        about (`dict`): what is stored beside the scores.
+    """
+
+    def __init__(
+        self, config: TextToImageConfig, encoder: GrantedModel, prompts: Sequence[Prompt], about: dict[str, Any]
+    ):
+        self._encoder, self._prompts, self._about = encoder, prompts, about
+        super().__init__(config)
+        images = [render_image(drawing, config.resolution) for drawing in single_figures(held_out=False)]
+        self.codec = CellCodec.of(torch.stack([to_tensor(image) for image in images]))
+        self.sample_shape = (CHANNELS, GRID, GRID)
+
+    def load_encoder(self) -> tuple[str, GrantedModel]:
+        return "", self._encoder
+
+    def remaining_captions(self, first: int) -> Iterator[str]:
+        yield from super().remaining_captions(first)
+        yield from (prompt.text for prompt in self._prompts)  # encoded now, while the trunk is here
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> torch.Tensor:
+        return self.codec.encode(super().samples(batch))  # (B, C, 3, 3)
+
+    def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
+        embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
+        latents = self.draw(embeds, mask, seed, output_type="latent", height=GRID, width=GRID).images  # (P, C, 3, 3)
+        return (self.codec.decode(latents) + 1) / 2  # (P, 3, H, W)
+
+    def finish(self, seconds: float) -> None:
+        with self.averaged_weights():
+            self.sample_grid()
+            images = self.draw_prompts()
+        items = []
+        own_drawings = [prompt.drawing for prompt in self._prompts]
+        others = np.roll(np.arange(len(images)), 1)  # of the same wording, but for the first of each
+        for number, (prompt, image) in enumerate(zip(self._prompts, images)):
+            item = {"wording": prompt.wording, "prompt": number, "score": read_figure(prompt.drawing, image)}
+            items.append(item | {"control": read_figure(own_drawings[others[number]], image)})
+        with atomic_path(self.output / "images") as temporary:
+            temporary.mkdir()
+            for number, image in enumerate(images):
+                image.save(temporary / f"{number:04d}.png")
+        scores = {"arm": self._about, "budget": {"steps": self.step, "batch_size": self.config.batch_size}}
+        scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
+        scores |= {"device": str(self.accelerator.device)}
+        scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
+        write_json(self.output / "scores.json", scores)
+        write_json(self.output / RECORD, {"steps": self.step})
+        remove_checkpoints(self.output)
+
+    def draw_prompts(self) -> list[PIL.Image.Image]:
+        """An image of every prompt, from the weights as they are."""
+        images: list[PIL.Image.Image] = []
+        for start in range(0, len(self._prompts), SAMPLED_TOGETHER):
+            part = [prompt.text for prompt in self._prompts[start : start + SAMPLED_TOGETHER]]
+            pixels = self.sample(part, seed=start)  # (P, 3, H, W)
+            arrays = pixels.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
+            images += [PIL.Image.fromarray(array) for array in arrays]
+        return images
+
+
+def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
+    """(3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def read_figure(drawing: Drawing, image: PIL.Image.Image) -> dict[str, float]:
+    """Whether the largest figure of an image has the shape, the colour and the place asked for.
+
+    `look` is shape and colour together, `figure` all three.
+    """
+    asked = drawing.figures[0]
+    seen = max(read_image(image).figures, key=lambda figure: figure.height, default=None)
+    right = {
+        "shape": seen is not None and seen.shape == asked.shape,
+        "colour": seen is not None and seen.colour == asked.colour,
+        "position": seen is not None and seen.cell == asked.cell,
+    }
+    right |= {"look": right["shape"] and right["colour"], "figure": all(right.values())}
+    return {name: float(value) for name, value in right.items()}

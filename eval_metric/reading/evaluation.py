@@ -1,0 +1,138 @@
+"""`granted evaluate reading` and `granted evaluate ladder`: from encoders to scores, controls beside them.
+
+    evaluate("reading", ReadingSettings(encoders=["minilm=./all-MiniLM-L6-v2"], output=Path("out")), EncoderOptions())
+
+`out/reading_runs` gets a file for every reader that was trained; what is there is not done again. The outcome is made
+from all of these files, those of earlier commands too: `reading.json` (see `results.py`), `reading.md` and `.png`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from granted.encoding.controls import random_weights, words_alone
+from granted.encoding.features import expand_features, feature_label
+from granted.encoding.loading import device_name, load_encoder, split_spec
+from granted.encoding.options import EncoderOptions
+from granted.eval_metric.reading.examples import Texts, ladder_texts, reading_texts
+from granted.eval_metric.reading.features import TokenFeatures, encode_features, scene_features
+from granted.eval_metric.reading.results import Run, write_report
+from granted.eval_metric.reading.settings import ReadingSettings
+from granted.eval_metric.reading.training import train_reader
+from granted.modeling_granted import GrantedModel
+from granted.utils.errors import InputError
+from granted.utils.files import folder_name
+from granted.utils.versions import library_versions
+
+
+VERSION = 1  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
+TEXTS = {"reading": reading_texts, "ladder": ladder_texts}
+CEILING = "the scene itself"
+CONTROLS = {
+    "random weights": random_weights,
+    "words with positions": words_alone,
+    "bag of words": lambda encoder: words_alone(encoder, positions=False),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One encoder, or one of its controls, with the features that are read of it."""
+
+    encoder: str
+    features: list[str]
+    model: GrantedModel | None  # none for the ceiling
+
+
+def evaluate(instrument: str, settings: ReadingSettings, options: EncoderOptions) -> list[Run]:
+    """Train a reader on every feature of every encoder and of its controls, score it, and write the outcome.
+
+    Args:
+        instrument (`str`): `"reading"` or `"ladder"`.
+        settings ([`ReadingSettings`]): what is read, and how the reader learns.
+        options ([`EncoderOptions`]): how and where encoders are loaded.
+
+    Raises:
+        InputError: an encoder or feature that cannot be used, two encoders of one name, or a folder with runs of other
+            settings.
+    """
+    names = [split_spec(spec)[0] for spec in settings.encoders]
+    if len(set(names)) < len(names):
+        raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise InputError(f"got seeds {settings.seeds}, expected at least one, and each once")
+    texts = TEXTS[instrument](settings.training_texts, settings.test_scenes, settings.texts_seed)
+    folder = settings.output / f"{instrument}_runs"
+    identity = _identity(instrument, texts, settings)
+    everything = {path.name: Run.load(path, identity) for path in sorted(folder.glob("*.json"))}
+    for arm in _arms(settings, options):
+        everything |= _read_arm(arm, texts, folder, identity, settings)
+    write_report(instrument, texts.test, list(everything.values()), settings.output)
+    return list(everything.values())
+
+
+def _identity(instrument: str, texts: Texts, settings: ReadingSettings) -> dict[str, Any]:
+    """What runs must have in common to stand side by side."""
+    sentences = [one.text for one in (*texts.training, *texts.test)]
+    return {
+        "instrument": instrument,
+        "version": VERSION,
+        "texts": hashlib.sha256(json.dumps(sentences).encode()).hexdigest(),
+        "reader": [settings.steps, settings.batch_size, settings.learning_rate],
+    }
+
+
+def _arms(settings: ReadingSettings, options: EncoderOptions) -> Iterator[Arm]:
+    """The ceiling, then each encoder followed by its controls; one encoder at a time is in memory."""
+    if settings.controls:
+        yield Arm(CEILING, ["facts"], None)
+    for spec in settings.encoders:
+        name, encoder = load_encoder(spec, options)
+        features = expand_features(settings.features, encoder.config.num_hidden_layers)
+        yield Arm(name, features, encoder)
+        for control, make in CONTROLS.items() if settings.controls else ():
+            # Words have one layer; random weights are read as the encoder is in the last feature asked for.
+            yield Arm(f"{name}, {control}", features[-1:] if make is random_weights else ["last"], make(encoder))
+
+
+def _read_arm(
+    arm: Arm, texts: Texts, folder: Path, identity: dict[str, Any], settings: ReadingSettings
+) -> dict[str, Run]:
+    """The arm's runs by the names of their files; those that are not there are made."""
+    fingerprint = "scene" if arm.model is None else arm.model.fingerprint()
+    runs: dict[str, Run] = {}
+    paths = {
+        (feature, seed): folder / f"{folder_name(arm.encoder)}__{feature_label(feature)}__seed{seed}.json"
+        for feature in arm.features
+        for seed in settings.seeds
+    }
+    missing = list(dict.fromkeys(feature for (feature, _), path in paths.items() if not path.exists()))
+    found = _encode(arm, missing, texts) if missing else {}
+    for (feature, seed), path in paths.items():
+        if not path.exists():
+            outcome = train_reader(found[feature], texts, seed, settings, f"reading {arm.encoder}, {feature}")
+            origin = {
+                "versions": library_versions("granted", "torch", "transformers"),
+                "device": "cpu" if arm.model is None else device_name(arm.model.input_device),
+                "dtype": "float32" if arm.model is None else str(arm.model.dtype).removeprefix("torch."),
+                "encoder_revision": arm.model and arm.model.config.encoder_revision,
+                "parameters": arm.model and arm.model.encoder.num_parameters(),
+                "tokens": sum(map(len, found[feature].rows)),
+                "seconds": round(outcome.seconds, 1),
+                "loss": outcome.loss,
+            }
+            own = identity | {"encoder": fingerprint}
+            Run(arm.encoder, feature_label(feature), seed, outcome.right, outcome.learned, own, origin).save(path)
+        runs[path.name] = Run.load(path, identity | {"encoder": fingerprint})
+    return runs
+
+
+def _encode(arm: Arm, features: Sequence[str], texts: Texts) -> dict[str, TokenFeatures]:
+    examples = [*texts.training, *texts.test]
+    if arm.model is None:
+        return {features[0]: scene_features(examples)}
+    sentences = [example.text for example in examples]
+    return encode_features(arm.model, features, sentences, shown=f"encoding by {arm.encoder}")

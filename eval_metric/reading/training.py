@@ -1,0 +1,99 @@
+"""Training a reader on one feature, and what it then answers.
+
+right = read_examples(features, texts, seed=0, settings)         # for each test text the facts that it has right
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from granted.eval_metric.reading.examples import Example, Texts
+from granted.eval_metric.reading.features import TokenFeatures
+from granted.eval_metric.reading.reader import Reader, reading_loss, right_answers
+from granted.eval_metric.reading.settings import ReadingSettings
+from granted.eval_metric.reading.sheet import KINDS, position
+
+
+CHECKED = 300  # training texts that are read again at the end: has the reader learned what it was shown?
+AT_A_TIME = 128
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trained reader answers.
+
+    Args:
+        right (`list[list[bool]]`): for each test text, for each of its scored facts.
+        learned (`float`): share of the facts of training texts that it has right.
+        loss (`list[float]`): of training, every fiftieth step.
+        seconds (`float`): of training.
+    """
+
+    right: list[list[bool]]
+    learned: float
+    loss: list[float]
+    seconds: float
+
+
+def train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: ReadingSettings, shown: str) -> Outcome:
+    """Train a reader from scratch and score it; the same seed gives the same outcome.
+
+    Args:
+        features ([`TokenFeatures`]): of the training texts, then of the test texts.
+        texts ([`Texts`]): as many.
+        seed (`int`): of the reader's initialisation and of the order of texts.
+        settings ([`ReadingSettings`]): steps, batch size and learning rate.
+        shown (`str`): name of the progress bar.
+    """
+    features = features.standardized(len(texts.training))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of the weights and of dropout
+        return _train_reader(features, texts, seed, settings, shown)
+
+
+def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: ReadingSettings, shown: str) -> Outcome:
+    examples = [*texts.training, *texts.test]
+    labels = torch.stack([example.sheet.labels for example in examples])  # (T, 10, P)
+    kinds = torch.tensor([KINDS.index(example.sheet.kind) for example in examples])  # (T,)
+    reader = Reader(features.width)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps, cycle_momentum=False
+    )
+    order = torch.Generator().manual_seed(seed)
+    left: list[int] = []
+    losses, started = [], time.perf_counter()
+    for step in tqdm(range(settings.steps), desc=shown, unit="step", disable=not shown):
+        while len(left) < settings.batch_size:
+            left += torch.randperm(len(texts.training), generator=order).tolist()
+        batch, left = left[: settings.batch_size], left[settings.batch_size :]
+        loss = reading_loss(reader(*features.batch(batch), kinds[batch]), labels[batch])  # ()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 49:
+            losses.append(round(loss.item(), 4))
+    seconds = time.perf_counter() - started
+
+    @torch.no_grad()
+    def answers(indices: range) -> list[list[bool]]:
+        found = []
+        for start in range(indices.start, indices.stop, AT_A_TIME):
+            batch = list(range(start, min(start + AT_A_TIME, indices.stop)))
+            right = right_answers(reader(*features.batch(batch), kinds[batch]), labels[batch])  # (B, 10, P)
+            found += [_of_facts(examples[i], sheet) for i, sheet in zip(batch, right)]
+        return found
+
+    reader.eval()
+    shown_before = answers(range(min(CHECKED, len(texts.training))))
+    facts = [value for row in shown_before for value in row]
+    return Outcome(answers(range(len(texts.training), len(examples))), sum(facts) / len(facts), losses, seconds)
+
+
+def _of_facts(example: Example, right: torch.Tensor) -> list[bool]:
+    return [bool(right[position(fact, example.sheet.kind)]) for fact in example.facts]

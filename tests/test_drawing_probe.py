@@ -1,0 +1,68 @@
+"""The drawing probe: its images survive its latent space, an arm draws and is scored, and goes on where it stopped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from granted.dataset_builders.scenes.shapes.drawing import render_image
+from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
+from granted.encoding.options import EncoderOptions
+from granted.eval_metric.drawing.arm import read_figure, to_tensor
+from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
+from granted.eval_metric.drawing.evaluation import SIDE, evaluate
+from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
+from granted.eval_metric.drawing.settings import DrawingSettings
+from granted.utils.errors import InputError
+
+
+OPTIONS = EncoderOptions(dtype="float32", device="cpu")
+
+
+def test_images_come_back_from_the_latent_space_to_the_pixel():
+    images = torch.stack([to_tensor(render_image(one, SIDE)) for one in single_figures(held_out=False)[::2]])
+    codec = CellCodec.of(images)
+    unseen = torch.stack([to_tensor(render_image(one, SIDE)) for one in single_figures(held_out=True)[:20]])
+    latents = codec.encode(unseen)
+    assert latents.shape == (20, CHANNELS, 3, 3)
+    assert (codec.decode(latents) - unseen).abs().max() < 2 / 127.5  # two grey levels
+
+
+def test_a_figure_is_right_by_shape_colour_and_place():
+    one, *others = single_figures(held_out=False)
+    image = render_image(one, SIDE)
+    assert set(read_figure(one, image).values()) == {1.0}
+    moved = next(other for other in others if other.figures[0].cell != one.figures[0].cell)
+    scores = read_figure(replace(one, figures=(replace(one.figures[0], cell=moved.figures[0].cell),)), image)
+    assert scores["look"] == 1 and scores["position"] == 0 and scores["figure"] == 0
+
+
+def test_no_test_prompt_is_about_a_figure_of_training():
+    trained = {row["drawing"] for row in training_rows(300, seed=0, size=SIDE)}
+    prompts = scored_prompts(10, seed=0)
+    assert not trained & {prompt.drawing.to_json() for prompt in prompts}
+    assert [prompt.wording for prompt in prompts] == [wording for wording in WORDINGS for _ in range(10)]
+
+
+def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
+    settings = DrawingSettings(
+        encoders=[f"tiny={tiny_bert_folder}"],
+        features=["norm_avg"],
+        output=tmp_path,
+        images=12,
+        prompts=2,
+        steps=2,
+        batch_size=4,
+    )
+    rows = evaluate(settings, OPTIONS)
+    assert {(row["encoder"], row["wording"]) for row in rows} == {
+        (encoder, wording) for encoder in ("tiny", "tiny, random weights") for wording in WORDINGS
+    }
+    scores = {path: path.stat().st_mtime_ns for path in tmp_path.glob("drawing_runs/*/scores.json")}
+    assert len(scores) == 2 and all(len(list((path.parent / "images").iterdir())) == 8 for path in scores)
+    assert evaluate(settings, OPTIONS) == rows
+    assert all(path.stat().st_mtime_ns == written for path, written in scores.items())
+    assert json.loads((tmp_path / "drawing.json").read_text())["rows"] == rows
+    with pytest.raises(InputError, match="run with other"):
+        evaluate(replace(settings, steps=3), OPTIONS)

@@ -1,0 +1,48 @@
+"""Standardised features: mean 0 and deviation 1 on the calibration texts, zeros at padding, kept in the checkpoint."""
+
+import pytest
+import torch
+
+from granted.modeling_granted import GrantedModel
+
+
+TEXTS = ["a red cube on a blue sphere", "two black cats sleep under the old wooden table", "a bird"]
+
+
+@pytest.fixture
+def model(tiny_bert_folder):
+    return GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg", dtype=torch.float32)
+
+
+def test_calibrated_features_have_mean_0_and_deviation_1(model):
+    plain = torch.cat(model.encode(TEXTS))  # (N, D)
+    model.calibrate(TEXTS)
+    tokens = torch.cat(model.encode(TEXTS))  # (N, D)
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.std(0, correction=0), torch.ones(tokens.shape[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(tokens, (plain - plain.mean(0)) / plain.std(0, correction=0), atol=1e-4, rtol=1e-4)
+    model.calibrate(TEXTS)  # once more changes nothing: it looks at the features before
+    torch.testing.assert_close(torch.cat(model.encode(TEXTS)), tokens)
+
+
+def test_padding_stays_exactly_zero(model):
+    model.calibrate(TEXTS)
+    input_ids, mask = model.pad(model.tokenize(TEXTS))
+    features = model(input_ids, mask).last_hidden_state  # (B, N, D)
+    assert features[~mask.bool()].abs().max() == 0 and features[mask.bool()].abs().max() > 0
+
+
+def test_a_checkpoint_keeps_what_was_calibrated(model, tmp_path):
+    model.calibrate(TEXTS)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = GrantedModel.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    assert loaded.config.standardize and loaded.standardization.mean.dtype == torch.float32
+    torch.testing.assert_close(loaded.standardization.mean, model.standardization.mean)
+    again = GrantedModel.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    for one, other in zip(again.encode(TEXTS), model.encode(TEXTS)):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_plain_encoder_is_not_standardised_without_texts(tiny_bert_folder):
+    with pytest.raises(ValueError, match="calibrate"):
+        GrantedModel.from_encoder(tiny_bert_folder, standardize=True)
