@@ -45,6 +45,11 @@ def test_no_test_prompt_is_about_a_figure_of_training():
     assert [prompt.wording for prompt in prompts] == [wording for wording in WORDINGS for _ in range(10)]
 
 
+def test_more_prompts_than_there_are_drawings_are_refused():
+    with pytest.raises(InputError, match="ask for fewer"):
+        scored_prompts(1000, seed=0)
+
+
 def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
     settings = DrawingSettings(
         encoders=[f"tiny={tiny_bert_folder}"],

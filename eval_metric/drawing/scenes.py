@@ -14,6 +14,7 @@ from typing import Any
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, render_image
 from granted.dataset_builders.scenes.shapes.varied_captions import varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
+from granted.utils.errors import InputError
 
 
 WORDINGS = ("seen", "form", "word", "both")
@@ -41,8 +42,15 @@ def training_rows(count: int, *, seed: int, size: int) -> Iterator[dict[str, Any
 
 
 def scored_prompts(count: int, *, seed: int) -> list[Prompt]:
-    """`count` prompts of every wording, about the same drawings in each; none of them is in a training row."""
-    chosen = random.Random(f"drawing/{seed}/test").sample(single_figures(held_out=True), count)
+    """`count` prompts of every wording, about the same drawings in each; none of them is in a training row.
+
+    Raises:
+        InputError: there are not so many drawings.
+    """
+    kept = single_figures(held_out=True)
+    if count > len(kept):
+        raise InputError(f"got {count} prompts of each wording, expected at most {len(kept)}: ask for fewer")
+    chosen = random.Random(f"drawing/{seed}/test").sample(kept, count)
     return [
         Prompt(wording, varied_caption(drawing, wording, random.Random(f"{seed}/{wording}/{number}")).text, drawing)
         for wording in WORDINGS

@@ -21,7 +21,7 @@ class DrawingSettings:
     control: bool = option(True, "Also an arm of random weights for each encoder, of its last feature.")
     seed: Seed = option(0, "Seed of images, initialisation and noise.")
     images: Count = option(4000, "Training images, each with one caption.", group=TRAINING)
-    prompts: Count = option(50, "Test prompts of each wording; at most 120.", group=TRAINING)
+    prompts: Count = option(50, "Test prompts of each wording.", group=TRAINING)
     steps: Count = option(1500, "Steps.", group=TRAINING)
     batch_size: Count = option(32, "Images of a step.", group=TRAINING)
     learning_rate: Positive = option(3e-3, "Peak learning rate, of Muon.", group=TRAINING)
