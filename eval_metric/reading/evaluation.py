@@ -39,7 +39,7 @@ CONTROLS = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class Source:
     """One encoder, or one of its controls, with the features that are read of it."""
 
     encoder: str
@@ -68,8 +68,8 @@ def evaluate(instrument: str, settings: ReadingSettings, options: EncoderOptions
     folder = settings.output / f"{instrument}_runs"
     identity = _identity(instrument, texts, settings)
     everything = {path.name: Run.load(path, identity) for path in sorted(folder.glob("*.json"))}
-    for arm in _arms(settings, options):
-        everything |= _read_arm(arm, texts, folder, identity, settings)
+    for source in _sources(settings, options):
+        everything |= _read_source(source, texts, folder, identity, settings)
     write_report(instrument, texts.test, list(everything.values()), settings.output)
     return list(everything.values())
 
@@ -85,54 +85,54 @@ def _identity(instrument: str, texts: Texts, settings: ReadingSettings) -> dict[
     }
 
 
-def _arms(settings: ReadingSettings, options: EncoderOptions) -> Iterator[Arm]:
+def _sources(settings: ReadingSettings, options: EncoderOptions) -> Iterator[Source]:
     """The ceiling, then each encoder followed by its controls; one encoder at a time is in memory."""
     if settings.controls:
-        yield Arm(CEILING, ["facts"], None)
+        yield Source(CEILING, ["facts"], None)
     for spec in settings.encoders:
         name, encoder = load_encoder(spec, options)
         features = expand_features(settings.features, encoder.config.num_hidden_layers)
-        yield Arm(name, features, encoder)
+        yield Source(name, features, encoder)
         for control, make in CONTROLS.items() if settings.controls else ():
             # Words have one layer; random weights are read as the encoder is in the last feature asked for.
-            yield Arm(f"{name}, {control}", features[-1:] if make is random_weights else ["last"], make(encoder))
+            yield Source(f"{name}, {control}", features[-1:] if make is random_weights else ["last"], make(encoder))
 
 
-def _read_arm(
-    arm: Arm, texts: Texts, folder: Path, identity: dict[str, Any], settings: ReadingSettings
+def _read_source(
+    source: Source, texts: Texts, folder: Path, identity: dict[str, Any], settings: ReadingSettings
 ) -> dict[str, Run]:
-    """The arm's runs by the names of their files; those that are not there are made."""
-    fingerprint = "scene" if arm.model is None else arm.model.fingerprint()
+    """The source's runs by the names of their files; those that are not there are made."""
+    fingerprint = "scene" if source.model is None else source.model.fingerprint()
     runs: dict[str, Run] = {}
     paths = {
-        (feature, seed): folder / f"{folder_name(arm.encoder)}__{feature_label(feature)}__seed{seed}.json"
-        for feature in arm.features
+        (feature, seed): folder / f"{folder_name(source.encoder)}__{feature_label(feature)}__seed{seed}.json"
+        for feature in source.features
         for seed in settings.seeds
     }
     missing = list(dict.fromkeys(feature for (feature, _), path in paths.items() if not path.exists()))
-    found = _encode(arm, missing, texts) if missing else {}
+    found = _encode(source, missing, texts) if missing else {}
     for (feature, seed), path in paths.items():
         if not path.exists():
-            outcome = train_reader(found[feature], texts, seed, settings, f"reading {arm.encoder}, {feature}")
+            outcome = train_reader(found[feature], texts, seed, settings, f"reading {source.encoder}, {feature}")
             origin = {
                 "versions": library_versions("granted", "torch", "transformers"),
-                "device": "cpu" if arm.model is None else device_name(arm.model.input_device),
-                "dtype": "float32" if arm.model is None else str(arm.model.dtype).removeprefix("torch."),
-                "encoder_revision": arm.model and arm.model.config.encoder_revision,
-                "parameters": arm.model and arm.model.encoder.num_parameters(),
+                "device": "cpu" if source.model is None else device_name(source.model.input_device),
+                "dtype": "float32" if source.model is None else str(source.model.dtype).removeprefix("torch."),
+                "encoder_revision": source.model and source.model.config.encoder_revision,
+                "parameters": source.model and source.model.encoder.num_parameters(),
                 "tokens": sum(map(len, found[feature].rows)),
                 "seconds": round(outcome.seconds, 1),
                 "loss": outcome.loss,
             }
             own = identity | {"encoder": fingerprint}
-            Run(arm.encoder, feature_label(feature), seed, outcome.right, outcome.learned, own, origin).save(path)
+            Run(source.encoder, feature_label(feature), seed, outcome.right, outcome.learned, own, origin).save(path)
         runs[path.name] = Run.load(path, identity | {"encoder": fingerprint})
     return runs
 
 
-def _encode(arm: Arm, features: Sequence[str], texts: Texts) -> dict[str, TokenFeatures]:
+def _encode(source: Source, features: Sequence[str], texts: Texts) -> dict[str, TokenFeatures]:
     examples = [*texts.training, *texts.test]
-    if arm.model is None:
+    if source.model is None:
         return {features[0]: scene_features(examples)}
     sentences = [example.text for example in examples]
-    return encode_features(arm.model, features, sentences, shown=f"encoding by {arm.encoder}")
+    return encode_features(source.model, features, sentences, shown=f"encoding by {source.encoder}")
