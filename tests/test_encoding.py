@@ -29,7 +29,9 @@ def test_an_absent_device_is_refused_with_those_that_are_there():
 
 def test_the_commands_that_read_with_an_encoder_take_the_same_options():
     reading = [name for name, one in COMMANDS.items() if any(issubclass(k, EncoderOptions) for k in kinds(one))]
-    assert reading == ["encode", "evaluate ted", "train aggregator", "train text-to-image", "train text-to-video"]
+    instruments = [f"evaluate {name}" for name in ("ted", "reading", "ladder", "drawing")]
+    trainings = [f"train {name}" for name in ("aggregator", "text-to-image", "text-to-video")]
+    assert {*reading} == {"encode", *instruments, *trainings}
     loading = [name for name, one in COMMANDS.items() if any(issubclass(k, LoadingOptions) for k in kinds(one))]
     assert {*loading} == {*reading, "evaluate vqa", "evaluate generation"}
 
@@ -45,6 +47,9 @@ def kinds(command):
         ["evaluate", "ted", "ENCODER", "--pairs", "pairs.jsonl", "--output", "out"],
         ["evaluate", "ted", "ENCODER", "--aggregator", "aggregator", "--output", "out"],
         ["evaluate", "ted", "ENCODER", "--aggregator", "aggregator", "--shard", "1/2", "--output", "out"],
+        ["evaluate", "reading", "ENCODER", "--no-controls", "--training-texts", "2", "--output", "out"],
+        ["evaluate", "ladder", "ENCODER", "--no-controls", "--training-texts", "2", "--output", "out"],
+        ["evaluate", "drawing", "ENCODER", "--images", "2", "--output", "out"],
         ["train", "aggregator", "--encoder", "ENCODER", "--pairs", "pairs.jsonl", "--output", "out"],
         ["train", "text-to-image", "--encoder", "ENCODER", "--data", "data.parquet", "--output-dir", "out"],
         ["train", "text-to-video", "--encoder", "ENCODER", "--data", "data.parquet", "--output-dir", "out"],
@@ -60,7 +65,7 @@ def test_no_command_forgets_the_device(arguments, tiny_encoder_folder, tmp_path,
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2 and f"got device '{ABSENT}'" in capsys.readouterr().err
-    assert not os.path.exists("out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_accelerate_has_dispatched_stays_where_it_is(tiny_encoder_folder):

@@ -61,12 +61,12 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
         raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
     data = settings.output / f"drawing_images_{settings.images}_{settings.seed}.parquet"
     rows = list(training_rows(settings.images, seed=settings.seed, size=SIDE))
-    if not data.exists():
-        write_rows(rows, data)
     prompts = scored_prompts(settings.prompts, seed=settings.seed)
     captions = [row["caption"] for row in rows[:CALIBRATION]]
     runs = settings.output / "drawing_runs"
     for name, feature, encoder in _arms(settings, options):
+        if not data.exists():  # now that the first encoder is known to be good
+            write_rows(rows, data)
         model = feature_encoder(encoder, feature).requires_grad_(False)
         if settings.standardize:
             model.calibrate(captions)
