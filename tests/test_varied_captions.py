@@ -8,7 +8,7 @@ import pytest
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, Figure
 from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, Fact, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out, sample_drawing, single_figures
-from granted.dataset_builders.scenes.shapes.wordings import CONCEPTS, FORMS, LEXICON, contains
+from granted.dataset_builders.scenes.shapes.wordings import CONCEPTS, FORMS, LEXICON
 
 
 # Words that carry no meaning of their own here.
@@ -34,6 +34,11 @@ FUNCTION_WORDS = {
     "who",
     "coloured",
 }
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Whether a phrase stands in a text, in whole words, whatever the case."""
+    return re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text, re.IGNORECASE) is not None
 
 
 def content_words(text: str) -> set[str]:

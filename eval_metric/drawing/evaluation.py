@@ -64,6 +64,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     prompts = scored_prompts(settings.prompts, seed=settings.seed)
     captions = [row["caption"] for row in rows[:CALIBRATION]]
     runs = settings.output / "drawing_runs"
+    _finished(runs, {"steps": settings.steps, "batch_size": settings.batch_size})  # raises before anything is trained
     for name, feature, encoder in _arms(settings, options):
         if not data.exists():  # now that the first encoder is known to be good
             write_rows(rows, data)
@@ -95,7 +96,23 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
         )
         arm = {"encoder": name, "feature": feature_label(feature), "standardized": settings.standardize}
         DrawingArm(config, model, prompts, arm | {"version": VERSION}).run()
-    return write_report(runs, settings.output)
+    return write_report(_finished(runs), settings.output)
+
+
+def _finished(runs: Path, budget: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    """What the arms that have ended have scored.
+
+    Raises:
+        InputError: one of them had another budget, so that its scores cannot stand beside the others'.
+    """
+    arms = [read_json(path) for path in sorted(runs.glob("*/scores.json"))]
+    for arm in arms:
+        if budget and arm["budget"] != budget:
+            raise InputError(
+                f"got {runs} with an arm of {arm['arm']['encoder']} trained for {arm['budget']}, a run with other "
+                f"steps or batch size than {budget}: choose another output folder"
+            )
+    return arms
 
 
 def _arms(settings: DrawingSettings, options: EncoderOptions) -> Iterator[tuple[str, str, GrantedModel]]:
@@ -108,17 +125,8 @@ def _arms(settings: DrawingSettings, options: EncoderOptions) -> Iterator[tuple[
             yield f"{name}, random weights", features[-1], random_weights(encoder)
 
 
-def write_report(runs: Path, output: Path) -> list[dict[str, Any]]:
-    """Rows and table of all arms that have ended.
-
-    Raises:
-        InputError: arms of different settings, whose scores cannot stand side by side.
-    """
-    arms = [read_json(path) for path in sorted(runs.glob("*/scores.json"))]
-    budgets = {str(arm["budget"]) for arm in arms}
-    if len(budgets) > 1:
-        given = "; ".join(sorted(budgets))
-        raise InputError(f"got arms of different budgets in {runs} ({given}), expected one: use another output folder")
+def write_report(arms: Sequence[dict[str, Any]], output: Path) -> list[dict[str, Any]]:
+    """Write `drawing.json` and `drawing.md` of arms that have ended; the rows."""
     rows = [row for arm in arms for row in _rows(arm)]
     write_json(output / "drawing.json", {"instrument": "drawing", "rows": rows, "arms": [_about(arm) for arm in arms]})
     with atomic_path(output / "drawing.md") as temporary:

@@ -1,7 +1,9 @@
-"""Pictures of the reading instrument: dots for wordings, curves for the ladder.
+"""Charts of the reading instrument: dots for wordings, curves for the ladder.
 
-reading_chart(rows, "reading.png")
-ladder_chart(rows, "ladder.png")
+    reading_chart(rows, "reading.png")
+    ladder_chart(rows, "ladder.png")
+
+The rows are those of a results file, see `results.py`.
 """
 
 import os

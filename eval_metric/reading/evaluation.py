@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from granted.encoding.controls import random_weights, words_alone
-from granted.encoding.features import expand_features, feature_label
+from granted.encoding.features import expand_features, feature_encoder, feature_label
 from granted.encoding.loading import device_name, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.eval_metric.reading.examples import Texts, ladder_texts, reading_texts
@@ -102,13 +102,13 @@ def _read_source(
     source: Source, texts: Texts, folder: Path, identity: dict[str, Any], settings: ReadingSettings
 ) -> dict[str, Run]:
     """The source's runs by the names of their files; those that are not there are made."""
-    fingerprint = "scene" if source.model is None else source.model.fingerprint()
     runs: dict[str, Run] = {}
     paths = {
         (feature, seed): folder / f"{folder_name(source.encoder)}__{feature_label(feature)}__seed{seed}.json"
         for feature in source.features
         for seed in settings.seeds
     }
+    identities = {feature: identity | own for feature, own in _feature_identities(source).items()}
     missing = list(dict.fromkeys(feature for (feature, _), path in paths.items() if not path.exists()))
     found = _encode(source, missing, texts) if missing else {}
     for (feature, seed), path in paths.items():
@@ -124,10 +124,26 @@ def _read_source(
                 "seconds": round(outcome.seconds, 1),
                 "loss": outcome.loss,
             }
-            own = identity | {"encoder": fingerprint}
-            Run(source.encoder, feature_label(feature), seed, outcome.right, outcome.learned, own, origin).save(path)
-        runs[path.name] = Run.load(path, identity | {"encoder": fingerprint})
+            scores = (outcome.right, outcome.learned)
+            Run(source.encoder, feature_label(feature), seed, *scores, identities[feature], origin).save(path)
+        runs[path.name] = Run.load(path, identities[feature])
     return runs
+
+
+def _feature_identities(source: Source) -> dict[str, dict[str, Any]]:
+    """All that decides each feature: weights, tokenizer, template, limit and layer weights, wherever they are from."""
+    if source.model is None:
+        return {feature: {"encoder": "scene"} for feature in source.features}
+    fingerprint = source.model.fingerprint()
+    models = {feature: feature_encoder(source.model, feature) for feature in source.features}
+    return {
+        feature: {
+            "encoder": fingerprint,
+            "fusion": model.config.fusion_options(),
+            "layer weights": model.layer_weights.tolist(),
+        }
+        for feature, model in models.items()
+    }
 
 
 def _encode(source: Source, features: Sequence[str], texts: Texts) -> dict[str, TokenFeatures]:

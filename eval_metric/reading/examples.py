@@ -100,7 +100,7 @@ def ladder_texts(training: int, test: int, seed: int) -> Texts:
 
     The rungs of `AXES`: how many facts a text tells (a figure at its place is one, its colour another); how many words
     stand between where two figures are and their colours; how many of three other figures have the shape of the one
-    asked for.
+    whose colour is asked for.
 
     Args:
         training (`int`): texts to learn from, of all rungs in turn.
@@ -168,7 +168,9 @@ def _alike(rng: random.Random, sharing: int, held_out: bool):
         if is_held_out(drawing) == held_out:
             break
     caption = varied_caption(drawing, "seen", rng)
-    return caption.text, caption.facts, tuple(fact for fact in caption.facts if fact.subject == target.cell)
+    # Its shape alone could be guessed from the others, its colour is bound to its place.
+    asked = Fact(target.cell, "colour", target.colour)
+    return caption.text, caption.facts, (asked,)
 
 
 def _name(figure: Figure, rng: random.Random) -> str:

@@ -33,18 +33,15 @@ def is_held_out(drawing: Drawing) -> bool:
     return int(hashlib.sha256(drawing.to_json().encode()).hexdigest(), 16) % HELD_OUT == 0
 
 
-def sample_drawing(rng: random.Random, held_out: bool, kind: str | None = None) -> Drawing:
+def sample_drawing(rng: random.Random, held_out: bool) -> Drawing:
     """A drawing of one or two figures, of groups of equal figures, or of figures in motion.
 
     Args:
         rng (`random.Random`): decides.
         held_out (`bool`): whether it is one that is kept for tests.
-        kind (`str`, *optional*): `"places"`, `"groups"` or `"motion"`; at random by default.
     """
     chance = rng.random()
-    if kind is None:
-        kind = "groups" if chance < GROUPS_SHARE else "motion" if chance < GROUPS_SHARE + VIDEO_SHARE else "places"
-    make = {"places": _placed, "groups": _groups, "motion": _moving}[kind]
+    make = _groups if chance < GROUPS_SHARE else _moving if chance < GROUPS_SHARE + VIDEO_SHARE else _placed
     while True:
         drawing = make(rng)
         if is_held_out(drawing) == held_out:

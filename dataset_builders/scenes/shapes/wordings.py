@@ -8,7 +8,6 @@ seen. So a reader, or a diffusion model, is trained on training wordings alone a
 """
 
 import random
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,11 +94,6 @@ class Lexicon:
                     found += [Phrase(text, likeness=True) for text in own.get("likenesses", [])]
                     phrases[kind, concept, split] = tuple(found)
         return phrases
-
-
-def contains(text: str, phrase: str) -> bool:
-    """Whether a phrase stands in a text, in whole words, whatever the case."""
-    return re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text, re.IGNORECASE) is not None
 
 
 LEXICON = Lexicon(Path(__file__).with_name("wordings.yaml"))
