@@ -103,28 +103,27 @@ def merge(settings: Merge):
 class Compare:
     """Options of `granted compare`."""
 
-    reference: Path = option(help="Folder of results on one benchmark.", positional=True)
-    other: Path = option(help="Folder of results on another.", positional=True)
-    names: list[str] = option([], "What to call the two; by default the folders' names.")
-    output: Path = option(Path("agreement"), "Folder for agreement.md and agreement.png.")
+    reference: str = option(
+        help="What is to be predicted: results of granted evaluate, as FOLDER:aggregator, FOLDER:mean, "
+        "reading.json:WORDING/PROPERTY, ladder.json:threshold or drawing.json:WORDING/PROPERTY.",
+        positional=True,
+    )
+    others: list[str] = option(help="What may predict it, in the same form.", positional=True)
+    names: list[str] = option([], "What to call all of them, the reference first.")
+    output: Path = option(Path("comparison"), "Folder for comparison.json, .md and .png.")
 
 
 @command("compare")
 def compare(settings: Compare):
-    """Correlate two benchmarks over the encoders and features that both have scored."""
-    from granted.eval_metric.agreement import agreement, agreement_chart
-    from granted.eval_metric.results import load_all
-    from granted.utils.files import atomic_path
+    """Correlate instruments over the encoders and features that they have all scored."""
+    from granted.eval_metric.comparison import compare, read_scores, write_comparison
 
-    names = settings.names or [settings.reference.name, settings.other.name]
-    if len(names) != 2:
-        raise InputError(f"got --names {','.join(names)}, expected two names: give one for each benchmark")
-    found = agreement(load_all(settings.reference), load_all(settings.other))
-    text = found.markdown(*names)
-    with atomic_path(settings.output / "agreement.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    agreement_chart(found, settings.output / "agreement.png", *names)
-    console.print(text)
+    specs = [settings.reference, *settings.others]
+    names = settings.names or [""] * len(specs)
+    if len(names) != len(specs):
+        raise InputError(f"got {len(names)} names for {len(specs)} results, expected one for each")
+    reference, *others = map(read_scores, specs, names)
+    console.print(write_comparison([compare(reference, other) for other in others], settings.output))
 
 
 @command("evaluate reading")

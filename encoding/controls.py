@@ -3,15 +3,21 @@
     random_weights(encoder, seed=0)                 # the same architecture, nothing learned
     words_alone(encoder, positions=True)            # its word vectors with their positions: no word knows another
     words_alone(encoder, positions=False)           # a bag of words
+    CONTROLS["random weights"](encoder)             # any of them by its name in results
+    vocabulary_alone(["red", "star"])               # a language of its own, for a ceiling
 
-Each is a [`GrantedModel`] with the tokenizer of the encoder, so that all that reads an encoder reads them too.
+Each is a [`GrantedModel`] with a tokenizer, so that all that reads an encoder reads them too.
 """
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from granted.modeling_granted import GrantedModel
 from granted.modeling_text_trunk import input_embeddings
@@ -44,8 +50,27 @@ def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
     table = input_embeddings(encoder.text_trunk)
     if table is None:
         raise InputError("got an encoder without a table of word vectors, expected one: choose another control")
-    words = table.weight.detach().float().cpu()  # (V, E)
     limit = encoder.config.max_sequence_length
+    return _words_model(table.weight.detach().float().cpu(), encoder.tokenizer, limit, positions)
+
+
+def vocabulary_alone(words: Sequence[str], width: int = 128) -> GrantedModel:
+    """An encoder that tells the words of a small language apart and knows nothing else: a ceiling for plain texts.
+
+    Args:
+        words (`Sequence[str]`): the language; texts are these words with spaces between.
+        width (`int`, defaults to 128): of its features, random vectors with sinusoidal positions.
+    """
+    ids = {word: i for i, word in enumerate(("[PAD]", "[UNK]", *dict.fromkeys(words)))}
+    fast = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    fast.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]")
+    table = torch.randn(len(ids), width, generator=torch.Generator().manual_seed(0))  # (V, D)
+    return _words_model(table, tokenizer, limit=64, positions=True)
+
+
+def _words_model(words: torch.Tensor, tokenizer: PreTrainedTokenizerBase, limit: int, positions: bool) -> GrantedModel:
+    """The encoder of a table of word vectors (V, E)."""
     config = BertConfig(
         vocab_size=len(words),
         hidden_size=words.shape[1],
@@ -53,7 +78,7 @@ def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
         num_attention_heads=1,
         intermediate_size=1,
         max_position_embeddings=limit,
-        pad_token_id=encoder.tokenizer.pad_token_id or 0,
+        pad_token_id=tokenizer.pad_token_id or 0,
     )
     trunk = BertModel(config, add_pooling_layer=False).eval()
     with torch.no_grad():
@@ -66,7 +91,7 @@ def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
         trunk.embeddings.token_type_embeddings.weight.zero_()
         trunk.embeddings.position_embeddings.weight.copy_(_sinusoids(limit, words.shape[1]) * scale * positions)
     options = {"fusion": "single", "max_sequence_length": limit, "padding_side": "right"}
-    return GrantedModel.from_loaded(trunk, encoder.tokenizer, **options).requires_grad_(False)
+    return GrantedModel.from_loaded(trunk, tokenizer, **options).requires_grad_(False)
 
 
 def _sinusoids(count: int, width: int) -> torch.Tensor:
@@ -74,3 +99,10 @@ def _sinusoids(count: int, width: int) -> torch.Tensor:
     frequencies = 10000 ** (-torch.arange(0, width, 2) / width)  # (ceil(width / 2),)
     angles = torch.arange(count).unsqueeze(1) * frequencies  # (count, ceil(width / 2))
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]  # (count, width)
+
+
+CONTROLS = {
+    "random weights": random_weights,
+    "words with positions": words_alone,
+    "bag of words": lambda encoder: words_alone(encoder, positions=False),
+}

@@ -36,6 +36,7 @@ def test_a_figure_is_right_by_shape_colour_and_place():
     moved = next(other for other in others if other.figures[0].cell != one.figures[0].cell)
     scores = read_figure(replace(one, figures=(replace(one.figures[0], cell=moved.figures[0].cell),)), image)
     assert scores["look"] == 1 and scores["position"] == 0 and scores["figure"] == 0
+    assert scores["all"] == pytest.approx(2 / 3)
 
 
 def test_no_test_prompt_is_about_a_figure_of_training():
@@ -62,12 +63,16 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
     )
     rows = evaluate(settings, OPTIONS)
     assert {(row["encoder"], row["wording"]) for row in rows} == {
-        (encoder, wording) for encoder in ("tiny", "tiny, random weights") for wording in WORDINGS
+        (encoder, wording)
+        for encoder in ("tiny", "tiny, random weights", "tiny, words with positions", "the scene itself")
+        for wording in WORDINGS
     }
     scores = {path: path.stat().st_mtime_ns for path in tmp_path.glob("drawing_runs/*/scores.json")}
-    assert len(scores) == 2 and all(len(list((path.parent / "images").iterdir())) == 8 for path in scores)
+    assert len(scores) == 4 and all(len(list((path.parent / "images").iterdir())) == 8 for path in scores)
     assert evaluate(settings, OPTIONS) == rows
     assert all(path.stat().st_mtime_ns == written for path, written in scores.items())
     assert json.loads((tmp_path / "drawing.json").read_text())["rows"] == rows
     with pytest.raises(InputError, match="run with other"):
         evaluate(replace(settings, steps=3), OPTIONS)
+    more = {row["encoder"]: row["seeds"] for row in evaluate(replace(settings, seeds=[1], controls=False), OPTIONS)}
+    assert more.pop("tiny") == 2 and set(more.values()) == {1}, "a later command adds a seed"

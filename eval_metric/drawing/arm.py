@@ -29,8 +29,8 @@ from granted.utils.files import atomic_path, write_json
 from granted.utils.versions import library_versions
 
 
-PROPERTIES = ("shape", "colour", "position", "look", "figure")
-SAMPLED_TOGETHER = 50
+PROPERTIES = ("shape", "colour", "position", "look", "all", "figure")
+SAMPLED_TOGETHER = 60
 
 
 class DrawingArm(TextToImageTrainer):
@@ -43,6 +43,8 @@ class DrawingArm(TextToImageTrainer):
         prompts (`list[Prompt]`): of the test.
         about (`dict`): what is stored beside the scores.
     """
+
+    kind = "drawing"
 
     def __init__(
         self, config: TextToImageConfig, encoder: GrantedModel, prompts: Sequence[Prompt], about: dict[str, Any]
@@ -69,10 +71,15 @@ class DrawingArm(TextToImageTrainer):
         latents = self.draw(embeds, mask, seed, output_type="latent", height=GRID, width=GRID).images  # (P, C, 3, 3)
         return (self.codec.decode(latents) + 1) / 2  # (P, 3, H, W)
 
+    def sample_grid(self) -> None:
+        """What the first prompts look like at this step; and how much of them is right joins the log."""
+        images = self.draw_prompts(self._prompts[:SAMPLED_TOGETHER])
+        scores = [read_figure(prompt.drawing, image)["all"] for prompt, image in zip(self._prompts, images)]
+        self.log[-1][self._prompts[0].wording] = round(sum(scores) / len(scores), 4)
+
     def finish(self, seconds: float) -> None:
         with self.averaged_weights():
-            self.sample_grid()
-            images = self.draw_prompts()
+            images = self.draw_prompts(self._prompts)
         items = []
         own_drawings = [prompt.drawing for prompt in self._prompts]
         others = np.roll(np.arange(len(images)), 1)  # of the same wording, but for the first of each
@@ -83,19 +90,18 @@ class DrawingArm(TextToImageTrainer):
             temporary.mkdir()
             for number, image in enumerate(images):
                 image.save(temporary / f"{number:04d}.png")
-        scores = {"arm": self._about, "budget": {"steps": self.step, "batch_size": self.config.batch_size}}
-        scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
+        scores = self._about | {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
         scores |= {"device": str(self.accelerator.device)}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
         write_json(self.output / "scores.json", scores)
         write_json(self.output / RECORD, {"steps": self.step})
         remove_checkpoints(self.output)
 
-    def draw_prompts(self) -> list[PIL.Image.Image]:
-        """An image of every prompt, from the weights as they are."""
+    def draw_prompts(self, prompts: Sequence[Prompt]) -> list[PIL.Image.Image]:
+        """An image of each prompt, from the weights as they are."""
         images: list[PIL.Image.Image] = []
-        for start in range(0, len(self._prompts), SAMPLED_TOGETHER):
-            part = [prompt.text for prompt in self._prompts[start : start + SAMPLED_TOGETHER]]
+        for start in range(0, len(prompts), SAMPLED_TOGETHER):
+            part = [prompt.text for prompt in prompts[start : start + SAMPLED_TOGETHER]]
             pixels = self.sample(part, seed=start)  # (P, 3, H, W)
             arrays = pixels.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
             images += [PIL.Image.fromarray(array) for array in arrays]
@@ -110,7 +116,7 @@ def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
 def read_figure(drawing: Drawing, image: PIL.Image.Image) -> dict[str, float]:
     """Whether the largest figure of an image has the shape, the colour and the place asked for.
 
-    `look` is shape and colour together, `figure` all three.
+    `look` is shape and colour together, `figure` all three; `all` is the share of the three that is right.
     """
     asked = drawing.figures[0]
     seen = max(read_image(image).figures, key=lambda figure: figure.height, default=None)
@@ -119,5 +125,6 @@ def read_figure(drawing: Drawing, image: PIL.Image.Image) -> dict[str, float]:
         "colour": seen is not None and seen.colour == asked.colour,
         "position": seen is not None and seen.cell == asked.cell,
     }
+    share = sum(right.values()) / len(right)
     right |= {"look": right["shape"] and right["colour"], "figure": all(right.values())}
-    return {name: float(value) for name, value in right.items()}
+    return {name: float(value) for name, value in right.items()} | {"all": share}

@@ -26,7 +26,7 @@ class CellCodec:
     Args:
         mean (`torch.Tensor`): (P,), of a cell's pixels.
         basis (`torch.Tensor`): (C, P), orthonormal.
-        scale (`float`): of a latent's deviation to 1.
+        scale (`float`): of a latent of a cell with a figure to deviation 1.
     """
 
     mean: torch.Tensor
@@ -38,9 +38,13 @@ class CellCodec:
         """The principal components of the cells of images (B, 3, H, H) that show every shape in several colours."""
         cells = _cells(images).permute(0, 2, 1).flatten(0, 1)  # (B * 9, P)
         mean = cells.mean(0)  # (P,)
-        _, _, components = torch.linalg.svd((cells - mean).double(), full_matrices=False)
-        basis = components[:CHANNELS].float()  # (C, P)
-        scale = float(((cells - mean) @ basis.T).std())
+        centred = (cells - mean).double()  # (B * 9, P)
+        _, components = torch.linalg.eigh(centred.T @ centred)  # (P, P), the largest at the end
+        basis = components.T[-CHANNELS:].float()  # (C, P)
+        squares = ((cells - mean) @ basis.T).square().sum(-1).view(len(images), -1)  # (B, 9)
+        # Of the cell that shows the figure: were its latents larger, they would show through almost all of the noise,
+        # so that hardly a training step would ask the text for its place.
+        scale = float((squares.amax(1).mean() / CHANNELS).sqrt())
         return cls(mean, basis, scale)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:

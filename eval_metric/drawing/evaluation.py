@@ -2,33 +2,38 @@
 
     evaluate(DrawingSettings(encoders=["minilm=./all-MiniLM-L6-v2"], output=Path("out")), EncoderOptions())
 
-Every arm is a training of equal budget in `out/drawing_runs/ENCODER__FEATURE`; run again, it goes on where it stopped.
-The outcome of all arms there is `out/drawing.json` and `out/drawing.md`; rows are as of granted evaluate reading.
+Every arm is a training of equal budget in `out/drawing_runs/ENCODER__FEATURE__seedN`; run again, it goes on where it
+stopped. The outcome of all arms there is written by `results.py` beside this file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from granted.dataset_builders.scenes.shapes.rows import write_rows
-from granted.encoding.controls import random_weights
+from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
+from granted.encoding.controls import CONTROLS, random_weights, vocabulary_alone
 from granted.encoding.features import expand_features, feature_encoder, feature_label
 from granted.encoding.loading import load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
-from granted.eval_metric.drawing.arm import PROPERTIES, DrawingArm
-from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
+from granted.eval_metric.drawing.arm import DrawingArm
+from granted.eval_metric.drawing.results import finished_arms, write_report
+from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import DrawingSettings
-from granted.eval_metric.reading.results import percent
-from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path, folder_name, read_json, write_json
+from granted.utils.files import folder_name
 
 
-VERSION = 1  # of the instrument: raised whenever scenes, training or scoring change
+VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
 SIDE = 48  # pixels of an image
 CALIBRATION = 300  # captions from which channels are standardised
+CEILING = "the scene itself"
+WORDS = "words with positions"
 TRANSFORMER = {
     "patch_size": 1,
     "hidden_size": 128,
@@ -43,8 +48,18 @@ TRANSFORMER = {
 }
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What the diffusion model of an arm is conditioned on: a feature of an encoder, from captions of a column."""
+
+    encoder: str
+    feature: str
+    model: GrantedModel
+    captions: str = "caption"
+
+
 def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[str, Any]]:
-    """Train an arm for every feature of every encoder, and write the outcome.
+    """Train an arm for every feature of every encoder and for its controls, and write the outcome.
 
     Args:
         settings ([`DrawingSettings`]): what draws, and for how long it learns.
@@ -59,116 +74,94 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     names = [split_spec(spec)[0] for spec in settings.encoders]
     if len(set(names)) < len(names):
         raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
-    data = settings.output / f"drawing_images_{settings.images}_{settings.seed}.parquet"
-    rows = list(training_rows(settings.images, seed=settings.seed, size=SIDE))
-    prompts = scored_prompts(settings.prompts, seed=settings.seed)
-    captions = [row["caption"] for row in rows[:CALIBRATION]]
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise InputError(f"got seeds {settings.seeds}, expected at least one, and each once")
+    data = settings.output / f"drawing_images_{settings.images}_{settings.images_seed}.parquet"
+    rows = list(training_rows(settings.images, seed=settings.images_seed, size=SIDE))
+    prompts = scored_prompts(settings.prompts, seed=settings.images_seed)
     runs = settings.output / "drawing_runs"
-    _finished(runs, {"steps": settings.steps, "batch_size": settings.batch_size})  # raises before anything is trained
-    for name, feature, encoder in _arms(settings, options):
+    finished_arms(runs, _budget(settings))  # raises before anything is trained
+    for conditions in _conditions(settings, options):
         if not data.exists():  # now that the first encoder is known to be good
             write_rows(rows, data)
-        model = feature_encoder(encoder, feature).requires_grad_(False)
-        if settings.standardize:
-            model.calibrate(captions)
-        folder = runs / f"{folder_name(name)}__{feature_label(feature)}{'' if settings.standardize else '__raw'}"
-        config = TextToImageConfig(
-            encoder=name,
-            data=str(data),
-            output_dir=str(folder),
-            resolution=SIDE,
-            transformer=TRANSFORMER,
-            max_sequence_length=128,
-            layer_weights="as_saved",
-            batch_size=settings.batch_size,
-            max_steps=settings.steps,
-            optimizer="muon",
-            learning_rate=settings.learning_rate,
-            schedule="cosine",
-            warmup_steps=20,
-            adam_beta2=0.99,
-            ema_decay=0.99,
-            mixed_precision="no",
-            save_steps=200,
-            num_inference_steps=10,
-            guidance_scale=3.0,
-            seed=settings.seed,
-        )
-        arm = {"encoder": name, "feature": feature_label(feature), "standardized": settings.standardize}
-        DrawingArm(config, model, prompts, arm | {"version": VERSION}).run()
-    return write_report(_finished(runs), settings.output)
+        plain = conditions.captions == "short_caption"
+        own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
+        for seed in settings.seeds:
+            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(
+                False
+            )  # the arm takes it apart
+            if settings.standardize:
+                model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
+            arm = {
+                "encoder": conditions.encoder,
+                "feature": feature_label(conditions.feature),
+                "standardized": settings.standardize,
+                "seed": seed,
+                "version": VERSION,
+                "budget": _budget(settings),
+            }
+            raw = "" if settings.standardize else "__raw"
+            folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
+            tqdm.write(_cost(runs, arm))
+            config = _training(settings, conditions, data, folder, seed)
+            DrawingArm(config, model, own, arm).run()
+    return write_report(finished_arms(runs), settings.output)
 
 
-def _finished(runs: Path, budget: dict[str, int] | None = None) -> list[dict[str, Any]]:
-    """What the arms that have ended have scored.
-
-    Raises:
-        InputError: one of them had another budget, so that its scores cannot stand beside the others'.
-    """
-    arms = [read_json(path) for path in sorted(runs.glob("*/scores.json"))]
-    for arm in arms:
-        if budget and arm["budget"] != budget:
-            raise InputError(
-                f"got {runs} with an arm of {arm['arm']['encoder']} trained for {arm['budget']}, a run with other "
-                f"steps or batch size than {budget}: choose another output folder"
-            )
-    return arms
+def _budget(settings: DrawingSettings) -> dict[str, Any]:
+    """What arms must have in common to stand side by side."""
+    names = ("steps", "batch_size", "learning_rate", "images", "images_seed", "prompts")
+    return {name: getattr(settings, name) for name in names}
 
 
-def _arms(settings: DrawingSettings, options: EncoderOptions) -> Iterator[tuple[str, str, GrantedModel]]:
+def _cost(runs: Path, arm: dict[str, Any]) -> str:
+    """What an arm is going to do, and what the arms before it took."""
+    before = [one["seconds_of_last_start"] for one in finished_arms(runs)]
+    took = f"; arms so far took {sum(before) / len(before):.0f} s" if before else ""
+    steps, size = arm["budget"]["steps"], arm["budget"]["batch_size"]
+    return f"{arm['encoder']}, {arm['feature']}, seed {arm['seed']}: {steps} steps of {size} images{took}"
+
+
+def _training(
+    settings: DrawingSettings, conditions: Conditions, data: Path, folder: Path, seed: int
+) -> TextToImageConfig:
+    return TextToImageConfig(
+        encoder=conditions.encoder,
+        data=str(data),
+        output_dir=str(folder),
+        caption_columns=[conditions.captions],
+        resolution=SIDE,
+        transformer=TRANSFORMER,
+        max_sequence_length=128,
+        layer_weights="as_saved",
+        batch_size=settings.batch_size,
+        max_steps=settings.steps,
+        optimizer="muon",
+        learning_rate=settings.learning_rate,
+        schedule="cosine",
+        warmup_steps=20,
+        timestep_sampling="uniform",  # what the text decides is decided in the most noise
+        adam_beta2=0.99,
+        ema_decay=0.99,
+        mixed_precision="no",
+        save_steps=200,
+        sample_steps=200,
+        num_inference_steps=10,
+        guidance_scale=3.0,
+        seed=seed,
+    )
+
+
+def _conditions(settings: DrawingSettings, options: EncoderOptions) -> Iterator[Conditions]:
+    """Each encoder's features, then its controls; at the end the ceiling."""
     for spec in settings.encoders:
         name, encoder = load_encoder(spec, options)
         features = expand_features(settings.features, encoder.config.num_hidden_layers)
         for feature in features:
-            yield name, feature, encoder
-        if settings.control:
-            yield f"{name}, random weights", features[-1], random_weights(encoder)
-
-
-def write_report(arms: Sequence[dict[str, Any]], output: Path) -> list[dict[str, Any]]:
-    """Write `drawing.json` and `drawing.md` of arms that have ended; the rows."""
-    rows = [row for arm in arms for row in _rows(arm)]
-    write_json(output / "drawing.json", {"instrument": "drawing", "rows": rows, "arms": [_about(arm) for arm in arms]})
-    with atomic_path(output / "drawing.md") as temporary:
-        temporary.write_text(drawing_table(rows), encoding="utf-8")
-    return rows
-
-
-def _about(arm: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arm.items() if name != "items"}
-
-
-def _rows(arm: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for wording in WORDINGS:
-        items = [item for item in arm["items"] if item["wording"] == wording]
-        for name in PROPERTIES:
-            values = {kind: [item[kind][name] for item in items] for kind in ("score", "control")}
-            estimate = bootstrap_accuracy(values["score"], range(len(items)))
-            yield {
-                "encoder": arm["arm"]["encoder"],
-                "feature": arm["arm"]["feature"] + ("" if arm["arm"]["standardized"] else ", raw"),
-                "instrument": "drawing",
-                "wording": wording,
-                "property": name,
-                "accuracy": round(estimate.accuracy, 4),
-                "ci95": [round(estimate.low, 4), round(estimate.high, 4)],
-                "control": round(sum(values["control"]) / len(items), 4),
-                "n": len(items),
-                "seeds": 1,
-            }
-
-
-def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: an arm a row, shape and colour right in each wording, and the place."""
-    cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
-    arms = list(dict.fromkeys((row["encoder"], row["feature"]) for row in rows))
-    heads = [f"{name}, {wording}" for name in ("look", "position") for wording in WORDINGS]
-    lines = [f"| encoder | feature | {' | '.join(heads)} |", f"|---|---|{'--:|' * len(heads)}"]
-    for arm in arms:
-        found = [cells[(*arm, wording, name)] for name in ("look", "position") for wording in WORDINGS]
-        shown = [percent(row) for row in found]
-        lines.append(f"| {arm[0]} | {arm[1]} | {' | '.join(shown)} |")
-    others = [row["control"] for row in rows if row["property"] == "look"]
-    note = "Images with the right shape and colour (look), and place, % [95% interval]; other prompts: look "
-    note += f"{100 * sum(others) / len(others):.0f}." if others else "none."
-    return "\n".join([*lines, "", note]) + "\n"
+            yield Conditions(name, feature, encoder)
+        if settings.controls:
+            yield Conditions(f"{name}, random weights", features[-1], random_weights(encoder))
+            yield Conditions(f"{name}, {WORDS}", "last", CONTROLS[WORDS](encoder))
+    if settings.controls:
+        words = " ".join(map(plain_words, single_figures(held_out=False))).split()
+        yield Conditions(CEILING, "last", vocabulary_alone(words), captions="short_caption")

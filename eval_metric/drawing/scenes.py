@@ -3,7 +3,8 @@
     training_rows(4000, seed=0, size=32)             # images with captions in training wordings
     scored_prompts(100, seed=0)                        # of figures that no training image shows
 
-A figure is a shape, a colour and a cell.
+A figure is a shape, a colour and a cell. Beside its caption a row has it in plain words, always the same for the same
+figure: the ceiling, a text that says nothing else.
 """
 
 import random
@@ -30,6 +31,12 @@ class Prompt:
     drawing: Drawing
 
 
+def plain_words(drawing: Drawing) -> str:
+    """`"red star 0 2"`: colour, shape, column and row."""
+    figure = drawing.figures[0]
+    return f"{figure.colour} {figure.shape} {figure.cell[0]} {figure.cell[1]}"
+
+
 def training_rows(count: int, *, seed: int, size: int) -> Iterator[dict[str, Any]]:
     """Images with captions in training wordings, as `granted train text-to-image` takes them."""
     pool = single_figures(held_out=False)
@@ -38,7 +45,7 @@ def training_rows(count: int, *, seed: int, size: int) -> Iterator[dict[str, Any
         rng = random.Random(name)
         drawing = rng.choice(pool)
         row = {"id": name, "image": render_image(drawing, size), "caption": varied_caption(drawing, "seen", rng).text}
-        yield row | {"short_caption": None, "drawing": drawing.to_json(), "told": list(TOLD)}
+        yield row | {"short_caption": plain_words(drawing), "drawing": drawing.to_json(), "told": list(TOLD)}
 
 
 def scored_prompts(count: int, *, seed: int) -> list[Prompt]:

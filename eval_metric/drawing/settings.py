@@ -18,10 +18,13 @@ class DrawingSettings:
     features: list[str] = option(["last", "norm_avg"], "As of granted evaluate ted; each is an arm.")
     output: Path = option(Path("evaluation"), "Folder of the results.")
     standardize: bool = option(True, "Standardise every channel of a feature before the diffusion model reads it.")
-    control: bool = option(True, "Also an arm of random weights for each encoder, of its last feature.")
-    seed: Seed = option(0, "Seed of images, initialisation and noise.")
+    controls: bool = option(
+        True, "Also arms of random weights of each encoder, of its words without context, and of the scene itself."
+    )
+    seeds: list[Seed] = option([0], "An arm for each: its initialisation, order and noise.")
+    images_seed: Seed = option(0, "Seed of images, captions and prompts.", group=TRAINING)
     images: Count = option(4000, "Training images, each with one caption.", group=TRAINING)
-    prompts: Count = option(50, "Test prompts of each wording.", group=TRAINING)
-    steps: Count = option(1500, "Steps.", group=TRAINING)
+    prompts: Count = option(120, "Test prompts of each wording.", group=TRAINING)
+    steps: Count = option(1000, "Steps.", group=TRAINING)
     batch_size: Count = option(32, "Images of a step.", group=TRAINING)
     learning_rate: Positive = option(3e-3, "Peak learning rate, of Muon.", group=TRAINING)

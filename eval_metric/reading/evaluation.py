@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granted.encoding.controls import random_weights, words_alone
+from granted.encoding.controls import CONTROLS, random_weights
 from granted.encoding.features import expand_features, feature_encoder, feature_label
 from granted.encoding.loading import device_name, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
@@ -31,11 +31,6 @@ from granted.utils.versions import library_versions
 VERSION = 1  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
 TEXTS = {"reading": reading_texts, "ladder": ladder_texts}
 CEILING = "the scene itself"
-CONTROLS = {
-    "random weights": random_weights,
-    "words with positions": words_alone,
-    "bag of words": lambda encoder: words_alone(encoder, positions=False),
-}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""Does one instrument predict another? The correlation of their scores over the same encoders and features.
+
+    drawing = read_scores("results/claim/drawing.json:word/look")
+    found = compare(drawing, read_scores("results/claim/reading.json:word/all"))
+    found.pearson, found.spearman, found.kendall            # each with its interval
+
+Whatever `granted evaluate ted`, `reading`, `ladder` and `drawing` write can be compared. Few encoders and noisy scores
+make wide intervals: read them before the figure.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from granted.eval_metric.results import load_all
+from granted.eval_metric.seed_groups import group_seeds
+from granted.utils.errors import InputError, refusing
+from granted.utils.files import atomic_path, read_json, write_json
+
+
+FEWEST = 4  # arms that a correlation is made of
+RESAMPLES = 1000
+DEVIATIONS_OF_CI95 = 3.92  # how many standard deviations a 95% interval is wide
+MEASURES: dict[str, Callable] = {"pearson": pearsonr, "spearman": spearmanr, "kendall": kendalltau}
+
+
+@dataclass(frozen=True)
+class Score:
+    """An accuracy, or a number of facts, with its 95% interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one instrument says of encoders and features.
+
+    Args:
+        name (`str`): for tables and axes.
+        unit (`str`): `"%"` or `"facts"`.
+        by_arm (`dict[str, Score]`): keys are `"encoder · feature"`.
+    """
+
+    name: str
+    unit: str
+    by_arm: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How two instruments go together.
+
+    Attributes:
+        reference, other ([`Scores`]): the two.
+        arms (`list[str]`): those that both have scored, the best of the reference first.
+        left_out (`list[str]`): those that only one of them has scored.
+        pearson, spearman, kendall (`Score`): each with its interval over arms and scores, see [`compare`].
+    """
+
+    reference: Scores
+    other: Scores
+    arms: list[str]
+    left_out: list[str]
+    pearson: Score
+    spearman: Score
+    kendall: Score
+
+
+def read_scores(spec: str, name: str = "") -> Scores:
+    """The scores of `PATH` or `PATH:PART`.
+
+    Args:
+        spec (`str`): a folder of TED results, PART being `aggregator` or `mean` (both without it); `reading.json` or
+            `drawing.json`, PART being `WORDING/PROPERTY` such as `word/all`; `ladder.json`, PART being `threshold` or
+            a rung such as `facts=4`.
+        name (`str`): what to call them; the spec without its folder by default.
+
+    Raises:
+        InputError: there are no such results, or no such part of them.
+    """
+    path, part = (spec, "") if Path(spec).exists() else spec.rpartition(":")[::2]
+    if not path or not Path(path).exists():
+        raise InputError(f"got {spec}, expected a folder or file of results, with :PART behind it if need be")
+    name = name or Path(path).name + (f":{part}" if part else "")
+    if Path(path).is_dir():
+        return Scores(name, "%", _of_ted(path, part))
+    with refusing(path, "a results file of granted evaluate reading, ladder or drawing"):
+        content = read_json(Path(path))
+        rows, found = content["rows"], content.get("thresholds", [])
+    if part == "threshold":
+        by_arm = {_arm(row): Score(row["facts"], tuple(row["ci95"])) for row in found}
+        return Scores(name, "facts", _some(by_arm, spec, ["threshold"] if found else []))
+    by_arm = {_arm(row): Score(row["accuracy"], tuple(row["ci95"])) for row in rows if part in _parts(row)}
+    return Scores(name, "%", _some(by_arm, spec, sorted({one for row in rows for one in _parts(row)})))
+
+
+def _of_ted(path: str, part: str) -> dict[str, Score]:
+    groups = group_seeds(load_all(path))
+    if part:
+        groups = [group for group in groups if group.pooling == part]
+    by_arm = {}
+    for group in groups:
+        label = f"{group.encoder} · {group.feature}" if part else group.label
+        by_arm[label] = Score(group.estimate.accuracy, (group.estimate.low, group.estimate.high))
+    return _some(by_arm, f"{path}:{part}", ["aggregator", "mean"])
+
+
+def _some(by_arm: dict[str, Score], spec: str, parts: Sequence[str]) -> dict[str, Score]:
+    if not by_arm:
+        raise InputError(f"got {spec}, expected one of these parts behind the colon: {', '.join(parts)}")
+    return by_arm
+
+
+def _arm(row: dict[str, Any]) -> str:
+    return f"{row['encoder']} · {row['feature']}"
+
+
+def _parts(row: dict[str, Any]) -> tuple[str, ...]:
+    """By which PART a row is asked for."""
+    if row.get("axis"):
+        return (f"{row['axis']}={row['rung']}",) if row["property"] == "all" else ()
+    return (f"{row['wording']}/{row['property']}",)
+
+
+def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
+    """Correlate two instruments over the arms that both have scored.
+
+    The intervals resample arms with replacement, and draw each score anew from a normal distribution as wide as its
+    own interval: so they hold for other encoders and for other scenes.
+
+    Args:
+        reference, other ([`Scores`]): the two.
+        seed (`int`, defaults to 0): of the resampling.
+
+    Raises:
+        InputError: fewer than four arms occur in both.
+    """
+    arms = sorted(reference.by_arm.keys() & other.by_arm.keys(), key=lambda arm: -reference.by_arm[arm].value)
+    if len(arms) < FEWEST:
+        raise InputError(
+            f"got {len(arms)} encoder-feature combinations in both {reference.name} and {other.name}, expected at "
+            f"least {FEWEST}: score more"
+        )
+    sides = [[scores.by_arm[arm] for arm in arms] for scores in (reference, other)]
+    values = np.array([[score.value for score in side] for side in sides])  # (2, A)
+    widths = np.array([[score.ci95[1] - score.ci95[0] for score in side] for side in sides])  # (2, A)
+    rng = np.random.default_rng(seed)
+    resampled: dict[str, list[float]] = {measure: [] for measure in MEASURES}
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(arms), size=len(arms))  # (A,)
+        noisy = (values + rng.standard_normal(values.shape) * widths / DEVIATIONS_OF_CI95)[:, drawn]  # (2, A)
+        if (np.ptp(noisy, axis=1) > 0).all():  # constant scores have no correlation
+            for measure, function in MEASURES.items():
+                resampled[measure].append(float(function(*noisy).statistic))
+    found = {}
+    for measure, function in MEASURES.items():
+        value = float(function(*values).statistic) if (np.ptp(values, axis=1) > 0).all() else float("nan")
+        low, high = np.nanquantile(resampled[measure], [0.025, 0.975]) if resampled[measure] else (-1.0, 1.0)
+        found[measure] = Score(value, (float(low), float(high)))
+    left_out = sorted(reference.by_arm.keys() ^ other.by_arm.keys())
+    return Correlation(reference, other, arms, left_out, **found)
+
+
+def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) -> str:
+    """Write `comparison.json`, `.md` and `.png` of several instruments against one reference; the Markdown."""
+    output = Path(output)
+    content = []
+    for one in found:
+        measures = {name: _stored(getattr(one, name)) for name in MEASURES}
+        points = [
+            {"arm": arm} | {side.name: _stored(side.by_arm[arm]) for side in (one.reference, one.other)}
+            for arm in one.arms
+        ]
+        names = {"reference": one.reference.name, "other": one.other.name}
+        content.append(names | measures | {"points": points, "left_out": one.left_out})
+    text = comparison_table(found)
+    write_json(output / "comparison.json", {"comparisons": content})
+    with atomic_path(output / "comparison.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    comparison_chart(found, output / "comparison.png")
+    return text
+
+
+def _stored(score: Score) -> list[float]:
+    """Value and interval."""
+    return [round(one, 4) for one in (score.value, *score.ci95)]
+
+
+def comparison_table(found: Sequence[Correlation]) -> str:
+    """Markdown: an instrument a row with its correlations, then an arm a row with all scores."""
+    reference = found[0].reference
+    lines = [f"| against {reference.name} | n | Pearson | Spearman | Kendall |", "|---|--:|--:|--:|--:|"]
+    for one in found:
+        cells = (_interval(getattr(one, measure)) for measure in MEASURES)
+        lines.append(f"| {one.other.name} | {len(one.arms)} | {' | '.join(cells)} |")
+    sides = [reference, *(one.other for one in found)]
+    arms = sorted({arm for one in found for arm in one.arms}, key=lambda arm: -reference.by_arm[arm].value)
+    lines += ["", f"| encoder and feature | {' | '.join(f'{side.name}, {side.unit}' for side in sides)} |"]
+    lines.append(f"|---|{'--:|' * len(sides)}")
+    for arm in arms:
+        scores = [(side.by_arm.get(arm), side.unit) for side in sides]
+        lines.append(f"| {arm} | {' | '.join(_shown(*score) for score in scores)} |")
+    lines += ["", "[95% interval, over encoder-feature combinations and over each one's scenes]"]
+    left_out = sorted({arm for one in found for arm in one.left_out})
+    if left_out:
+        lines += ["", f"Scored by only one of two and left out there: {', '.join(left_out)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(score: Score) -> str:
+    return f"{score.value:.2f} [{score.ci95[0]:.2f}, {score.ci95[1]:.2f}]"
+
+
+def _shown(score: Score | None, unit: str) -> str:
+    return "" if score is None else f"{_scaled(score.value, unit):.1f}"
+
+
+def _scaled(value: float, unit: str) -> float:
+    return 100 * value if unit == "%" else value
+
+
+def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> None:
+    """Draw a panel an instrument as PNG: the reference upwards, a numbered point an arm, named at the side."""
+    arms = sorted({arm for one in found for arm in one.arms}, key=lambda arm: -found[0].reference.by_arm[arm].value)
+    numbers = {arm: number for number, arm in enumerate(arms, 1)}
+    encoders = list(dict.fromkeys(arm.split(" · ")[0] for arm in sorted(arms)))
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(3.2 * columns + 2.6, max(3.2 * rows, 0.17 * len(arms) + 0.6)), dpi=160)
+    figure.set_layout_engine("constrained")
+    FigureCanvasAgg(figure)
+    for ax, one in zip(figure.subplots(rows, columns, squeeze=False, sharey=True).flat, found):
+        for arm in one.arms:
+            x, y = (_scaled(side.by_arm[arm].value, side.unit) for side in (one.other, one.reference))
+            errors = [
+                [[abs(_scaled(end, side.unit) - value)] for end in side.by_arm[arm].ci95]
+                for side, value in ((one.other, x), (one.reference, y))
+            ]
+            colour = f"C{encoders.index(arm.split(' · ')[0]) % 10}"
+            ax.errorbar(x, y, yerr=errors[1], xerr=errors[0], color=colour, elinewidth=0.5, alpha=0.5)
+            ax.plot(x, y, "o", color=colour, markersize=4)
+            ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7)
+        ax.set_title(f"Pearson {_interval(one.pearson)}\nKendall {_interval(one.kendall)}", fontsize=7, loc="left")
+        ax.tick_params(labelsize=6.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)
+    handles = [
+        figure.axes[0].plot([], [], "o", color=f"C{encoders.index(arm.split(' · ')[0]) % 10}")[0] for arm in arms
+    ]
+    labels = [f"{numbers[arm]}  {arm}" for arm in arms]
+    figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

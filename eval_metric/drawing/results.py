@@ -1,0 +1,95 @@
+"""What the arms of the drawing probe have drawn, as rows of one schema, a table and a chart.
+
+    write_report(finished_arms("out/drawing_runs"), "out")         # out/drawing.json, drawing.md
+
+The rows of `drawing.json` are `encoder, feature, instrument, wording, property, accuracy, ci95, control, n, seeds`, as
+of `granted evaluate reading`; `control` is the score of the same images on one another's prompts.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from granted.eval_metric.drawing.arm import PROPERTIES
+from granted.eval_metric.drawing.scenes import WORDINGS
+from granted.eval_metric.reading.results import percent
+from granted.eval_metric.statistics import bootstrap_accuracy
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
+
+
+SHOWN = ("all", "look", "position")  # properties of the table
+
+
+def finished_arms(runs: str | os.PathLike, budget: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """What the arms that have ended have scored.
+
+    Raises:
+        InputError: one of them had another budget, so that its scores cannot stand beside the others'.
+    """
+    arms = [read_json(path) for path in sorted(Path(runs).glob("*/scores.json"))]
+    for arm in arms:
+        if budget and arm["budget"] != budget:
+            raise InputError(
+                f"got {runs} with an arm of {arm['encoder']} trained for {arm['budget']}, a run with other settings "
+                f"than {budget}: choose another output folder"
+            )
+    return arms
+
+
+def write_report(arms: Sequence[dict[str, Any]], output: str | os.PathLike) -> list[dict[str, Any]]:
+    """Write `drawing.json` and `drawing.md` of arms that have ended; the rows."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for arm in arms:
+        groups.setdefault((arm["encoder"], _feature(arm)), []).append(arm)
+    rows = [row for key, own in groups.items() for row in _rows(key, own)]
+    rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms]
+    write_json(Path(output) / "drawing.json", {"instrument": "drawing", "rows": rows, "arms": rest})
+    with atomic_path(Path(output) / "drawing.md") as temporary:
+        temporary.write_text(drawing_table(rows), encoding="utf-8")
+    return rows
+
+
+def _feature(arm: dict[str, Any]) -> str:
+    return arm["feature"] + ("" if arm["standardized"] else ", raw")
+
+
+def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of all seeds of one encoder and feature."""
+    for wording in WORDINGS:
+        items = [[item for item in arm["items"] if item["wording"] == wording] for arm in arms]  # S x n
+        for name in PROPERTIES:
+            score, control = (
+                [[item[kind][name] for item in own] for own in items] for kind in ("score", "control")
+            )  # (S, n) each
+            estimate = bootstrap_accuracy(score, range(len(items[0])))
+            yield {
+                "encoder": key[0],
+                "feature": key[1],
+                "instrument": "drawing",
+                "wording": wording,
+                "property": name,
+                "accuracy": round(estimate.accuracy, 4),
+                "ci95": [round(estimate.low, 4), round(estimate.high, 4)],
+                "control": round(sum(map(sum, control)) / sum(map(len, control)), 4),
+                "n": len(items[0]),
+                "seeds": len(arms),
+            }
+
+
+def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: an arm a row, the best first; what was right in each wording."""
+    cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
+    arms = list(dict.fromkeys((row["encoder"], row["feature"]) for row in rows))
+    columns = [(name, wording) for name in SHOWN for wording in WORDINGS]
+    lines = [f"| encoder | feature | {' | '.join(f'{name}, {wording}' for name, wording in columns)} |"]
+    lines.append(f"|---|---|{'--:|' * len(columns)}")
+    for arm in sorted(arms, key=lambda arm: -sum(cells[(*arm, wording, "all")]["accuracy"] for wording in WORDINGS)):
+        shown = [percent(cells[(*arm, wording, name)]) for name, wording in columns]
+        lines.append(f"| {arm[0]} | {arm[1]} | {' | '.join(shown)} |")
+    others = {name: [row["control"] for row in rows if row["property"] == name] for name in SHOWN}
+    means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
+    note = "% [95% interval over prompts]. all: share of shape, colour and place that is right; look: shape and colour"
+    lines += ["", f"{note} both right. The same images on one another's prompts: {means}."]
+    return "\n".join(lines) + "\n"

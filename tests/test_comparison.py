@@ -1,0 +1,134 @@
+"""Correlations of instruments: known ones come out, of any kind of results; strangers are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from granted.dataset_builders.scenes.world import synthetic_ted
+from granted.eval_metric.baselines import baseline_summary
+from granted.eval_metric.comparison import Score, Scores, compare, read_scores
+from granted.eval_metric.results import Result, provenance
+from granted.utils.errors import InputError
+
+
+FEATURES = ("last", "penultimate", "norm_avg", "learned")
+RECORDS = list(synthetic_ted(60))
+BASELINES = baseline_summary(RECORDS)
+
+
+def make(encoder, feature, quality, pooling="aggregator"):
+    """A result that is right on the first `quality` of the items."""
+    items = []
+    for i, record in enumerate(RECORDS):
+        scores = [0.5] * 4
+        scores[record["label"]] = 1.0 if i < quality * len(RECORDS) else 0.0
+        items.append(
+            {name: record[name] for name in ("id", "caption_id", "media", "category", "label")} | {"scores": scores}
+        )
+    dataset = {"name": "ted-6k", "config": "synthetic", "fingerprint": "f", "instances": len(RECORDS), "captions": 15}
+    made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc")
+    return Result(encoder, feature, pooling, 0, items, dataset, made, BASELINES)
+
+
+def ted_folder(folder, qualities, pooling="aggregator"):
+    for feature, quality in zip(FEATURES, qualities):
+        make("tiny", feature, quality, pooling).save(folder)
+    return folder
+
+
+def scores(name, *values, width=0.0, unit="%"):
+    return Scores(
+        name,
+        unit,
+        {f"e{i} · last": Score(value, (value - width / 2, value + width / 2)) for i, value in enumerate(values)},
+    )
+
+
+def rows_file(path, instrument, values, **fields):
+    rows = [
+        {"encoder": "tiny", "feature": feature, "instrument": instrument, "wording": "word", "property": "all"}
+        | {"accuracy": value, "ci95": [value - 0.05, value + 0.05], "n": 10, "seeds": 1}
+        | fields
+        for feature, value in zip(FEATURES, values)
+    ]
+    path.write_text(json.dumps({"instrument": instrument, "rows": rows}))
+    return path
+
+
+def test_an_instrument_agrees_with_itself_and_disagrees_with_its_reverse():
+    one = scores("one", 0.2, 0.4, 0.6, 0.8)
+    same, reverse = compare(one, one), compare(one, scores("reverse", 0.8, 0.6, 0.4, 0.2))
+    for measure in ("pearson", "spearman", "kendall"):
+        assert getattr(same, measure).value == pytest.approx(1)
+        assert getattr(reverse, measure).value == pytest.approx(-1)
+        assert getattr(same, measure).ci95 == pytest.approx((1, 1)), "exact scores in a line leave no doubt"
+
+
+def test_correlations_are_those_of_scipy_over_what_both_have_scored():
+    one, other = scores("one", 0.2, 0.4, 0.6, 0.8, 0.9), scores("other", 0.1, 0.5, 0.4, 0.8)
+    found = compare(one, other)
+    assert found.arms == ["e3 · last", "e2 · last", "e1 · last", "e0 · last"] and found.left_out == ["e4 · last"]
+    assert found.pearson.value == pytest.approx(np.corrcoef([0.2, 0.4, 0.6, 0.8], [0.1, 0.5, 0.4, 0.8])[0, 1])
+    assert found.spearman.value == pytest.approx(0.8)
+    assert found.kendall.value == pytest.approx(2 / 3)
+
+
+def test_noisy_scores_and_few_arms_widen_the_interval():
+    values = np.linspace(0.2, 0.8, 12)
+    exact = compare(scores("one", *values), scores("other", *values**2))
+    noisy = compare(scores("one", *values, width=0.4), scores("other", *values**2, width=0.4))
+    few = compare(scores("one", *values[::3], width=0.4), scores("other", *values[::3] ** 2, width=0.4))
+    widths = [np.ptp(found.pearson.ci95) for found in (exact, noisy, few)]
+    assert widths[0] < widths[1] < widths[2]
+    assert noisy.pearson.value == exact.pearson.value
+
+
+def test_constant_scores_have_no_correlation():
+    found = compare(scores("one", 0.2, 0.4, 0.6, 0.8), scores("flat", 0.3, 0.3, 0.3, 0.3))
+    assert np.isnan(found.pearson.value) and found.pearson.ci95 == (-1, 1)
+
+
+def test_every_kind_of_results_is_read(tmp_path):
+    ted = ted_folder(tmp_path / "ted", (0.2, 0.4, 0.6, 0.8))
+    ted_folder(tmp_path / "ted", (0.1, 0.2, 0.3, 0.4), "mean")
+    reading = rows_file(tmp_path / "reading.json", "reading", (0.3, 0.4, 0.5, 0.6))
+    ladder = rows_file(tmp_path / "ladder.json", "ladder", (0.3, 0.4, 0.5, 0.6), wording="seen", axis="facts", rung=4)
+    found = [{"encoder": "tiny", "feature": feature, "facts": 2.0, "ci95": [1.5, 2.5]} for feature in FEATURES]
+    ladder.write_text(json.dumps(json.loads(ladder.read_text()) | {"thresholds": found}))
+    assert read_scores(f"{ted}:aggregator").by_arm["tiny · learned"].value == pytest.approx(0.8)
+    assert read_scores(f"{ted}:mean").by_arm["tiny · learned"].value == pytest.approx(0.4)
+    assert len(read_scores(str(ted)).by_arm) == 8, "both poolings, apart"
+    assert read_scores(f"{reading}:word/all", "read").by_arm["tiny · last"] == Score(0.3, (0.25, 0.35))
+    assert read_scores(f"{ladder}:facts=4").by_arm["tiny · last"].value == 0.3
+    threshold = read_scores(f"{ladder}:threshold")
+    assert threshold.unit == "facts" and threshold.by_arm["tiny · last"] == Score(2.0, (1.5, 2.5))
+
+
+def test_strangers_are_refused(tmp_path):
+    reading = rows_file(tmp_path / "reading.json", "reading", (0.3, 0.4, 0.5, 0.6))
+    with pytest.raises(InputError, match="expected one of these parts behind the colon: word/all"):
+        read_scores(f"{reading}:seen/all")
+    with pytest.raises(InputError, match="expected a folder or file of results"):
+        read_scores(str(tmp_path / "nothing.json:word/all"))
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(InputError, match=r"damaged\.json"):
+        read_scores(f"{tmp_path / 'damaged.json'}:word/all")
+    with pytest.raises(InputError, match="got 3 encoder-feature combinations"):
+        compare(scores("one", 0.2, 0.4, 0.6), scores("other", 0.2, 0.4, 0.6))
+
+
+def test_the_command_compares_several_instruments_with_one(tmp_path, granted):
+    drawing = rows_file(tmp_path / "drawing.json", "drawing", (0.2, 0.3, 0.6, 0.8), property="look")
+    reading = rows_file(tmp_path / "reading.json", "reading", (0.3, 0.4, 0.5, 0.6))
+    ted = ted_folder(tmp_path / "ted", (0.4, 0.2, 0.8, 0.6))
+    specs = [f"{drawing}:word/look", f"{reading}:word/all", f"{ted}:aggregator"]
+    code, shown, error = granted("compare", *specs, "--names", "drawing,reading,TED", "--output", tmp_path / "out")
+    assert code == 0, error
+    assert shown.strip() == (tmp_path / "out" / "comparison.md").read_text().strip()
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"]
+    assert [one["other"] for one in stored] == ["reading", "TED"]
+    assert stored[0]["spearman"][0] == 1 and len(stored[0]["points"]) == 4
+    assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, error = granted("compare", *specs, "--names", "drawing,reading", "--output", tmp_path / "none")
+    assert code == 2 and "got 2 names for 3 results" in error and not (tmp_path / "none").exists()
