@@ -37,7 +37,7 @@ from granted.utils.files import atomic_path
 from granted.utils.templates import fill_template
 
 
-__all__ = ["HEADER", "Row", "category_chart", "html_report", "markdown_table", "table_rows"]
+__all__ = ["HEADER", "Row", "category_chart", "facts_table", "html_report", "markdown_table", "table_rows"]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
 _BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
@@ -99,6 +99,23 @@ def markdown_table(results: Iterable[Result]) -> str:
     for row in table_rows(results):
         cells = [_markdown_escaped(cell) if i < 3 else cell for i, cell in enumerate(row.cells())]
         lines.append("| " + " | ".join(f"*{cell}*" if row.baseline and cell != "–" else cell for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def facts_table(results: Iterable[Result]) -> str:
+    """Accuracy by the number of facts that a caption tells, in Markdown; empty for a benchmark without such rungs."""
+    groups = [group for group in group_seeds(results) if group.facts]
+    if not groups:
+        return ""
+    rungs = list(groups[0].facts)
+    lines = [f"| Encoder | Feature | Pooling | {' | '.join(f'{rung} facts' for rung in rungs)} |"]
+    lines.append("|" + "---|" * 3 + "--:|" * len(rungs))
+    for group in groups:
+        shown = [
+            f"{_percent(one.accuracy)} [{_percent(one.low)}, {_percent(one.high)}]" for one in group.facts.values()
+        ]
+        named = (_markdown_escaped(cell) for cell in (group.encoder, group.feature, group.pooling))
+        lines.append(f"| {' | '.join([*named, *shown])} |")
     return "\n".join(lines) + "\n"
 
 

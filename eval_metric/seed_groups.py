@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
+from granted.dataset_builders.scenes.shapes.rungs import facts_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.eval_metric.results import Result
 from granted.eval_metric.statistics import (
@@ -60,6 +61,16 @@ class SeedGroup:
     def media(self) -> dict[str, Estimate]:
         """The same per medium that occurs."""
         return self._by("media", MEDIA)
+
+    @cached_property
+    def facts(self) -> dict[int, Estimate]:
+        """The same per number of facts that a caption tells, of a benchmark of `granted data ted --facts`."""
+        captions = self.runs[0].column("caption_id")  # (n,)
+        told = np.array([facts_of(caption_id) or 0 for caption_id in captions])  # (n,)
+        return {
+            int(facts): bootstrap_accuracy(self.correct[:, told == facts], captions[told == facts])
+            for facts in np.unique(told[told > 0])
+        }
 
     @property
     def ties(self) -> float:

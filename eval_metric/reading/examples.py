@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from granted.dataset_builders.scenes.shapes.drawing import COLOURS, Drawing, Figure
+from granted.dataset_builders.scenes.shapes.rungs import drawing_of_facts
 from granted.dataset_builders.scenes.shapes.varied_captions import LOOKS, WORDINGS, Fact, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out, random_figures, sample_drawing
 from granted.dataset_builders.scenes.shapes.wordings import LEXICON
@@ -130,10 +131,7 @@ def _drawings(rng: random.Random, count: int, held_out: bool) -> Iterator[Drawin
 
 
 def _many_facts(rng: random.Random, facts: int, held_out: bool):
-    drawing = next(_drawings(rng, -(-facts // 2), held_out))
-    looks = dict.fromkeys((figure.cell for figure in drawing.figures), ("colour",))
-    if facts % 2:
-        looks[drawing.figures[0].cell] = ()
+    drawing, looks = drawing_of_facts(rng, facts, held_out)
     caption = varied_caption(drawing, "seen", rng, looks=looks)
     return caption.text, caption.facts, caption.facts
 

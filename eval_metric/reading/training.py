@@ -6,6 +6,7 @@ The same seed gives the same outcome.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from granted.eval_metric.reading.sheet import KINDS, position
 
 CHECKED = 300  # training texts that are read again at the end: has the reader learned what it was shown?
 AT_A_TIME = 128
+SORTED_TOGETHER = 8  # batches
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,10 @@ def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: Re
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, cycle_momentum=False
     )
-    order = torch.Generator().manual_seed(seed)
-    left: list[int] = []
+    lengths = [len(row) for row in features.rows[: len(texts.training)]]
+    batches = batches_of_like_length(lengths, settings.batch_size, seed)
     losses, started = [], time.perf_counter()
-    for step in tqdm(range(settings.steps), desc=shown, unit="step", disable=not shown):
-        while len(left) < settings.batch_size:
-            left += torch.randperm(len(texts.training), generator=order).tolist()
-        batch, left = left[: settings.batch_size], left[settings.batch_size :]
+    for step, batch in zip(tqdm(range(settings.steps), desc=shown, unit="step", disable=not shown), batches):
         loss = reading_loss(reader(*features.batch(batch), kinds[batch]), labels[batch])  # ()
         optimizer.zero_grad()
         loss.backward()
@@ -95,6 +94,25 @@ def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: Re
     shown_before = answers(range(min(CHECKED, len(texts.training))))
     facts = [value for row in shown_before for value in row]
     return Outcome(answers(range(len(texts.training), len(examples))), sum(facts) / len(facts), losses, seconds)
+
+
+def batches_of_like_length(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Batches without end, each text once an epoch and beside texts of like length: of others half is padding.
+
+    Args:
+        lengths (`list[int]`): of the texts, in tokens.
+        size (`int`): texts of a batch; what is left of an epoch joins the next.
+        seed (`int`): of the order.
+    """
+    order = torch.Generator().manual_seed(seed)
+    left: list[int] = []
+    while True:
+        while len(left) < SORTED_TOGETHER * size:
+            left += torch.randperm(len(lengths), generator=order).tolist()
+        pool, left = left[: SORTED_TOGETHER * size], left[SORTED_TOGETHER * size :]
+        pool.sort(key=lambda i: lengths[i])
+        for number in torch.randperm(SORTED_TOGETHER, generator=order).tolist():
+            yield pool[number * size : (number + 1) * size]
 
 
 def _of_facts(example: Example, right: torch.Tensor) -> list[bool]:
