@@ -90,7 +90,10 @@ class DrawingArm(TextToImageTrainer):
             temporary.mkdir()
             for number, image in enumerate(images):
                 image.save(temporary / f"{number:04d}.png")
-        scores = self._about | {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
+        if self.schedule.mode != "as_saved":
+            self.schedule.save(self.output)
+        scores = self._about | {"layer_weights": [round(one, 4) for one in self.encoder.layer_weights.tolist()]}
+        scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
         scores |= {"device": str(self.accelerator.device)}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
         write_json(self.output / "scores.json", scores)

@@ -94,7 +94,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
                 model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
             arm = {
                 "encoder": conditions.encoder,
-                "feature": feature_label(conditions.feature),
+                "feature": _label(settings, conditions.feature),
                 "standardized": settings.standardize,
                 "seed": seed,
                 "version": VERSION,
@@ -106,6 +106,10 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             config = _training(settings, conditions, data, folder, seed)
             DrawingArm(config, model, own, arm).run()
     return write_report(finished_arms(runs), settings.output)
+
+
+def _label(settings: DrawingSettings, feature: str) -> str:
+    return f"learned_{settings.layer_weights}" if feature == "learned" else feature_label(feature)
 
 
 def _budget(settings: DrawingSettings) -> dict[str, Any]:
@@ -133,7 +137,8 @@ def _training(
         resolution=SIDE,
         transformer=TRANSFORMER,
         max_sequence_length=128,
-        layer_weights="as_saved",
+        layer_weights=settings.layer_weights if conditions.feature == "learned" else "as_saved",
+        layer_weights_learning_rate=settings.layer_weights_learning_rate,
         batch_size=settings.batch_size,
         max_steps=settings.steps,
         optimizer="muon",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from granted.utils.options import option
 from granted.utils.settings import Count, Positive, Seed
@@ -15,7 +16,9 @@ class DrawingSettings:
     """What draws, and for how long it learns."""
 
     encoders: list[str] = option(help="Hub ids, folders or GGUF files; NAME=PATH names one.", positional=True)
-    features: list[str] = option(["last", "norm_avg"], "As of granted evaluate ted; each is an arm.")
+    features: list[str] = option(
+        ["last", "norm_avg"], "As of granted evaluate ted, each an arm; learned learns layer weights with the drawing."
+    )
     output: Path = option(Path("evaluation"), "Folder of the results.")
     standardize: bool = option(True, "Standardise every channel of a feature before the diffusion model reads it.")
     controls: bool = option(
@@ -23,6 +26,10 @@ class DrawingSettings:
     )
     seeds: list[Seed] = option([0], "An arm for each: its initialisation, order and noise.")
     images_seed: Seed = option(0, "Seed of images, captions and prompts.", group=TRAINING)
+    layer_weights: Literal["two_step", "continuous"] = option(
+        "two_step", "For learned: frozen after two thirds of the steps, or never.", group=TRAINING
+    )
+    layer_weights_learning_rate: Positive = option(1e-2, "For learned: constant, of AdamW.", group=TRAINING)
     images: Count = option(4000, "Training images, each with one caption.", group=TRAINING)
     prompts: Count = option(120, "Test prompts of each wording.", group=TRAINING)
     steps: Count = option(1000, "Steps.", group=TRAINING)
