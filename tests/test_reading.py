@@ -20,7 +20,7 @@ from granted.eval_metric.reading.features import TokenFeatures, encode_features,
 from granted.eval_metric.reading.reader import Reader, reading_loss, right_answers
 from granted.eval_metric.reading.results import Arm, Run, differences, marks
 from granted.eval_metric.reading.settings import ReadingSettings
-from granted.eval_metric.reading.sheet import CLASSES, PROPERTIES, QUERIES, UNTOLD, answer_sheet, guess_rate
+from granted.eval_metric.reading.sheet import CLASSES, PROPERTIES, QUERIES, UNTOLD, answer_sheet, guess_rate, nothing
 from granted.eval_metric.reading.threshold import fit_threshold
 from granted.eval_metric.reading.training import train_reader
 from granted.utils.errors import InputError
@@ -48,25 +48,38 @@ def test_a_sheet_asks_what_a_text_tells_and_nothing_else():
     told = {(QUERIES["places"].index((2, 0)), PROPERTIES.index("shape")): CLASSES["shape"].index("star")}
     told[QUERIES["places"].index((2, 0)), PROPERTIES.index("colour")] = CLASSES["colour"].index("red")
     told[9, PROPERTIES.index("background")] = CLASSES["background"].index("navy")
+    # Of the other cells that nothing stands there; of this one's size, texture and motion nothing is asked.
+    empty = {(cell, PROPERTIES.index(name)): nothing(name) for cell in range(9) for name in ("shape", "colour")}
     assert {
         tuple(place): int(sheet.labels[tuple(place)]) for place in (sheet.labels != UNTOLD).nonzero().tolist()
-    } == told
+    } == empty | told
+    without_colour = answer_sheet(facts[:1]).labels[QUERIES["places"].index((2, 0))]  # (P,)
+    assert without_colour[PROPERTIES.index("colour")] == UNTOLD, "what is not told of a figure is not asked"
     assert answer_sheet((Fact("star", "count", 3),)).kind == "groups"
     assert guess_rate(facts[0]) == 1 / 9 and guess_rate(facts[2]) == 1 / 5
 
 
 def test_uniform_answers_lose_the_logarithm_of_the_number_of_classes():
-    answers = {name: torch.zeros(2, 10, len(classes)) for name, classes in CLASSES.items()}
+    answers = {name: torch.zeros(2, 10, nothing(name) + 1) for name in PROPERTIES}
     labels = torch.full((2, 10, len(PROPERTIES)), UNTOLD)
     labels[0, 3, PROPERTIES.index("shape")] = 4
     labels[1, 9, PROPERTIES.index("background")] = 0
-    assert reading_loss(answers, labels).item() == pytest.approx(np.log(9) + np.log(5), rel=1e-6)
+    assert reading_loss(answers, labels).item() == pytest.approx((np.log(10) + np.log(6)) / 2, rel=1e-6)
     assert right_answers(answers, labels).sum() == 1  # the first class is chosen everywhere
+
+
+def test_that_there_is_nothing_is_never_an_answer():
+    answers = {name: torch.zeros(1, 10, nothing(name) + 1) for name in PROPERTIES}
+    for logits in answers.values():
+        logits[..., -1], logits[..., 2] = 9.0, 1.0
+    labels = torch.full((1, 10, len(PROPERTIES)), UNTOLD)
+    labels[0, 0] = 2
+    assert right_answers(answers, labels)[0, 0].all()
 
 
 def test_the_scene_itself_is_read_without_fault_and_shuffled_labels_at_chance():
     texts = reading_texts(training=600, test=40, seed=0)
-    settings = ReadingSettings(encoders=["x"], steps=250, batch_size=32)
+    settings = ReadingSettings(encoders=["x"], steps=350, batch_size=32)
     examples = [*texts.training, *texts.test]
     right = [mark for row in train_reader(scene_features(examples), texts, 0, settings, "").right for mark in row]
     assert np.mean(right) > 0.95
@@ -96,7 +109,7 @@ def test_a_ladder_has_as_many_texts_of_every_rung_and_tells_as_many_facts_as_it_
             between = one.text.split(".", 1)[1].rsplit("The ", 1)[0]
             assert len(between.split()) >= one.rung and {fact.property for fact in one.facts} == {"colour"}
         if one.axis == "distractors":
-            shapes = [label for label in one.sheet.labels[:, 0].tolist() if label != UNTOLD]
+            shapes = [label for label in one.sheet.labels[:-1, 0].tolist() if label != nothing("shape")]
             assert max(Counter(shapes).values()) == one.rung + 1
             assert [fact.property for fact in one.facts] == ["colour"]
 

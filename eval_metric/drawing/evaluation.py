@@ -120,7 +120,7 @@ def _budget(settings: DrawingSettings) -> dict[str, Any]:
 
 def _cost(runs: Path, arm: dict[str, Any]) -> str:
     """What an arm is going to do, and what the arms before it took."""
-    before = [one["seconds_of_last_start"] for one in finished_arms(runs)]
+    before = [one["seconds_of_last_start"] for one in finished_arms(runs).values()]
     took = f"; arms so far took {sum(before) / len(before):.0f} s" if before else ""
     steps, size = arm["budget"]["steps"], arm["budget"]["batch_size"]
     return f"{arm['encoder']}, {arm['feature']}, seed {arm['seed']}: {steps} steps of {size} images{took}"

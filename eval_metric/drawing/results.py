@@ -1,18 +1,20 @@
 """What the arms of the drawing probe have drawn, as rows of one schema, a table and a chart.
 
-    write_report(finished_arms("out/drawing_runs"), "out")         # out/drawing.json, drawing.md
+    write_report(finished_arms("out/drawing_runs"), "out")         # out/drawing.json, .md, .png
 
 The rows of `drawing.json` are `encoder, feature, instrument, wording, property, accuracy, ci95, control, n, seeds`, as
 of `granted evaluate reading`; `control` is the score of the same images on one another's prompts.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from granted.eval_metric.drawing.arm import PROPERTIES
+from granted.eval_metric.drawing.charts import drawing_sheet
 from granted.eval_metric.drawing.scenes import WORDINGS
+from granted.eval_metric.reading.charts import reading_chart
 from granted.eval_metric.reading.results import percent
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.utils.errors import InputError
@@ -22,33 +24,47 @@ from granted.utils.files import atomic_path, read_json, write_json
 SHOWN = ("all", "look", "position")  # properties of the table
 
 
-def finished_arms(runs: str | os.PathLike, budget: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """What the arms that have ended have scored.
+def finished_arms(runs: str | os.PathLike, budget: dict[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
+    """What the arms that have ended have scored, by their folders.
 
     Raises:
         InputError: one of them had another budget, so that its scores cannot stand beside the others'.
     """
-    arms = [read_json(path) for path in sorted(Path(runs).glob("*/scores.json"))]
-    for arm in arms:
+    arms = {path.parent: read_json(path) for path in sorted(Path(runs).glob("*/scores.json"))}
+    for folder, arm in arms.items():
         if budget and arm["budget"] != budget:
             raise InputError(
-                f"got {runs} with an arm of {arm['encoder']} trained for {arm['budget']}, a run with other settings "
-                f"than {budget}: choose another output folder"
+                f"got {folder} trained for {arm['budget']}, a run with other settings than {budget}: choose another "
+                "output folder"
             )
     return arms
 
 
-def write_report(arms: Sequence[dict[str, Any]], output: str | os.PathLike) -> list[dict[str, Any]]:
-    """Write `drawing.json` and `drawing.md` of arms that have ended; the rows."""
+def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike) -> list[dict[str, Any]]:
+    """Write `drawing.json`, `.md` and `.png` and `drawing_images.png` of arms that have ended; the rows."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for arm in arms:
+    for arm in arms.values():
         groups.setdefault((arm["encoder"], _feature(arm)), []).append(arm)
     rows = [row for key, own in groups.items() for row in _rows(key, own)]
-    rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms]
+    order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in _of_all(rows) if _arm(row) == key))
+    rows.sort(key=lambda row: order.index(_arm(row)))
+    rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms.values()]
     write_json(Path(output) / "drawing.json", {"instrument": "drawing", "rows": rows, "arms": rest})
     with atomic_path(Path(output) / "drawing.md") as temporary:
         temporary.write_text(drawing_table(rows), encoding="utf-8")
+    reading_chart(_of_all(rows), Path(output) / "drawing.png", "Shape, colour and place drawn right, %")
+    first = {(arm["encoder"], _feature(arm)): folder for folder, arm in reversed(arms.items())}
+    folders = [first[key] for key in reversed(order)]  # the best last
+    drawing_sheet([arms[folder] for folder in folders], folders, Path(output) / "drawing_images.png")
     return rows
+
+
+def _of_all(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["property"] == "all"]
+
+
+def _arm(row: dict[str, Any]) -> tuple[str, str]:
+    return row["encoder"], row["feature"]
 
 
 def _feature(arm: dict[str, Any]) -> str:
@@ -79,13 +95,13 @@ def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict
 
 
 def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: an arm a row, the best first; what was right in each wording."""
+    """Markdown: an arm a row, in the order of the rows; what was right in each wording."""
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
-    arms = list(dict.fromkeys((row["encoder"], row["feature"]) for row in rows))
+    arms = list(dict.fromkeys(map(_arm, rows)))
     columns = [(name, wording) for name in SHOWN for wording in WORDINGS]
     lines = [f"| encoder | feature | {' | '.join(f'{name}, {wording}' for name, wording in columns)} |"]
     lines.append(f"|---|---|{'--:|' * len(columns)}")
-    for arm in sorted(arms, key=lambda arm: -sum(cells[(*arm, wording, "all")]["accuracy"] for wording in WORDINGS)):
+    for arm in arms:
         shown = [percent(cells[(*arm, wording, name)]) for name, wording in columns]
         lines.append(f"| {arm[0]} | {arm[1]} | {' | '.join(shown)} |")
     others = {name: [row["control"] for row in rows if row["property"] == name] for name in SHOWN}

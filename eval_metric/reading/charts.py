@@ -33,8 +33,8 @@ def _finish(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def reading_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
-    """A panel a wording, a row an arm: facts read right with 95% intervals; the dotted line is guessing."""
+def reading_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str = "Facts read right, %") -> None:
+    """A panel a wording, a row an arm: all facts with 95% intervals; the dotted line is guessing, or other prompts."""
     rows = [row for row in rows if row["property"] == "all"]
     arms, wordings = _arms(rows), list(dict.fromkeys(row["wording"] for row in rows))
     figure = Figure(figsize=(3 + 1.25 * len(wordings), 0.9 + 0.22 * len(arms)), dpi=160, layout="constrained")
@@ -47,7 +47,8 @@ def reading_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> No
             low, high = (100 * value for value in row["ci95"])
             ax.plot([low, high], [y, y], color=COLOURS[0], linewidth=1.4, alpha=0.7)
             ax.plot([100 * row["accuracy"]], [y], "o", markersize=4, color=COLOURS[0])
-            ax.axvline(100 * row["guess"], color=FAINT, linestyle=":", linewidth=0.8)
+        chance = [row.get("guess", row.get("control")) for row in rows if row["wording"] == wording]
+        ax.axvline(100 * sum(chance) / len(chance), color=FAINT, linestyle=":", linewidth=0.8)
         ax.set(xlim=(-3, 103), ylim=(len(arms) - 0.5, -0.5), xticks=[0, 50, 100])
         ax.set_title(wording, fontsize=8, loc="left", color=INK)
         ax.set_yticks(range(len(arms)))
@@ -55,7 +56,7 @@ def reading_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> No
         ax.tick_params(labelsize=6.5, length=0)
         ax.grid(axis="x", linewidth=0.4)
         ax.spines[:].set_visible(False)
-    figure.supxlabel("Facts read right, % (95% interval over scenes)", fontsize=7, color=FAINT)
+    figure.supxlabel(f"{title} (95% interval over scenes)", fontsize=7, color=FAINT)
     _finish(figure, path)
 
 

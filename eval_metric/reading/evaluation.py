@@ -28,7 +28,7 @@ from granted.utils.files import folder_name
 from granted.utils.versions import library_versions
 
 
-VERSION = 1  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
+VERSION = 2  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
 TEXTS = {"reading": reading_texts, "ladder": ladder_texts}
 CEILING = "the scene itself"
 

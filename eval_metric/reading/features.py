@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from granted.encoding.features import feature_encoder
 from granted.eval_metric.reading.examples import Example
-from granted.eval_metric.reading.sheet import CLASSES, UNTOLD
+from granted.eval_metric.reading.sheet import CLASSES, PROPERTIES, UNTOLD, nothing
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
 
 
@@ -80,8 +80,9 @@ def scene_features(examples: Sequence[Example]) -> TokenFeatures:
 
 def _all_facts(example: Example) -> list[tuple[int, int, int]]:
     """Query, property and answer of everything that is told."""
-    told = (example.sheet.labels != UNTOLD).nonzero().tolist()
-    return [(query, name, int(example.sheet.labels[query, name])) for query, name in told]
+    labels = example.sheet.labels  # (10, P)
+    told = (labels != UNTOLD) & (labels != torch.tensor([nothing(name) for name in PROPERTIES]))  # (10, P)
+    return [(query, name, int(labels[query, name])) for query, name in told.nonzero().tolist()]
 
 
 def _one_hot(fact: tuple[int, int, int]) -> torch.Tensor:

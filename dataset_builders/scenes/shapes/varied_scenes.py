@@ -1,6 +1,6 @@
 """Drawings for captions in many wordings: those of training, and those that are kept for a test.
 
-    sample_drawing(random.Random(0), held_out=True)         # one or two figures, groups of equal ones, or a video
+    sample_drawing(random.Random(0), held_out=True)         # one to three figures, groups of equal ones, or a video
     single_figures(held_out=False)                          # one large figure, every shape, colour and place
 
 A fifth of all drawings, chosen by a hash of their content, is kept for tests, whoever samples them.
@@ -34,7 +34,7 @@ def is_held_out(drawing: Drawing) -> bool:
 
 
 def sample_drawing(rng: random.Random, held_out: bool) -> Drawing:
-    """A drawing of one or two figures, of groups of equal figures, or of figures in motion.
+    """A drawing of one to three figures, of groups of equal figures, or of figures in motion.
 
     Args:
         rng (`random.Random`): decides.
@@ -58,7 +58,7 @@ def random_figures(rng: random.Random, count: int) -> tuple[Figure, ...]:
 
 
 def _placed(rng: random.Random) -> Drawing:
-    return Drawing(random_figures(rng, rng.randint(1, 2)), rng.choice(tuple(BACKGROUNDS)))
+    return Drawing(random_figures(rng, rng.randint(1, 3)), rng.choice(tuple(BACKGROUNDS)))
 
 
 def _groups(rng: random.Random) -> Drawing:
