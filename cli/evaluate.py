@@ -154,7 +154,7 @@ def evaluate_drawing(settings: DrawingSettings, encoder: EncoderOptions):
 
     evaluate(settings, encoder)
     console.print((settings.output / "drawing.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"wrote {settings.output / 'drawing'}.json and .md")
+    console.print(f"wrote {settings.output / 'drawing'}.json, .md and .png")
 
 
 def _read(instrument: str, settings: ReadingSettings, encoder: EncoderOptions) -> None:

@@ -6,6 +6,7 @@ Tiny, on CPU: `load_encoder("checkpoints/tiny/granted")`. Tests: tests/test_enco
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,17 @@ def split_spec(spec: str) -> tuple[str, str]:
     path = os.path.expanduser(path)
     named = os.path.abspath(path) if os.path.exists(path) else path  # "." has a name of its own
     return name or Path(named).name.removesuffix(".gguf"), path
+
+
+def check_names(specs: Sequence[str]) -> None:
+    """Refuse encoders whose results could not be told apart.
+
+    Raises:
+        InputError: two of them have one name, or one has none.
+    """
+    names = [split_spec(spec)[0] for spec in specs]
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
 
 
 def is_fused(path: str, revision: str | None = None) -> bool:

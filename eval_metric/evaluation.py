@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.features import reading_of
-from granted.encoding.loading import EncoderOptions, load_encoder, split_spec
+from granted.encoding.loading import EncoderOptions, check_names, load_encoder, split_spec
 from granted.eval_metric.benchmark import (
     TrainedAggregator,
     find_aggregators,
@@ -31,6 +31,7 @@ from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, folder_name
+from granted.utils.settings import check_seeds
 
 
 def dataset_description(records: Sequence[TedRecord], info: dict) -> dict:
@@ -83,12 +84,9 @@ def evaluate(
     output_dir = Path(output_dir)
     if (pairs is None) == (aggregator is None):
         raise InputError("got both or neither of pairs and aggregator, expected pairs to train on or an aggregator")
-    if pairs is not None and (not seeds or len(set(seeds)) < len(seeds)):
-        raise InputError(f"got seeds {list(seeds)}, expected at least one, and each once")
-    names = [split_spec(spec)[0] for spec in encoders]
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
+    check_names(encoders)
     if pairs is not None:
+        check_seeds(seeds)
         check_apart(pairs, records)
     select_shard(records, shard)
     for earlier in load_all(output_dir / "results") if (output_dir / "results").is_dir() else ():

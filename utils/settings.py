@@ -13,7 +13,7 @@ to fit. Tests: tests/test_settings.py.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -109,3 +109,9 @@ def expected_of(kind: Any) -> str:
     if origin is list:
         return f"a list, each part of it {expected_of(parts[0])}"
     return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse a list of seeds that is empty or has one twice."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"got seeds {list(seeds)}, expected at least one, and each once")

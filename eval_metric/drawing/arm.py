@@ -24,8 +24,8 @@ from granted.training.diffusion.data import Batch
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.training.diffusion.text_to_image import TextToImageTrainer
 from granted.training.flow_matching import UNCONDITIONAL
-from granted.training.run_folder import RECORD, remove_checkpoints
-from granted.utils.files import atomic_path, write_json
+from granted.training.run_folder import RECORD, RUN, remove_checkpoints
+from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.versions import library_versions
 
 
@@ -94,7 +94,7 @@ class DrawingArm(TextToImageTrainer):
             self.schedule.save(self.output)
         scores = self._about | {"layer_weights": [round(one, 4) for one in self.encoder.layer_weights.tolist()]}
         scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
-        scores |= {"device": str(self.accelerator.device)}
+        scores |= {"device": str(self.accelerator.device), "fingerprint": read_json(self.output / RUN)["encoder"]}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
         write_json(self.output / "scores.json", scores)
         write_json(self.output / RECORD, {"steps": self.step})

@@ -17,7 +17,7 @@ from granted.dataset_builders.scenes.shapes.rows import write_rows
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
 from granted.encoding.controls import CONTROLS, random_weights, vocabulary_alone
 from granted.encoding.features import expand_features, feature_encoder, feature_label
-from granted.encoding.loading import load_encoder, split_spec
+from granted.encoding.loading import check_names, load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import DrawingArm
 from granted.eval_metric.drawing.results import finished_arms, write_report
@@ -25,8 +25,8 @@ from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, trai
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
-from granted.utils.errors import InputError
 from granted.utils.files import folder_name
+from granted.utils.settings import check_seeds
 
 
 VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
@@ -71,11 +71,8 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     Raises:
         InputError: an encoder or feature that cannot be used, or a folder with arms of other settings.
     """
-    names = [split_spec(spec)[0] for spec in settings.encoders]
-    if len(set(names)) < len(names):
-        raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
-    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
-        raise InputError(f"got seeds {settings.seeds}, expected at least one, and each once")
+    check_names(settings.encoders)
+    check_seeds(settings.seeds)
     data = settings.output / f"drawing_images_{settings.images}_{settings.images_seed}.parquet"
     rows = list(training_rows(settings.images, seed=settings.images_seed, size=SIDE))
     prompts = scored_prompts(settings.prompts, seed=settings.images_seed)
@@ -87,9 +84,8 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
         plain = conditions.captions == "short_caption"
         own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
         for seed in settings.seeds:
-            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(
-                False
-            )  # the arm takes it apart
+            # One for each seed: an arm lets go of its trunk.
+            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
             if settings.standardize:
                 model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
             arm = {

@@ -21,7 +21,8 @@ from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, read_json, write_json
 
 
-SHOWN = ("all", "look", "position")  # properties of the table
+# Columns of the table: a property in a wording.
+SHOWN = (*(("all", wording) for wording in WORDINGS), ("look", "seen"), ("look", "word"), ("position", "seen"))
 
 
 def finished_arms(runs: str | os.PathLike, budget: dict[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
@@ -98,13 +99,12 @@ def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: an arm a row, in the order of the rows; what was right in each wording."""
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
     arms = list(dict.fromkeys(map(_arm, rows)))
-    columns = [(name, wording) for name in SHOWN for wording in WORDINGS]
-    lines = [f"| encoder | feature | {' | '.join(f'{name}, {wording}' for name, wording in columns)} |"]
-    lines.append(f"|---|---|{'--:|' * len(columns)}")
+    lines = [f"| encoder | feature | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
+    lines.append(f"|---|---|{'--:|' * len(SHOWN)}")
     for arm in arms:
-        shown = [percent(cells[(*arm, wording, name)]) for name, wording in columns]
+        shown = [percent(cells[(*arm, wording, name)]) for name, wording in SHOWN]
         lines.append(f"| {arm[0]} | {arm[1]} | {' | '.join(shown)} |")
-    others = {name: [row["control"] for row in rows if row["property"] == name] for name in SHOWN}
+    others = {name: [row["control"] for row in rows if row["property"] == name] for name, _ in SHOWN}
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
     note = "% [95% interval over prompts]. all: share of shape, colour and place that is right; look: shape and colour"
     lines += ["", f"{note} both right. The same images on one another's prompts: {means}."]

@@ -15,7 +15,7 @@ from typing import Any
 
 from granted.encoding.controls import CONTROLS, random_weights
 from granted.encoding.features import expand_features, feature_encoder, feature_label
-from granted.encoding.loading import device_name, load_encoder, split_spec
+from granted.encoding.loading import check_names, device_name, load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.eval_metric.reading.examples import Texts, ladder_texts, reading_texts
 from granted.eval_metric.reading.features import TokenFeatures, encode_features, scene_features
@@ -23,8 +23,8 @@ from granted.eval_metric.reading.results import Run, write_report
 from granted.eval_metric.reading.settings import ReadingSettings
 from granted.eval_metric.reading.training import train_reader
 from granted.modeling_granted import GrantedModel
-from granted.utils.errors import InputError
 from granted.utils.files import folder_name
+from granted.utils.settings import check_seeds
 from granted.utils.versions import library_versions
 
 
@@ -54,11 +54,8 @@ def evaluate(instrument: str, settings: ReadingSettings, options: EncoderOptions
         InputError: an encoder or feature that cannot be used, two encoders of one name, or a folder with runs of other
             settings.
     """
-    names = [split_spec(spec)[0] for spec in settings.encoders]
-    if len(set(names)) < len(names):
-        raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
-    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
-        raise InputError(f"got seeds {settings.seeds}, expected at least one, and each once")
+    check_names(settings.encoders)
+    check_seeds(settings.seeds)
     texts = TEXTS[instrument](settings.training_texts, settings.test_scenes, settings.texts_seed)
     folder = settings.output / f"{instrument}_runs"
     identity = _identity(instrument, texts, settings)
