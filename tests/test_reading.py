@@ -79,7 +79,7 @@ def test_that_there_is_nothing_is_never_an_answer():
 
 def test_the_scene_itself_is_read_without_fault_and_shuffled_labels_at_chance():
     texts = reading_texts(training=600, test=40, seed=0)
-    settings = ReadingSettings(encoders=["x"], steps=350, batch_size=32)
+    settings = ReadingSettings(encoders=["x"], steps=350, batch_size=32, learning_rate=3e-3)
     examples = [*texts.training, *texts.test]
     right = [mark for row in train_reader(scene_features(examples), texts, 0, settings, "").right for mark in row]
     assert np.mean(right) > 0.95

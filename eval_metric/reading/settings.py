@@ -27,6 +27,6 @@ class ReadingSettings:
     texts_seed: Seed = option(0, "Seed of the texts.", group=READER)
     training_texts: Count = option(4000, "Texts that the reader learns from.", group=READER)
     test_scenes: Count = option(150, "Scenes that it is scored on; of a ladder, texts of each rung.", group=READER)
-    steps: Count = option(800, "Steps of its training.", group=READER)
+    steps: Count = option(1000, "Steps of its training.", group=READER)
     batch_size: Count = option(64, "Texts of a step.", group=READER)
-    learning_rate: Positive = option(3e-3, "Peak learning rate of AdamW, one cycle.", group=READER)
+    learning_rate: Positive = option(2e-3, "Peak learning rate of AdamW, one cycle.", group=READER)
