@@ -1,7 +1,7 @@
 """What the user got wrong, as against what we did: the command line prints it as one line and exits with 2.
 
-with refusing("aggregator folder", "an aggregator of granted train: check the path"):
-    library_that_reads_foreign_files(folder)
+    with refusing("aggregator folder", "an aggregator of granted train: check the path"):
+        library_that_reads_foreign_files(folder)
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Reading and writing files: a reader never sees half of one, and a bad one is named in one line.
 
-with atomic_path("scores.parquet") as temporary:      # written beside its place, then renamed
-    write_table(table, temporary)
-for line_number, row in read_jsonl("pairs.jsonl.gz"):  # streamed
-    ...
+    with atomic_path("scores.parquet") as temporary:      # written beside its place, then renamed
+        write_table(table, temporary)
+    for line_number, row in read_jsonl("pairs.jsonl.gz"):  # streamed
+        ...
 """
 
 import errno

@@ -77,7 +77,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     rows = list(training_rows(settings.images, seed=settings.images_seed, size=SIDE))
     prompts = scored_prompts(settings.prompts, seed=settings.images_seed)
     runs = settings.output / "drawing_runs"
-    finished_arms(runs, _budget(settings))  # raises before anything is trained
+    finished_arms(runs, {"budget": _budget(settings), "version": VERSION})  # raises before anything is trained
     for conditions in _conditions(settings, options):
         if not data.exists():  # now that the first encoder is known to be good
             write_rows(rows, data)

@@ -25,19 +25,21 @@ from granted.utils.files import atomic_path, read_json, write_json
 SHOWN = (*(("all", wording) for wording in WORDINGS), ("look", "seen"), ("look", "word"), ("position", "seen"))
 
 
-def finished_arms(runs: str | os.PathLike, budget: dict[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
+def finished_arms(runs: str | os.PathLike, wanted: dict[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
     """What the arms that have ended have scored, by their folders.
 
+    Args:
+        runs (`str` or `os.PathLike`): the folder of all arms.
+        wanted (`dict`, *optional*): budget and version that they must have to stand side by side.
+
     Raises:
-        InputError: one of them had another budget, so that its scores cannot stand beside the others'.
+        InputError: one of them has others.
     """
     arms = {path.parent: read_json(path) for path in sorted(Path(runs).glob("*/scores.json"))}
     for folder, arm in arms.items():
-        if budget and arm["budget"] != budget:
-            raise InputError(
-                f"got {folder} trained for {arm['budget']}, a run with other settings than {budget}: choose another "
-                "output folder"
-            )
+        own = {name: arm.get(name) for name in wanted or {}}
+        if own != (wanted or {}):
+            raise InputError(f"got {folder}, a run with other settings ({own}) than {wanted}: choose another folder")
     return arms
 
 

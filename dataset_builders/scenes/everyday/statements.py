@@ -1,7 +1,7 @@
 """What can be asked about an everyday scene, for each category of TED.
 
-asker = EverydayAsker(write_caption(scene, "a"), random.Random(0))
-ask(asker, "Quantity").options[0][0]     # "There are five oars in all."
+    asker = EverydayAsker(write_caption(scene, "a"), random.Random(0))
+    ask(asker, "Quantity").options[0][0]     # "There are five oars in all."
 """
 
 import random
