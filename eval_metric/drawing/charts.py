@@ -22,6 +22,11 @@ from granted.utils.files import atomic_path
 EACH = 2  # prompts of a wording
 
 
+def feature_name(arm: dict[str, Any]) -> str:
+    """The feature of an arm, as tables and charts call it."""
+    return arm["feature"] + ("" if arm["standardized"] else ", raw")
+
+
 def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path: str | os.PathLike) -> None:
     """Write a PNG of the first prompts of every wording by every arm.
 
@@ -49,7 +54,7 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_color("#cccccc")
     for ax, arm in zip(panels[0][1:], arms):
-        title = "\n".join(textwrap.wrap(f"{arm['encoder']}, {arm['feature']}", 16))
+        title = "\n".join(textwrap.wrap(f"{arm['encoder']}, {feature_name(arm)}", 16))
         ax.set_title(title, fontsize=6.5, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

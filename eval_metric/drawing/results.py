@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from granted.eval_metric.drawing.arm import PROPERTIES
-from granted.eval_metric.drawing.charts import drawing_sheet
+from granted.eval_metric.drawing.charts import drawing_sheet, feature_name
 from granted.eval_metric.drawing.scenes import WORDINGS
 from granted.eval_metric.reading.charts import reading_chart
 from granted.eval_metric.reading.results import percent
@@ -47,7 +47,7 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     """Write `drawing.json`, `.md` and `.png` and `drawing_images.png` of arms that have ended; the rows."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for arm in arms.values():
-        groups.setdefault((arm["encoder"], _feature(arm)), []).append(arm)
+        groups.setdefault((arm["encoder"], feature_name(arm)), []).append(arm)
     rows = [row for key, own in groups.items() for row in _rows(key, own)]
     order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in _of_all(rows) if _arm(row) == key))
     rows.sort(key=lambda row: order.index(_arm(row)))
@@ -56,7 +56,7 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     with atomic_path(Path(output) / "drawing.md") as temporary:
         temporary.write_text(drawing_table(rows), encoding="utf-8")
     reading_chart(_of_all(rows), Path(output) / "drawing.png", "Shape, colour and place drawn right, %")
-    first = {(arm["encoder"], _feature(arm)): folder for folder, arm in reversed(arms.items())}
+    first = {(arm["encoder"], feature_name(arm)): folder for folder, arm in reversed(arms.items())}
     folders = [first[key] for key in reversed(order)]  # the best last
     drawing_sheet([arms[folder] for folder in folders], folders, Path(output) / "drawing_images.png")
     return rows
@@ -68,10 +68,6 @@ def _of_all(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _arm(row: dict[str, Any]) -> tuple[str, str]:
     return row["encoder"], row["feature"]
-
-
-def _feature(arm: dict[str, Any]) -> str:
-    return arm["feature"] + ("" if arm["standardized"] else ", raw")
 
 
 def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
