@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from granted.eval_metric.agreement import agreement
 from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
 from granted.eval_metric.results import Result, provenance
@@ -216,7 +215,6 @@ def test_encoders_that_read_different_amounts_of_a_text_are_not_ranked(results, 
             table_rows,
             markdown_table,
             group_seeds,
-            lambda found: agreement(found, results),
             lambda found: category_chart(found, tmp_path / "chart.png"),
             lambda found: html_report(found, RECORDS, tmp_path / "report.html"),
             lambda found: ted_section(found)["table"],
