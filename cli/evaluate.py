@@ -123,7 +123,8 @@ def compare(settings: Compare):
     if len(names) != len(specs):
         raise InputError(f"got {len(names)} names for {len(specs)} results, expected one for each")
     reference, *others = map(read_scores, specs, names)
-    console.print(write_comparison([compare(reference, other) for other in others], settings.output))
+    text = write_comparison([compare(reference, other) for other in others], settings.output)
+    console.print(text, markup=False)
 
 
 @command("evaluate reading")

@@ -72,7 +72,7 @@ class DrawingArm(TextToImageTrainer):
         return (self.codec.decode(latents) + 1) / 2  # (P, 3, H, W)
 
     def sample_grid(self) -> None:
-        """What the first prompts look like at this step; and how much of them is right joins the log."""
+        """How much of the first prompts is right at this step joins the log; no grid is written."""
         images = self.draw_prompts(self._prompts[:SAMPLED_TOGETHER])
         scores = [read_figure(prompt.drawing, image)["all"] for prompt, image in zip(self._prompts, images)]
         self.log[-1][self._prompts[0].wording] = round(sum(scores) / len(scores), 4)

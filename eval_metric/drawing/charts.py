@@ -1,6 +1,7 @@
 """Images of the drawing probe side by side: a row a prompt, a column an arm.
 
-    drawing_sheet(finished_arms("out/drawing_runs"), "out/drawing_runs", "out/drawing_images.png")
+    arms = finished_arms("out/drawing_runs")
+    drawing_sheet(list(arms.values()), list(arms), "out/drawing_images.png")
 
 The first prompts of the first wording, the next of the second, as they come: nothing is chosen.
 """
