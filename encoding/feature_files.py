@@ -72,10 +72,15 @@ def encode_file(
     return len(missing), len(cache)
 
 
-def feature_identity(encoder: GrantedModel) -> dict:
-    """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them."""
+def feature_identity(encoder: GrantedModel, fingerprint: str | None = None) -> dict:
+    """All that decides the fused features of an encoder, as the identity of an [`EmbeddingCache`] of them.
+
+    Args:
+        encoder ([`GrantedModel`]): with the fusion that makes the features.
+        fingerprint (`str`, *optional*): its own, where it is known already: weights of many gigabytes take a while.
+    """
     identity = {
-        "encoder": encoder.fingerprint(),
+        "encoder": fingerprint or encoder.fingerprint(),
         "fusion": encoder.config.fusion_options(),
         "layer weights": encoder.layer_weights.tolist(),
     }

@@ -14,9 +14,10 @@ from granted.encoding.controls import random_weights, words_alone
 from granted.encoding.features import feature_encoder
 from granted.encoding.loading import load_encoder
 from granted.encoding.options import EncoderOptions
+from granted.encoding.token_features import TokenFeatures, encode_features
+from granted.eval_metric.reading.ceiling import scene_features
 from granted.eval_metric.reading.evaluation import evaluate
 from granted.eval_metric.reading.examples import AXES, ladder_texts, reading_texts
-from granted.eval_metric.reading.features import TokenFeatures, encode_features, scene_features
 from granted.eval_metric.reading.reader import Reader, reading_loss, right_answers
 from granted.eval_metric.reading.results import Arm, Run, differences, marks
 from granted.eval_metric.reading.settings import ReadingSettings

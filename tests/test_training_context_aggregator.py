@@ -268,6 +268,26 @@ def test_recomputed_and_stored_layers_train_the_same_weights(encoder, tmp_path):
         torch.testing.assert_close(tensor, stored[name], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("template", [None, "A photo of: {prompt} ."])
+def test_features_from_the_disk_train_the_weights_that_an_encoder_in_the_loop_trains(
+    tiny_encoder_folder, tmp_path, template
+):
+    """Nor is a text encoded twice, whatever runs follow."""
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, prompt_template=template)
+    settings = {"features": ["last", "norm_avg"], "hard_negatives": True, "max_steps": 6, "batch_size": 2}
+    plain = train(encoder, tmp_path / "plain", make_pairs(negatives=2), **settings)
+    settings |= {"feature_cache": str(tmp_path / "features")}
+    cached = train(encoder, tmp_path / "cached", make_pairs(negatives=2), **settings)
+    shards = sorted((tmp_path / "features").rglob("*.safetensors"))
+    for name, weights in plain.items():
+        torch.testing.assert_close(cached[name], weights, rtol=0, atol=1e-4)  # six steps of 1e-3
+    encoder.encoder.forward = None  # from here on the trunk cannot be run
+    train(encoder, tmp_path / "more", make_pairs(negatives=2), **settings | {"seed": 1})
+    assert shards and sorted((tmp_path / "features").rglob("*.safetensors")) == shards
+    with pytest.raises(InputError, match="learned layer weights"):
+        AggregatorTrainingConfig(features=["learned"], feature_cache="features")
+
+
 def test_training_lowers_the_loss_and_writes_what_was_done(encoder, tmp_path):
     settings = {"epochs": 4, "max_steps": None, "learning_rates": [1e-3], "log_steps": 5, "warmup_steps": 2}
     train(encoder, tmp_path, features=["norm_avg"], **settings)

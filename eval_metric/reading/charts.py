@@ -1,7 +1,8 @@
-"""Charts of the reading instrument: dots for wordings, curves for the ladder.
+"""Charts of the reading instrument: dots for wordings, curves for the ladder and over layers.
 
     reading_chart(rows, "reading.png")
     ladder_chart(rows, "ladder.png")
+    layers_chart(rows, "reading_layers.png")          # of encoders with several single layers
 
 The rows are those of a results file, see `results.py`.
 """
@@ -99,6 +100,49 @@ def ladder_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
     handles = panels[0].containers
     figure.legend(
         handles, [_label(arm) for arm in arms], loc="outside lower center", fontsize=6.5, ncols=2, frameon=False
+    )
+    figure.supylabel("Facts read right, %", fontsize=7, color=FAINT)
+    _finish(figure, path)
+
+
+def single_layers(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The layers of each encoder that has at least three of them in the rows, the first block being 0."""
+    found: dict[str, list[int]] = {}
+    for encoder, feature in _arms(rows):
+        if feature.startswith("layer_"):
+            found.setdefault(encoder, []).append(int(feature.removeprefix("layer_")))
+    return {encoder: sorted(layers) for encoder, layers in found.items() if len(layers) > 2}
+
+
+def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
+    """A panel a wording, a curve an encoder: single layers, Norm-Avg as a level; the dotted line is guessing.
+
+    Args:
+        rows (`list[dict]`): of a results file, with encoders as [`single_layers`] finds them.
+        path (`str` or `os.PathLike`): the PNG.
+    """
+    cells = {(row["encoder"], row["feature"], row["wording"]): row for row in rows if row["property"] == "all"}
+    wordings, layers = list(dict.fromkeys(wording for _, _, wording in cells)), single_layers(rows)
+    figure = Figure(figsize=(1.2 + 1.5 * len(wordings), 2.9), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, wording in zip(figure.subplots(1, len(wordings), sharey=True, squeeze=False)[0], wordings):
+        for colour, (encoder, numbers) in zip(COLOURS, layers.items()):
+            own = [cells[encoder, f"layer_{number}", wording] for number in numbers]
+            accuracy, ends = ([100 * row["accuracy"] for row in own], [[100 * x for x in row["ci95"]] for row in own])
+            ax.fill_between(numbers, *zip(*ends), color=colour, alpha=0.15, linewidth=0)
+            ax.plot(numbers, accuracy, "-o", color=colour, linewidth=1.2, markersize=3, label=f"{encoder}, one layer")
+            if (encoder, "norm_avg", wording) in cells:
+                level = 100 * cells[encoder, "norm_avg", wording]["accuracy"]
+                ax.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{encoder}, norm_avg")
+        guesses = [row["guess"] for row in cells.values() if row["wording"] == wording]
+        ax.axhline(100 * sum(guesses) / len(guesses), color=FAINT, linestyle=":", linewidth=0.8)
+        ax.set(ylim=(0, 103), xlabel="layer")
+        ax.xaxis.label.set(fontsize=7)
+        ax.set_title(wording, fontsize=8, loc="left", color=INK)
+        ax.tick_params(labelsize=6.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7, frameon=False
     )
     figure.supylabel("Facts read right, %", fontsize=7, color=FAINT)
     _finish(figure, path)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from granted.encoding.controls import CONTROLS, random_weights
-from granted.encoding.features import expand_features, feature_encoder, feature_label
+from granted.encoding.features import expand_features, feature_label
 from granted.encoding.loading import check_names, device_name, load_encoder
 from granted.encoding.options import EncoderOptions
+from granted.encoding.token_features import TokenFeatures, encode_features, feature_identities
+from granted.eval_metric.reading.ceiling import scene_features
 from granted.eval_metric.reading.examples import Texts, ladder_texts, reading_texts
-from granted.eval_metric.reading.features import TokenFeatures, encode_features, scene_features
 from granted.eval_metric.reading.results import Run, write_report
 from granted.eval_metric.reading.settings import ReadingSettings
 from granted.eval_metric.reading.training import train_reader
@@ -100,7 +101,9 @@ def _read_source(
         for feature in source.features
         for seed in settings.seeds
     }
-    identities = {feature: identity | own for feature, own in _feature_identities(source).items()}
+    scene = {feature: {"encoder": "scene"} for feature in source.features}
+    own = scene if source.model is None else feature_identities(source.model, source.features)
+    identities = {feature: identity | own[feature] for feature in source.features}
     missing = list(dict.fromkeys(feature for (feature, _), path in paths.items() if not path.exists()))
     found = _encode(source, missing, texts) if missing else {}
     for (feature, seed), path in paths.items():
@@ -120,22 +123,6 @@ def _read_source(
             Run(source.encoder, feature_label(feature), seed, *scores, identities[feature], origin).save(path)
         runs[path.name] = Run.load(path, identities[feature])
     return runs
-
-
-def _feature_identities(source: Source) -> dict[str, dict[str, Any]]:
-    """All that decides each feature: weights, tokenizer, template, limit and layer weights, wherever they are from."""
-    if source.model is None:
-        return {feature: {"encoder": "scene"} for feature in source.features}
-    fingerprint = source.model.fingerprint()
-    models = {feature: feature_encoder(source.model, feature) for feature in source.features}
-    return {
-        feature: {
-            "encoder": fingerprint,
-            "fusion": model.config.fusion_options(),
-            "layer weights": model.layer_weights.tolist(),
-        }
-        for feature, model in models.items()
-    }
 
 
 def _encode(source: Source, features: Sequence[str], texts: Texts) -> dict[str, TokenFeatures]:

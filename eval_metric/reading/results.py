@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from granted.eval_metric.reading.charts import ladder_chart, reading_chart
+from granted.eval_metric.reading.charts import ladder_chart, layers_chart, reading_chart, single_layers
 from granted.eval_metric.reading.examples import Example
 from granted.eval_metric.reading.sheet import guess_rate
 from granted.eval_metric.reading.threshold import Threshold, fit_threshold
@@ -190,7 +190,7 @@ def thresholds(arms: Sequence[Arm], examples: Sequence[Example]) -> dict[tuple[s
 
 
 def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Run], output: str | os.PathLike) -> None:
-    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder."""
+    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder, and `reading_layers.png` of single layers."""
     output, arms = Path(output), group_runs(runs)
     rows = rows_of(instrument, arms, examples)
     content: dict[str, Any] = {"instrument": instrument, "rows": rows}
@@ -211,6 +211,8 @@ def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Ru
     with atomic_path(output / f"{instrument}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     chart(rows, output / f"{instrument}.png")
+    if instrument == "reading" and single_layers(rows):
+        layers_chart(rows, output / "reading_layers.png")
 
 
 def _cell(rows: Sequence[dict], arm: Arm, **wanted: Any) -> dict | None:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from granted.encoding.token_features import TokenFeatures
 from granted.eval_metric.reading.examples import Example, Texts
-from granted.eval_metric.reading.features import TokenFeatures
 from granted.eval_metric.reading.reader import Reader, reading_loss, right_answers
 from granted.eval_metric.reading.settings import ReadingSettings
 from granted.eval_metric.reading.sheet import KINDS, position

@@ -11,7 +11,9 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
+from granted.encoding.embedding_cache import EmbeddingCache
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel, length_sorted_batches
 from granted.modeling_layer_fusion import LayerFusion
@@ -54,20 +56,47 @@ class AggregatorGroup(nn.Module):
         super().__init__()
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, encoder: GrantedModel, texts: list[str], token_budget: int, recompute: bool = True):
-        """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim)."""
+    def forward(
+        self,
+        encoder: GrantedModel,
+        texts: list[str],
+        token_budget: int,
+        recompute: bool = True,
+        cache: EmbeddingCache | None = None,
+    ):
+        """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim).
+
+        With a cache, features under the heads' labels are read from it and the encoder is not run.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training has warned once of texts that are cut
             token_ids = encoder.tokenize(texts)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in self.heads}
         for batch in batches:
-            input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
-            _, embeddings = self.embed(encoder, input_ids, attention_mask, recompute)
+            if cache is None:
+                _, embeddings = self.embed(encoder, *encoder.pad([token_ids[i] for i in batch]), recompute)
+            else:
+                embeddings = self.embed_cached(cache, [texts[i] for i in batch], encoder.input_device)
             for name, embedding in embeddings.items():
                 rows[name].append(embedding)  # (b, context_dim)
-        order = torch.tensor([i for batch in batches for i in batch], device=input_ids.device).argsort()  # (texts,)
+        order = torch.tensor(
+            [i for batch in batches for i in batch], device=encoder.input_device
+        ).argsort()  # (texts,)
         return {name: torch.cat(parts)[order] for name, parts in rows.items()}
+
+    def embed_cached(self, cache: EmbeddingCache, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
+        """The context embedding (b, context_dim) of each head, from features on the disk."""
+        embeddings = {}
+        for feature in {head.config.feature for head in self.heads.values()}:
+            rows = [cache.read(feature, text) for text in texts]  # (N_i, D)
+            features = pad_sequence(rows, batch_first=True).to(device)  # (b, n, D)
+            lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
+            mask = (torch.arange(features.shape[1], device=device) < lengths.unsqueeze(1)).long()  # (b, n)
+            for name, head in self.heads.items():
+                if head.config.feature == feature:
+                    embeddings[name] = head(features, attention_mask=mask).context_embedding  # (b, context_dim)
+        return embeddings
 
     def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):
         """One padded batch through the encoder, once, and through every head, without the template's dropped tokens.

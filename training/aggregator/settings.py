@@ -46,6 +46,9 @@ class AggregatorTrainingConfig:
     )
     recompute_layers: bool = option(True, "Least memory, not least time, for learned layer weights.")
     token_budget: Count = option(8192, "Most tokens that the encoder reads at a time, padding included.")
+    feature_cache: str = option(
+        "", "Folder that keeps the features of all texts: each is encoded once, however many steps and runs follow."
+    )
     save_steps: Count = option(200, "Steps between checkpoints, from which an interrupted run goes on.")
     log_steps: Count = option(10, "Steps between points of the curve.")
     tracker: Literal["file", "trackio"] = option("file", "Where curves go; file is training.jsonl.")
@@ -54,3 +57,5 @@ class AggregatorTrainingConfig:
         check_settings(self)
         if not self.features or not self.learning_rates:
             raise InputError("got no features or no learning_rates, expected at least one of each")
+        if self.feature_cache and "learned" in self.features:
+            raise InputError("got feature_cache and learned layer weights, expected fixed features: leave one out")

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -27,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
+from granted.encoding.embedding_cache import EmbeddingCache
 from granted.encoding.features import (
     expand_features,
     feature_label,
@@ -34,6 +36,7 @@ from granted.encoding.features import (
     read_layer_weights,
     reading_of,
 )
+from granted.encoding.token_features import cache_features
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.contrastive import AggregatorGroup, batch_loss, contrastive_loss, text_id
 from granted.training.aggregator.settings import AggregatorTrainingConfig
@@ -68,11 +71,15 @@ def pair_texts(pairs: Sequence[dict], indices: list[int], hard_negatives: int = 
     texts = [row["caption_a"] for row in rows] + [row["caption_b"] for row in rows]
     ids = [text_id(text) for text in texts]
     for row in rows if hard_negatives else []:
-        own = list(row.get("negatives") or [])[:hard_negatives]
+        own = _negatives(row, hard_negatives)
         missing = hard_negatives - len(own)
         texts += own + [row["caption_a"]] * missing
         ids += [text_id(text) for text in own] + [-1] * missing
     return texts, torch.tensor(ids)  # (texts,)
+
+
+def _negatives(row: dict, count: int) -> list[str]:
+    return list(row.get("negatives") or [])[:count]
 
 
 def train_context_aggregators(
@@ -205,6 +212,7 @@ class _Run:
         if main:  # warns of texts that are cut: once, of the first pairs
             first_pairs = islice(self.pairs, 5_000)
             self.encoder.tokenize([text for pair in first_pairs for text in (pair["caption_a"], pair["caption_b"])])
+        self.cache = self._fill_cache(show_progress and main) if config.feature_cache else None
         first, self.log, seconds = resume(self.output, self.identity, self.group, self.optimizer, self.step_pairs)
         if config.tracker == "trackio":
             accelerator.init_trackers("granted-aggregator", config=asdict(config) | {"encoder": self.encoder_name})
@@ -220,6 +228,19 @@ class _Run:
                 if (step + 1) % config.save_steps == 0 and step + 1 < self.total:
                     self._save(step)
 
+    def _fill_cache(self, show_progress: bool) -> EmbeddingCache:
+        """The features of all texts on the disk; one process encodes, the others then read."""
+        texts = [
+            text
+            for pair in self.pairs
+            for text in (pair["caption_a"], pair["caption_b"], *_negatives(pair, self.negatives))
+        ]
+        options = (self.config.feature_cache, self.config.token_budget)
+        shown = f"encoding by {self.encoder_name}" if show_progress else ""
+        with self.accelerator.main_process_first(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `train` has warned once of texts that are cut
+            return cache_features(self.encoder, self.features, texts, *options, shown)
+
     def _factor(self, step: int) -> float:
         return learning_rate_factor(step, self.total, self.config.schedule, self.config.warmup_steps)
 
@@ -231,7 +252,7 @@ class _Run:
         for group, (_, rate) in zip(self.optimizer.param_groups, self.names.values()):
             group["lr"] = rate * self._factor(step)
         with autocast(self.encoder, config):
-            embeddings = self.model(self.encoder, texts, config.token_budget, config.recompute_layers)
+            embeddings = self.model(self.encoder, texts, config.token_budget, config.recompute_layers, self.cache)
         losses = {
             name: batch_loss(rows, ids.to(rows.device), len(mine), config.temperature, accelerator)
             for name, rows in embeddings.items()
@@ -269,7 +290,9 @@ class _Run:
 
     def write(self) -> None:
         """Of every feature the aggregator that is best on held-out pairs, with the record; then no checkpoints."""
-        figures = evaluate_aggregators(self.group.eval(), self.encoder, self.pairs, self.held_out, self.config)
+        figures = evaluate_aggregators(
+            self.group.eval(), self.encoder, self.pairs, self.held_out, self.config, self.cache
+        )
         report = {
             "identity": self.identity,
             "encoder": self.encoder_name,
@@ -309,7 +332,14 @@ def split_pairs(count: int, config: AggregatorTrainingConfig) -> tuple[list[int]
 
 
 @torch.no_grad()
-def evaluate_aggregators(heads, encoder, pairs, held_out: list[int], config) -> dict[str, dict[str, float]]:
+def evaluate_aggregators(
+    heads: AggregatorGroup,
+    encoder: GrantedModel,
+    pairs: Sequence[dict],
+    held_out: list[int],
+    config: AggregatorTrainingConfig,
+    cache: EmbeddingCache | None = None,
+) -> dict[str, dict[str, float]]:
     """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127)."""
     group = 64
     totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
@@ -319,7 +349,7 @@ def evaluate_aggregators(heads, encoder, pairs, held_out: list[int], config) -> 
             break  # a smaller group would be easier
         texts, ids = pair_texts(pairs, indices)
         with torch.autocast(encoder.input_device.type, enabled=False):
-            embeddings = heads(encoder, texts, config.token_budget)
+            embeddings = heads(encoder, texts, config.token_budget, cache=cache)
         for name, rows in embeddings.items():
             loss = contrastive_loss(rows, ids.to(rows.device), len(indices), config.temperature).item()
             z = F.normalize(rows.float(), dim=-1)  # (2B, D)
@@ -353,7 +383,7 @@ def run_identity(
         if feature.startswith("weights:"):  # the file may change under its name
             weights = read_layer_weights(feature.removeprefix("weights:"), encoder.config.num_hidden_layers)
             settings[feature] = weights.tolist()
-    for name in ("save_steps", "log_steps", "tracker"):
+    for name in ("feature_cache", "save_steps", "log_steps", "tracker"):
         del settings[name]
     digest = hashlib.sha256()
     for pair in pairs:

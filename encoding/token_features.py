@@ -1,20 +1,27 @@
-"""Token features of texts: every feature of an encoder from one run of its trunk, standardised for a reader.
+"""Token features of texts: every feature of an encoder from one run of its trunk, in memory or on the disk.
 
 found = encode_features(encoder, ["last", "norm_avg"], texts)        # feature -> TokenFeatures
 padded, mask = found["last"].batch([0, 5, 9])                       # (3, N, D), (3, N)
+cache = cache_features(encoder, ["last", "norm_avg"], texts, "features")    # the next time nothing is encoded
+cache.read("norm_avg", texts[0])                                            # (N_0, D)
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from granted.encoding.features import feature_encoder
-from granted.eval_metric.reading.examples import Example
-from granted.eval_metric.reading.sheet import CLASSES, PROPERTIES, UNTOLD, nothing
+from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.feature_files import feature_identity
+from granted.encoding.features import feature_encoder, feature_label
 from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
+
+
+TEXTS_PER_SHARD = 256
 
 
 @dataclass
@@ -73,18 +80,35 @@ def encode_features(
     return {feature: TokenFeatures(rows) for feature, rows in found.items()}
 
 
-def scene_features(examples: Sequence[Example]) -> TokenFeatures:
-    """The facts themselves as features, a token each: the ceiling, an encoder without fault."""
-    return TokenFeatures([torch.stack([_one_hot(fact) for fact in _all_facts(example)]) for example in examples])
+def feature_identities(encoder: GrantedModel, features: Sequence[str]) -> dict[str, dict]:
+    """All that decides each feature of an encoder, see [`feature_identity`]."""
+    fingerprint = encoder.fingerprint()
+    return {feature: feature_identity(feature_encoder(encoder, feature), fingerprint) for feature in features}
 
 
-def _all_facts(example: Example) -> list[tuple[int, int, int]]:
-    """Query, property and answer of everything that is told."""
-    labels = example.sheet.labels  # (10, P)
-    told = (labels != UNTOLD) & (labels != torch.tensor([nothing(name) for name in PROPERTIES]))  # (10, P)
-    return [(query, name, int(labels[query, name])) for query, name in told.nonzero().tolist()]
+def cache_features(
+    encoder: GrantedModel,
+    features: Sequence[str],
+    texts: Iterable[str],
+    folder: str | os.PathLike,
+    token_budget: int = 8192,
+    shown: str = "",
+) -> EmbeddingCache:
+    """All features of texts on the disk, under the features' labels; texts that are there are not encoded again.
 
-
-def _one_hot(fact: tuple[int, int, int]) -> torch.Tensor:
-    sizes = (10, len(CLASSES), max(map(len, CLASSES.values())))
-    return torch.cat([torch.nn.functional.one_hot(torch.tensor(i), n) for i, n in zip(fact, sizes)]).float()
+    Args:
+        encoder ([`GrantedModel`]), features (`list[str]`), token_budget (`int`): as of [`encode_features`].
+        texts (`Iterable[str]`): what is read; each once.
+        folder (`str`): gets a folder for this encoder and these features.
+        shown (`str`): name of the progress bar; there is none without.
+    """
+    identity = {feature_label(feature): own for feature, own in feature_identities(encoder, features).items()}
+    cache = EmbeddingCache(Path(folder) / identity_hash(identity), identity)
+    missing = cache.missing(list(texts))
+    with tqdm(total=len(missing), desc=shown, unit="text", disable=not shown) as bar:
+        for start in range(0, len(missing), TEXTS_PER_SHARD):
+            part = missing[start : start + TEXTS_PER_SHARD]
+            found = encode_features(encoder, features, part, token_budget)
+            cache.append(part, {feature_label(one): found[one].rows for one in features})
+            bar.update(len(part))
+    return cache
