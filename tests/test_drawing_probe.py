@@ -73,12 +73,12 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
     assert all(path.stat().st_mtime_ns == written for path, written in scores.items())
     assert json.loads((tmp_path / "drawing.json").read_text())["rows"] == rows
     for mode in ("two_step", "continuous"):
-        learning = replace(settings, features=["learned"], layer_weights=mode, controls=False, steps=2)
+        learning = replace(settings, features=["learned"], layer_weights=mode, controls=[], steps=2)
         rows = evaluate(learning, OPTIONS)
         assert ("tiny", f"learned_{mode}") in {(row["encoder"], row["feature"]) for row in rows}
         scores = json.loads((tmp_path / f"drawing_runs/tiny__learned_{mode}__seed0/scores.json").read_text())
         assert max(scores["layer_weights"]) - min(scores["layer_weights"]) > 1e-4, "the weights have moved"
     with pytest.raises(InputError, match="run with other"):
         evaluate(replace(settings, steps=3), OPTIONS)
-    more = {row["encoder"]: row["seeds"] for row in evaluate(replace(settings, seeds=[1], controls=False), OPTIONS)}
+    more = {row["encoder"]: row["seeds"] for row in evaluate(replace(settings, seeds=[1], controls=[]), OPTIONS)}
     assert more.pop("tiny") == 2 and set(more.values()) == {1}, "a later command adds a seed"

@@ -190,7 +190,7 @@ def test_one_command_writes_rows_of_one_schema_and_goes_on_where_it_stopped(sett
 
 
 def test_a_ladder_is_written_with_thresholds(settings):
-    evaluate("ladder", replace(settings, controls=False, features=["last"]), OPTIONS)
+    evaluate("ladder", replace(settings, controls=[], features=["last"]), OPTIONS)
     content = json.loads((settings.output / "ladder.json").read_bytes())
     assert [(one["encoder"], one["feature"]) for one in content["thresholds"]] == [("tiny", "last")]
     assert {(row["axis"], row["rung"]) for row in content["rows"]} == {
@@ -199,7 +199,7 @@ def test_a_ladder_is_written_with_thresholds(settings):
 
 
 def test_runs_of_other_settings_are_refused_before_anything_is_read(settings):
-    settings = replace(settings, controls=False, features=["last"])
+    settings = replace(settings, controls=[], features=["last"])
     evaluate("reading", settings, OPTIONS)
     with pytest.raises(InputError, match="other reader"):
         evaluate("reading", replace(settings, steps=4), OPTIONS)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.scenes.shapes.rows import write_rows
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
-from granted.encoding.controls import CONTROLS, random_weights, vocabulary_alone
+from granted.encoding.controls import CEILING, CEILING_NAME, controls_of, vocabulary_alone
 from granted.encoding.features import expand_features, feature_encoder, feature_label
 from granted.encoding.loading import check_names, load_encoder
 from granted.encoding.options import EncoderOptions
@@ -32,8 +32,6 @@ from granted.utils.settings import check_seeds
 VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
 SIDE = 48  # pixels of an image
 CALIBRATION = 300  # captions from which channels are standardised
-CEILING = "the scene itself"
-WORDS = "words with positions"
 TRANSFORMER = {
     "patch_size": 1,
     "hidden_size": 128,
@@ -160,9 +158,8 @@ def _conditions(settings: DrawingSettings, options: EncoderOptions) -> Iterator[
         features = expand_features(settings.features, encoder.config.num_hidden_layers)
         for feature in features:
             yield Conditions(name, feature, encoder)
-        if settings.controls:
-            yield Conditions(f"{name}, random weights", features[-1], random_weights(encoder))
-            yield Conditions(f"{name}, {WORDS}", "last", CONTROLS[WORDS](encoder))
-    if settings.controls:
+        for control, feature, model in controls_of(encoder, settings.controls, features):
+            yield Conditions(f"{name}, {control}", feature, model)
+    if CEILING in settings.controls:
         words = " ".join(map(plain_words, single_figures(held_out=False))).split()
-        yield Conditions(CEILING, "last", vocabulary_alone(words), captions="short_caption")
+        yield Conditions(CEILING_NAME, "last", vocabulary_alone(words), captions="short_caption")

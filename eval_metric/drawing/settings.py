@@ -21,8 +21,9 @@ class DrawingSettings:
     )
     output: Path = option(Path("evaluation"), "Folder of the results.")
     standardize: bool = option(True, "Standardise every channel of a feature before the diffusion model reads it.")
-    controls: bool = option(
-        True, "Also arms of random weights of each encoder, of its words without context, and of the scene itself."
+    controls: list[Literal["random", "words", "scene"]] = option(
+        ["random", "words", "scene"],
+        "Also arms of the scene itself, and of each encoder's random weights and of its words with positions.",
     )
     seeds: list[Seed] = option([0], "An arm for each: its initialisation, order and noise.")
     images_seed: Seed = option(0, "Seed of images, captions and prompts.", group=TRAINING)

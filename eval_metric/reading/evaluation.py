@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from granted.encoding.controls import CONTROLS, random_weights
+from granted.encoding.controls import CEILING, CEILING_NAME, controls_of
 from granted.encoding.features import expand_features, feature_label
 from granted.encoding.loading import check_names, device_name, load_encoder
 from granted.encoding.options import EncoderOptions
@@ -31,7 +31,6 @@ from granted.utils.versions import library_versions
 
 VERSION = 2  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
 TEXTS = {"reading": reading_texts, "ladder": ladder_texts}
-CEILING = "the scene itself"
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,14 @@ def _identity(instrument: str, texts: Texts, settings: ReadingSettings) -> dict[
 
 def _sources(settings: ReadingSettings, options: EncoderOptions) -> Iterator[Source]:
     """The ceiling, then each encoder followed by its controls; one encoder at a time is in memory."""
-    if settings.controls:
-        yield Source(CEILING, ["facts"], None)
+    if CEILING in settings.controls:
+        yield Source(CEILING_NAME, ["facts"], None)
     for spec in settings.encoders:
         name, encoder = load_encoder(spec, options)
         features = expand_features(settings.features, encoder.config.num_hidden_layers)
         yield Source(name, features, encoder)
-        for control, make in CONTROLS.items() if settings.controls else ():
-            # Words have one layer; random weights are read as the encoder is in the last feature asked for.
-            yield Source(f"{name}, {control}", features[-1:] if make is random_weights else ["last"], make(encoder))
+        for control, feature, model in controls_of(encoder, settings.controls, features):
+            yield Source(f"{name}, {control}", [feature], model)
 
 
 def _read_source(

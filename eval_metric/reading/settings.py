@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from granted.utils.options import option
 from granted.utils.settings import Count, Positive, Seed
@@ -20,9 +21,9 @@ class ReadingSettings:
     )
     output: Path = option(Path("evaluation"), "Folder of the results.")
     seeds: list[Seed] = option([0], "A reader of every feature is trained for each seed.")
-    controls: bool = option(
-        True,
-        "Also read random weights of each encoder, its words without context, a bag of words, and the scene itself.",
+    controls: list[Literal["scene", "random", "words", "bag"]] = option(
+        ["scene", "random", "words", "bag"],
+        "Also read the scene itself, and of each encoder random weights, its words with positions, a bag of words.",
     )
     texts_seed: Seed = option(0, "Seed of the texts.", group=READER)
     training_texts: Count = option(4000, "Texts that the reader learns from.", group=READER)
