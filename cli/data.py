@@ -14,7 +14,7 @@ from granted.cli.console import console, progress, status
 from granted.cli.registry import command
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import Bounds, Count, Natural, Seed
+from granted.utils.settings import Bounds, Count, Natural, Seed, refuse_unused
 
 
 OneToFour = Annotated[int, Bounds("a whole number from 1 to 4", lambda value: 1 <= value <= 4)]
@@ -55,8 +55,11 @@ def data_ted(settings: DataTed):
     config = config or ("official" if input else SYNTHETIC)
     if bool(input) != (config == "official"):
         raise InputError(f"got --kind {config} with --input '{input}', expected a file for official, and only there")
-    if settings.facts and config != SYNTHETIC:
-        raise InputError(f"got --facts for --kind {config}, expected the synthetic benchmark: leave one out")
+    if config != SYNTHETIC:
+        made_of = ["instances", "seed", "difficulty", "per_caption", "scene_words", "facts"]
+        refuse_unused(settings, made_of, f"for --kind {config}")
+    elif settings.facts:
+        refuse_unused(settings, ["difficulty", "per_caption", "scene_words"], "beside --facts")
     skipped = {}
     if settings.facts:
         made = rung_ted(settings.instances, settings.facts, seed=settings.seed)
@@ -117,6 +120,8 @@ def data_check(settings: DataCheck):
     from granted.utils.files import write_json
 
     difficulty = settings.difficulty
+    if settings.ted:
+        refuse_unused(settings, ["instances", "seed", "difficulty"], "beside --ted")
     with status("checking"):
         report = {} if settings.ted else check_world(settings.instances, seed=settings.seed, difficulty=difficulty)
         records = read_ted(settings.ted)[0] if settings.ted else report["records"]
@@ -245,6 +250,14 @@ class DataPairs:
     seed: Seed = option(0, "Seed of the choice of captions, and of scenes.")
 
 
+# What only one source of pairs uses.
+OF_SOURCE = {
+    "groups": ["target_words", "limit"],
+    "scenes": ["facts", "hard_negatives", "categories", "scene_words"],
+    "dataset": ["columns", "split"],
+}
+
+
 @command("data pairs", models=False)
 def data_pairs(settings: DataPairs):
     """Make caption pairs from scenes, from caption groups, from the authors' file or from two columns of a dataset."""
@@ -274,6 +287,9 @@ def _pair_sources(settings: DataPairs, reports: dict) -> list:
     from granted.dataset_builders.scenes.shapes.rungs import rung_pairs
     from granted.dataset_builders.scenes.world import world_pairs
 
+    for source, names in OF_SOURCE.items():
+        if not getattr(settings, source):
+            refuse_unused(settings, names, f"without --{source}")
     sources = []
     for file in settings.groups:
         name = Path(file).name.split(".")[0]
@@ -290,9 +306,8 @@ def _pair_sources(settings: DataPairs, reports: dict) -> list:
         )
     sources += [pairs.pairs_from_authors_jsonl(file) for file in settings.authors]
     options = {"seed": settings.seed, "hard_negatives": settings.hard_negatives}
-    if settings.facts and not settings.scenes:
-        raise InputError("got --facts without --scenes, expected how many pairs: give --scenes")
     if settings.facts:
+        refuse_unused(settings, ["categories", "scene_words"], "beside --facts")
         sources.append(rung_pairs(settings.scenes, settings.facts, **options))
     elif settings.scenes:
         sources.append(

@@ -74,3 +74,22 @@ def test_the_commands_write_both(tmp_path, granted):
     assert ted.is_dir() and pairs.is_file()
     code, _, error = granted("data", "pairs", "--facts", "1,2", "--output", tmp_path / "none.parquet")
     assert code == 2 and "--facts" in error and not (tmp_path / "none.parquet").exists()
+    for unused in (("--difficulty", "lexical"), ("--scene-words", "10,20"), ("--per-caption", "2")):
+        code, _, error = granted("data", "ted", "--facts", "1,2", *unused, "--output", tmp_path / "none")
+        assert code == 2 and f"got {unused[0]} beside --facts" in error and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        (("--limit", "3"), "groups"),
+        (("--hard-negatives", "2"), "scenes"),
+        (("--categories", "1"), "scenes"),
+        (("--columns", "a,b"), "dataset"),
+    ],
+)
+def test_an_option_that_has_no_effect_is_refused(tmp_path, granted, given, source):
+    """Nothing that somebody asks for is passed over in silence."""
+    own = ("--authors", tmp_path / "pairs.jsonl") if source == "scenes" else ("--scenes", "2")
+    code, _, error = granted("data", "pairs", *own, *given, "--output", tmp_path / "pairs.parquet")
+    assert code == 2 and f"got {given[0]} without --{source}" in error

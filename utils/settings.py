@@ -14,7 +14,7 @@ to fit. Tests: tests/test_settings.py.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -68,6 +68,28 @@ def check_settings(settings: Any, names: Iterable[str] | None = None) -> None:
     declared = get_type_hints(type(settings), include_extras=True)
     for name in [one.name for one in fields(settings)] if names is None else names:
         check_value(name, getattr(settings, name), declared[name])
+
+
+def refuse_unused(settings: Any, names: Iterable[str], where: str) -> None:
+    """Raise if settings that a choice leaves without effect were given.
+
+    Args:
+        settings (dataclass): the instance.
+        names (`Iterable[str]`): its fields that have no effect; given is what differs from the default.
+        where (`str`): they have no effect, such as `"beside --facts"` or `"without --groups"`.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    default = type(settings)(**{one.name: getattr(settings, one.name) for one in fields(settings) if _needed(one)})
+    for name in names:
+        if getattr(settings, name) != getattr(default, name):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"got {option} {where}, expected none, as it has no effect there: leave it out")
+
+
+def _needed(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def check_value(name: str, value: Any, kind: Any) -> None:

@@ -26,7 +26,7 @@ from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.utils.files import folder_name
-from granted.utils.settings import check_seeds
+from granted.utils.settings import check_seeds, refuse_unused
 
 
 VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
@@ -71,6 +71,8 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     """
     check_names(settings.encoders)
     check_seeds(settings.seeds)
+    if "learned" not in settings.features:
+        refuse_unused(settings, ["layer_weights", "layer_weights_learning_rate"], "without --features learned")
     data = settings.output / f"drawing_images_{settings.images}_{settings.images_seed}.parquet"
     rows = list(training_rows(settings.images, seed=settings.images_seed, size=SIDE))
     prompts = scored_prompts(settings.prompts, seed=settings.images_seed)

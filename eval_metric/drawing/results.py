@@ -2,8 +2,9 @@
 
     write_report(finished_arms("out/drawing_runs"), "out")         # out/drawing.json, .md, .png
 
-The rows of `drawing.json` are `encoder, feature, instrument, wording, property, accuracy, ci95, control, n, seeds`, as
-of `granted evaluate reading`; `control` is the score of the same images on one another's prompts.
+The rows of `drawing.json` are those of `granted evaluate reading` (`encoder, feature, instrument, wording, axis, rung,
+property, accuracy, ci95, n, guess, seeds`), with `control` in place of `guess`: the score of the same images on one
+another's prompts.
 """
 
 import os
@@ -84,11 +85,13 @@ def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict
                 "feature": key[1],
                 "instrument": "drawing",
                 "wording": wording,
+                "axis": "",
+                "rung": 0,
                 "property": name,
                 "accuracy": round(estimate.accuracy, 4),
                 "ci95": [round(estimate.low, 4), round(estimate.high, 4)],
-                "control": round(sum(map(sum, control)) / sum(map(len, control)), 4),
                 "n": len(items[0]),
+                "control": round(sum(map(sum, control)) / sum(map(len, control)), 4),
                 "seeds": len(arms),
             }
 
