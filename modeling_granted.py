@@ -9,8 +9,7 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 import copy
 import inspect
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
-from transformers.utils.logging import tqdm
 
 from .configuration_granted import COMPARED, GrantedConfig, check_names, check_weights, missing_and_unexpected
 from .modeling_checkpoint import (
@@ -35,13 +33,12 @@ from .modeling_checkpoint import (
 )
 from .modeling_fingerprint import encoder_fingerprint
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion, Standardization
+from .modeling_text_input import TextInput, length_sorted_batches
 from .modeling_text_trunk import (
-    NotFiniteError,
     evaluating,
     find_last_layer,
     find_text_trunk,
     input_embeddings,
-    not_finite,
     reporting,
     streaming,
     usable_positions,
@@ -63,26 +60,7 @@ class GrantedModelOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
-def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Indices of texts grouped by length, longest first, into batches worth padding.
-
-    A padded batch holds at most `token_budget` tokens (a longer text is a batch of its own), and texts shorter than
-    three quarters of a batch's longest go into the next one once 512 tokens are together: a batch of a long caption
-    and many short ones would be mostly padding.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for i in order:
-        longest, count = (lengths[batches[-1][0]], len(batches[-1])) if batches else (0, 0)
-        full = (count + 1) * longest > token_budget
-        wasteful = 4 * lengths[i] < 3 * longest and count * longest >= 512
-        if not batches or full or wasteful:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-class GrantedModel(PreTrainedModel):
+class GrantedModel(TextInput, PreTrainedModel):
     """Text encoder whose output is a fusion of all layers of its trunk.
 
     Made by [`~GrantedModel.from_encoder`] from any checkpoint AutoModel can load, or by `from_pretrained` from a
@@ -653,166 +631,6 @@ class GrantedModel(PreTrainedModel):
                 f"got attention_mask {tuple(attention_mask.shape)}, expected {tuple(tokens.shape[:2])} as the input"
             )
         return attention_mask, attention_mask.bool()
-
-    # -------------------------------------------------------------------------------------------------------- encode
-
-    @torch.no_grad()
-    def encode(
-        self,
-        texts: Iterable[str],
-        *,
-        max_sequence_length: int | None = None,
-        token_budget: int = 8192,
-        show_progress: bool | None = None,
-    ) -> list[torch.Tensor]:
-        """Encode texts of any number and length.
-
-        Args:
-            texts (`Iterable[str]`): prompts, as a list or a column of any kind (datasets, numpy, pandas); the
-                configuration's template is put around each.
-            max_sequence_length (`int`, *optional*): most tokens read of a text; the configuration's by default, and
-                never more than the encoder has positions for.
-            token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
-            show_progress (`bool`, *optional*): a progress bar; by default for more than one batch.
-
-        Returns:
-            One (N_i, D) CPU tensor per text, in the order given, without padding and without the template tokens
-            that the configuration drops.
-
-        Raises:
-            ValueError: what cannot be text, and features that are NaN or infinite; the message names the text.
-        """
-        texts = self.as_texts(texts)
-        token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
-        batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
-        features: list[torch.Tensor | None] = [None] * len(texts)
-        with evaluating(self):
-            for batch in tqdm(batches, disable=len(batches) < 2 if show_progress is None else not show_progress):
-                batch = sorted(batch)  # the first text that is not finite is the one named
-                input_ids, attention_mask = self.pad([token_ids[i] for i in batch])
-                try:
-                    output = self(input_ids, attention_mask).last_hidden_state  # (B, N, D)
-                except NotFiniteError:  # the first token of the first text
-                    raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
-                self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                for i, row, mask in zip(batch, output, attention_mask.bool()):
-                    features[i] = row[mask][self.config.template_drop_tokens :].cpu()  # (N_i, D)
-        return features
-
-    @staticmethod
-    def check_finite(features: torch.Tensor, mask: torch.Tensor, text_of: Callable[[int], str]) -> None:
-        """Raise a ValueError that names the first text whose features are NaN or infinite, `text_of(row)`.
-
-        Args:
-            features (`torch.Tensor`): (B, N, D). mask (`torch.Tensor`): (B, N), nonzero at real tokens.
-        """
-        largest = torch.linalg.vector_norm(features, torch.inf, dim=-1)  # (B, N); no copy of the features
-        bad = (~largest.isfinite() & mask.to(largest.device).bool()).any(-1)  # (B,)
-        if bad.any():
-            raise not_finite(f"the text {text_of(int(bad.nonzero()[0]))[:60]!r}")
-
-    @staticmethod
-    def as_texts(texts: Iterable[str], allow_empty: bool = False) -> list[str]:
-        """The texts of a list or column of any kind, as a list.
-
-        Args:
-            texts (`Iterable[str]`): a list, a tuple, a column of datasets, numpy or pandas, ...
-            allow_empty (`bool`, defaults to `False`): whether a text may be empty.
-
-        Raises:
-            ValueError: no such list, or an entry that cannot be text; the message names its position.
-        """
-        if isinstance(texts, str):
-            raise ValueError("got one string, expected a list of texts: put it in a list")
-        # A table or a mapping would give its names instead of its texts, and a set any order.
-        flat = getattr(texts, "ndim", 1) == 1 and isinstance(texts, Iterable)
-        if not flat or isinstance(texts, Mapping | Set):
-            raise ValueError(f"got {type(texts).__name__}, expected a list of texts: choose a column, or make a list")
-        texts = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow's entries are no strings
-        for i, text in enumerate(texts):
-            expected = None
-            if not isinstance(text, str) or not (text.strip() or allow_empty):
-                expected = "a text" if allow_empty else "a text that is not empty"
-            else:
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    expected = "a text of whole characters (it has half a surrogate pair)"
-            if expected:
-                raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected {expected}")
-        return texts
-
-    def tokenize(
-        self, texts: Iterable[str], max_sequence_length: int | None = None, allow_empty: bool = False
-    ) -> list[list[int]]:
-        """Token ids of each text with the prompt template around it; warns once with the number of texts cut.
-
-        With `allow_empty` a text may be empty, as dropped captions and negative prompts are; where it has no token of
-        its own after the template's dropped ones, it gets one of padding to stand for it.
-        """
-        texts = self.as_texts(texts, allow_empty)
-        if not texts:
-            return []
-        limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
-        positions = self.num_positions
-        limit = limit if positions is None else min(limit, positions)
-        if limit <= self.config.template_drop_tokens:
-            raise ValueError(
-                f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
-                "tokens that are dropped"
-            )
-        texts = self._templated(texts)
-        token_ids = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        if allow_empty:
-            least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
-            token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
-        cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
-        if cut:
-            longest = max(len(token_ids[i]) for i in cut)
-            cure = "raise max_sequence_length to read them whole"
-            if limit == positions:
-                cure = "the encoder has positions for no more"
-            elif positions is not None and longest > positions:
-                cure = f"raise max_sequence_length, up to the {positions} tokens that the encoder has positions for"
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} texts are longer than {limit} tokens (the longest has {longest}): "
-                f"{sum(len(token_ids[i]) - limit for i in cut)} tokens were cut; {cure}",
-                stacklevel=2,
-            )
-            # The tokenizer cuts, so that closing special tokens stay.
-            shortened = self.tokenizer([texts[i] for i in cut], truncation=True, max_length=limit)["input_ids"]
-            if self.tokenizer.is_fast:  # its rules would keep the limit of this call, and be saved with it
-                self.tokenizer.backend_tokenizer.no_truncation()
-            for i, ids in zip(cut, shortened):
-                token_ids[i] = ids
-        return token_ids
-
-    def count_tokens(self, texts: list[str]) -> list[int]:
-        """How many tokens each text has with the prompt template around it, however many are read."""
-        if not texts:
-            return []
-        token_ids = self.tokenizer(self._templated(texts), truncation=False, verbose=False)["input_ids"]
-        return [len(ids) for ids in token_ids]
-
-    def _templated(self, texts: list[str]) -> list[str]:
-        template = self.config.prompt_template
-        return texts if template is None else [template.replace("{prompt}", text) for text in texts]
-
-    def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (B, N) of a batch, padded to its longest text, on the model's device."""
-        padded = self.tokenizer.pad(
-            {"input_ids": token_ids}, padding_side=self.config.padding_side, return_tensors="pt", verbose=False
-        )
-        device = self.input_device
-        return padded["input_ids"].to(device), padded["attention_mask"].to(device)  # (B, N) each
-
-    @property
-    def input_device(self) -> torch.device:
-        """Where inputs belong and features come out."""
-        # Weights that accelerate offloaded lie on the meta device until they are needed.
-        hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
-        devices = [getattr(hook, "execution_device", None) for hook in hooks]
-        return next((torch.device(device) for device in devices if device is not None), self.device)
 
 
 GrantedModel.register_for_auto_class("AutoModel")

@@ -31,7 +31,7 @@ from granted.encoding.features import new_aggregator
 from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.eval_metric.benchmark import TrainedAggregator, score_encoder
 from granted.eval_metric.evaluation import dataset_description
-from granted.modeling_granted import length_sorted_batches
+from granted.modeling_text_input import length_sorted_batches
 from granted.utils.files import write_json
 
 

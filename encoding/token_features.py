@@ -18,7 +18,9 @@ from tqdm.auto import tqdm
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.feature_files import feature_identity
 from granted.encoding.features import feature_encoder, feature_label
-from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
+from granted.modeling_granted import GrantedModel
+from granted.modeling_text_input import length_sorted_batches
+from granted.modeling_text_trunk import evaluating
 
 
 TEXTS_PER_SHARD = 256

@@ -29,7 +29,9 @@ from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_fingerprint import weights_hash
-from granted.modeling_granted import GrantedModel, evaluating, length_sorted_batches
+from granted.modeling_granted import GrantedModel
+from granted.modeling_text_input import length_sorted_batches
+from granted.modeling_text_trunk import evaluating
 from granted.training.aggregator.contrastive import AggregatorGroup
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import read_json

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig
 
 from granted import GrantedConfig, GrantedModel
-from granted.modeling_granted import find_text_trunk
+from granted.modeling_text_trunk import find_text_trunk
 
 
 def build() -> tuple[GrantedModel, torch.Tensor, torch.Tensor, torch.Tensor]:

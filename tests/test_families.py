@@ -47,7 +47,7 @@ from transformers import (
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
 from granted.encoding.features import new_aggregator
-from granted.modeling_granted import find_text_trunk
+from granted.modeling_text_trunk import find_text_trunk
 from granted.utils.errors import InputError
 
 

@@ -10,7 +10,7 @@ from packaging.version import Version
 from transformers import BertConfig, LlamaConfig
 
 from granted import GrantedConfig, GrantedModel, LayerFusion, modeling_layer_fusion
-from granted.modeling_granted import find_text_trunk
+from granted.modeling_text_trunk import find_text_trunk
 
 
 L, D = 5, 32

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
-from granted.modeling_granted import length_sorted_batches
+from granted.modeling_text_input import length_sorted_batches
 
 
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}

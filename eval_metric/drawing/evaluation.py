@@ -125,6 +125,10 @@ def _cost(runs: Path, arm: dict[str, Any]) -> str:
 def _training(
     settings: DrawingSettings, conditions: Conditions, data: Path, folder: Path, seed: int
 ) -> TextToImageConfig:
+    learning = {"layer_weights": "as_saved"}
+    if conditions.feature == "learned":
+        rate = settings.layer_weights_learning_rate
+        learning = {"layer_weights": settings.layer_weights, "layer_weights_learning_rate": rate}
     return TextToImageConfig(
         encoder=conditions.encoder,
         data=str(data),
@@ -133,8 +137,7 @@ def _training(
         resolution=SIDE,
         transformer=TRANSFORMER,
         max_sequence_length=128,
-        layer_weights=settings.layer_weights if conditions.feature == "learned" else "as_saved",
-        layer_weights_learning_rate=settings.layer_weights_learning_rate,
+        **learning,
         batch_size=settings.batch_size,
         max_steps=settings.steps,
         optimizer="muon",

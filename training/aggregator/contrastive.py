@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from granted.encoding.embedding_cache import EmbeddingCache
 from granted.modeling_context_aggregator import ContextAggregator
-from granted.modeling_granted import GrantedModel, length_sorted_batches
+from granted.modeling_granted import GrantedModel
 from granted.modeling_layer_fusion import LayerFusion
+from granted.modeling_text_input import length_sorted_batches
 
 
 def contrastive_loss(
