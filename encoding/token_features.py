@@ -47,11 +47,16 @@ class TokenFeatures:
         deviation[deviation < 1e-6] = 1  # a channel that never varies is only centred
         return TokenFeatures([(row - mean) / deviation for row in self.rows])
 
-    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Padded features (B, N, D) of some texts and their mask (B, N) bool."""
-        padded = pad_sequence([self.rows[i] for i in indices], batch_first=True)  # (B, N, D)
-        lengths = torch.tensor([len(self.rows[i]) for i in indices])  # (B,)
-        return padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
+        return padded_rows([self.rows[i] for i in indices], device)
+
+
+def padded_rows(rows: Sequence[torch.Tensor], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of token features (N_i, D), padded by zeros on the right to (B, N, D), and its mask (B, N) bool."""
+    padded = pad_sequence(list(rows), batch_first=True).to(device)  # (B, N, D)
+    lengths = torch.tensor([len(row) for row in rows], device=device)  # (B,)
+    return padded, torch.arange(padded.shape[1], device=device) < lengths.unsqueeze(1)
 
 
 @torch.no_grad()

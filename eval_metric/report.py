@@ -108,7 +108,8 @@ def facts_table(results: Iterable[Result]) -> str:
     if not groups:
         return ""
     rungs = list(groups[0].facts)
-    lines = [f"| Encoder | Feature | Pooling | {' | '.join(f'{rung} facts' for rung in rungs)} |"]
+    heads = ["1 fact" if rung == 1 else f"{rung} facts" for rung in rungs]
+    lines = [f"| Encoder | Feature | Pooling | {' | '.join(heads)} |"]
     lines.append("|" + "---|" * 3 + "--:|" * len(rungs))
     for group in groups:
         shown = [

@@ -58,7 +58,7 @@ def test_accuracy_is_reported_for_every_rung():
     dataset = {"name": "ted-6k", "config": "synthetic", "fingerprint": "f", "instances": 40, "captions": 40}
     made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc")
     table = facts_table([Result("tiny", "last", "mean", None, items, dataset, made, {})])
-    assert "| 1 facts | 2 facts | 3 facts | 8 facts |" in table
+    assert "| 1 fact | 2 facts | 3 facts | 8 facts |" in table
     cells = [cell.split()[0] for cell in table.splitlines()[-1].strip("| ").split(" | ")]
     assert cells == ["tiny", "last", "mean", "100.0", "100.0", "0.0", "0.0"]
 

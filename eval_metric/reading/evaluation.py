@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from granted.encoding.controls import CEILING, CEILING_NAME, controls_of
 from granted.encoding.features import expand_features, feature_label
 from granted.encoding.loading import check_names, device_name, load_encoder
@@ -104,12 +106,15 @@ def _read_source(
     identities = {feature: identity | own[feature] for feature in source.features}
     missing = list(dict.fromkeys(feature for (feature, _), path in paths.items() if not path.exists()))
     found = _encode(source, missing, texts) if missing else {}
+    device = torch.device("cpu") if source.model is None else source.model.input_device
     for (feature, seed), path in paths.items():
         if not path.exists():
-            outcome = train_reader(found[feature], texts, seed, settings, f"reading {source.encoder}, {feature}")
+            outcome = train_reader(
+                found[feature], texts, seed, settings, f"reading {source.encoder}, {feature}", device
+            )
             origin = {
                 "versions": library_versions("granted", "torch", "transformers"),
-                "device": "cpu" if source.model is None else device_name(source.model.input_device),
+                "device": device_name(device),
                 "dtype": "float32" if source.model is None else str(source.model.dtype).removeprefix("torch."),
                 "encoder_revision": source.model and source.model.config.encoder_revision,
                 "parameters": source.model and source.model.encoder.num_parameters(),

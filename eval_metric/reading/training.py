@@ -42,7 +42,14 @@ class Outcome:
     seconds: float
 
 
-def train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: ReadingSettings, shown: str) -> Outcome:
+def train_reader(
+    features: TokenFeatures,
+    texts: Texts,
+    seed: int,
+    settings: ReadingSettings,
+    shown: str,
+    device: torch.device | str = "cpu",
+) -> Outcome:
     """Train a reader from scratch and score it; the same seed gives the same outcome.
 
     Args:
@@ -51,18 +58,21 @@ def train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: Rea
         seed (`int`): of the reader's initialisation and of the order of texts.
         settings ([`ReadingSettings`]): steps, batch size and learning rate.
         shown (`str`): name of the progress bar.
+        device (`torch.device`, defaults to the CPU): where the reader is trained.
     """
     features = features.standardized(len(texts.training))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # of the weights and of dropout
-        return _train_reader(features, texts, seed, settings, shown)
+        return _train_reader(features, texts, seed, settings, shown, torch.device(device))
 
 
-def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: ReadingSettings, shown: str) -> Outcome:
+def _train_reader(
+    features: TokenFeatures, texts: Texts, seed: int, settings: ReadingSettings, shown: str, device: torch.device
+) -> Outcome:
     examples = [*texts.training, *texts.test]
-    labels = torch.stack([example.sheet.labels for example in examples])  # (T, 10, P)
-    kinds = torch.tensor([KINDS.index(example.sheet.kind) for example in examples])  # (T,)
-    reader = Reader(features.width)
+    labels = torch.stack([example.sheet.labels for example in examples]).to(device)  # (T, 10, P)
+    kinds = torch.tensor([KINDS.index(example.sheet.kind) for example in examples], device=device)  # (T,)
+    reader = Reader(features.width).to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, cycle_momentum=False
@@ -71,7 +81,7 @@ def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: Re
     batches = batches_of_like_length(lengths, settings.batch_size, seed)
     losses, started = [], time.perf_counter()
     for step, batch in zip(tqdm(range(settings.steps), desc=shown, unit="step", disable=not shown), batches):
-        loss = reading_loss(reader(*features.batch(batch), kinds[batch]), labels[batch])  # ()
+        loss = reading_loss(reader(*features.batch(batch, device), kinds[batch]), labels[batch])  # ()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -86,7 +96,9 @@ def _train_reader(features: TokenFeatures, texts: Texts, seed: int, settings: Re
         found = []
         for start in range(indices.start, indices.stop, AT_A_TIME):
             batch = list(range(start, min(start + AT_A_TIME, indices.stop)))
-            right = right_answers(reader(*features.batch(batch), kinds[batch]), labels[batch])  # (B, 10, P)
+            right = right_answers(
+                reader(*features.batch(batch, device), kinds[batch]), labels[batch]
+            ).cpu()  # (B, 10, P)
             found += [_of_facts(examples[i], sheet) for i, sheet in zip(batch, right)]
         return found
 

@@ -11,9 +11,9 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 from granted.encoding.embedding_cache import EmbeddingCache
+from granted.encoding.token_features import padded_rows
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.modeling_layer_fusion import LayerFusion
@@ -90,13 +90,10 @@ class AggregatorGroup(nn.Module):
         """The context embedding (b, context_dim) of each head, from features on the disk."""
         embeddings = {}
         for feature in {head.config.feature for head in self.heads.values()}:
-            rows = [cache.read(feature, text) for text in texts]  # (N_i, D)
-            features = pad_sequence(rows, batch_first=True).to(device)  # (b, n, D)
-            lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
-            mask = (torch.arange(features.shape[1], device=device) < lengths.unsqueeze(1)).long()  # (b, n)
+            features, mask = padded_rows([cache.read(feature, text) for text in texts], device)  # (b, n, D), (b, n)
             for name, head in self.heads.items():
                 if head.config.feature == feature:
-                    embeddings[name] = head(features, attention_mask=mask).context_embedding  # (b, context_dim)
+                    embeddings[name] = head(features, attention_mask=mask.long()).context_embedding  # (b, context_dim)
         return embeddings
 
     def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.feature_files import feature_identity
+from granted.encoding.token_features import padded_rows
 from granted.modeling_granted import GrantedModel
 from granted.utils.errors import InputError
 
@@ -79,9 +79,7 @@ class Conditioning:
         """
         cached = self.cache is not None
         rows = [self.cache.read("features", text) for text in texts] if cached else self._encode(texts)  # (N_i, D)
-        embeds = pad_sequence(rows, batch_first=True).to(self.accelerator.device)  # (B, N, D)
-        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)  # (B,)
-        mask = torch.arange(embeds.shape[1], device=embeds.device) < lengths.unsqueeze(1)  # (B, N)
+        embeds, mask = padded_rows(rows, self.accelerator.device)  # (B, N, D), (B, N)
         return embeds, mask.long()
 
     def _encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
