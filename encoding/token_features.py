@@ -1,9 +1,9 @@
 """Token features of texts: every feature of an encoder from one run of its trunk, in memory or on the disk.
 
-found = encode_features(encoder, ["last", "norm_avg"], texts)        # feature -> TokenFeatures
-padded, mask = found["last"].batch([0, 5, 9])                       # (3, N, D), (3, N)
-cache = cache_features(encoder, ["last", "norm_avg"], texts, "features")    # the next time nothing is encoded
-cache.read("norm_avg", texts[0])                                            # (N_0, D)
+    found = encode_features(encoder, ["last", "norm_avg"], texts)        # feature -> TokenFeatures
+    padded, mask = found["last"].batch([0, 5, 9])                       # (3, N, D), (3, N)
+    cache = cache_features(encoder, ["last", "norm_avg"], texts, "features")    # the next time nothing is encoded
+    cache.read("norm_avg", texts[0])                                            # (N_0, D)
 """
 
 import os

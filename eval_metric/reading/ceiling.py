@@ -1,6 +1,6 @@
 """The ceiling of the reading instrument: the facts of a text themselves, as if from an encoder without fault.
 
-scene_features(texts.test)                      # TokenFeatures, a token for each fact
+    scene_features(texts.test)                      # TokenFeatures, a token for each fact
 """
 
 from collections.abc import Sequence

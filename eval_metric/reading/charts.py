@@ -9,6 +9,7 @@ The rows are those of a results file, see `results.py`.
 
 import os
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -126,7 +127,7 @@ def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
     figure = Figure(figsize=(1.2 + 1.5 * len(wordings), 2.9), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     for ax, wording in zip(figure.subplots(1, len(wordings), sharey=True, squeeze=False)[0], wordings):
-        for colour, (encoder, numbers) in zip(COLOURS, layers.items()):
+        for colour, (encoder, numbers) in zip(cycle(COLOURS), layers.items()):
             own = [cells[encoder, f"layer_{number}", wording] for number in numbers]
             accuracy, ends = ([100 * row["accuracy"] for row in own], [[100 * x for x in row["ci95"]] for row in own])
             ax.fill_between(numbers, *zip(*ends), color=colour, alpha=0.15, linewidth=0)

@@ -1,8 +1,8 @@
 """The contrastive loss over caption pairs (Section 3.3), on one process or many, and the aggregators that it trains.
 
-heads = AggregatorGroup({"norm_avg": aggregator})
-embeddings = heads(encoder, captions_a + captions_b, token_budget=8192)["norm_avg"]     # (2B, context_dim)
-contrastive_loss(embeddings, torch.arange(2 * B), num_pairs=B)
+    heads = AggregatorGroup({"norm_avg": aggregator})
+    embeddings = heads(encoder, captions_a + captions_b, token_budget=8192)["norm_avg"]     # (2B, context_dim)
+    contrastive_loss(embeddings, torch.arange(2 * B), num_pairs=B)
 """
 
 import hashlib
