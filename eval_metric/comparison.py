@@ -9,7 +9,7 @@ make wide intervals: read them before the figure.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
     Raises:
         InputError: fewer than four arms occur in both.
     """
-    arms = sorted(reference.by_arm.keys() & other.by_arm.keys(), key=lambda arm: -reference.by_arm[arm].value)
+    arms = _best_first(reference.by_arm.keys() & other.by_arm.keys(), reference)
     if len(arms) < FEWEST:
         raise InputError(
             f"got {len(arms)} encoder-feature combinations in both {reference.name} and {other.name}, expected at "
@@ -167,6 +167,11 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
         found[measure] = Score(value, (float(low), float(high)))
     left_out = sorted(reference.by_arm.keys() ^ other.by_arm.keys())
     return Correlation(reference, other, arms, left_out, **found)
+
+
+def _best_first(arms: Set[str], reference: Scores) -> list[str]:
+    """In the order of the reference's scores, equal ones by name: a set has no order of its own."""
+    return sorted(arms, key=lambda arm: (-reference.by_arm[arm].value, arm))
 
 
 def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) -> str:
@@ -202,7 +207,7 @@ def comparison_table(found: Sequence[Correlation]) -> str:
         cells = (_interval(getattr(one, measure)) for measure in MEASURES)
         lines.append(f"| {one.other.name} | {len(one.arms)} | {' | '.join(cells)} |")
     sides = [reference, *(one.other for one in found)]
-    arms = sorted({arm for one in found for arm in one.arms}, key=lambda arm: -reference.by_arm[arm].value)
+    arms = _best_first({arm for one in found for arm in one.arms}, reference)
     lines += ["", f"| encoder and feature | {' | '.join(f'{side.name}, {side.unit}' for side in sides)} |"]
     lines.append(f"|---|{'--:|' * len(sides)}")
     for arm in arms:
@@ -229,7 +234,7 @@ def _scaled(value: float, unit: str) -> float:
 
 def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> None:
     """Draw a panel an instrument as PNG: the reference upwards, a numbered point an arm, named at the side."""
-    arms = sorted({arm for one in found for arm in one.arms}, key=lambda arm: -found[0].reference.by_arm[arm].value)
+    arms = _best_first({arm for one in found for arm in one.arms}, found[0].reference)
     numbers = {arm: number for number, arm in enumerate(arms, 1)}
     encoders = list(dict.fromkeys(arm.split(" · ")[0] for arm in sorted(arms)))
     columns = min(3, len(found))

@@ -132,3 +132,11 @@ def test_the_command_compares_several_instruments_with_one(tmp_path, granted):
     assert (tmp_path / "out" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     code, _, error = granted("compare", *specs, "--names", "drawing,reading", "--output", tmp_path / "none")
     assert code == 2 and "got 2 names for 3 results" in error and not (tmp_path / "none").exists()
+
+
+def test_equal_scores_have_one_order_whatever_order_sets_come_in():
+    """Intervals are drawn in the order of the arms: an order that changes with the process would change them."""
+    names = [f"e{i} · last" for i in (3, 1, 4, 0, 2, 5)]
+    tied = {name: Score(0.5 if i % 2 else 0.7, (0.4, 0.8)) for i, name in enumerate(names)}
+    found = compare(Scores("a", "%", tied), Scores("b", "%", dict(reversed(tied.items()))))
+    assert found.arms == sorted(names, key=lambda name: (-tied[name].value, name))

@@ -116,7 +116,7 @@ def single_layers(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 
 
 def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
-    """A panel a wording, a curve an encoder: single layers, Norm-Avg as a level; the dotted line is guessing.
+    """A panel a wording, a curve an encoder: single layers, Norm-Avg and last as levels; dotted is guessing.
 
     Args:
         rows (`list[dict]`): of a results file, with encoders as [`single_layers`] finds them.
@@ -132,9 +132,10 @@ def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
             accuracy, ends = ([100 * row["accuracy"] for row in own], [[100 * x for x in row["ci95"]] for row in own])
             ax.fill_between(numbers, *zip(*ends), color=colour, alpha=0.15, linewidth=0)
             ax.plot(numbers, accuracy, "-o", color=colour, linewidth=1.2, markersize=3, label=f"{encoder}, one layer")
-            if (encoder, "norm_avg", wording) in cells:
-                level = 100 * cells[encoder, "norm_avg", wording]["accuracy"]
-                ax.axhline(level, color=colour, linestyle="--", linewidth=1, label=f"{encoder}, norm_avg")
+            for feature, style in (("norm_avg", "--"), ("last", "-.")):
+                if (encoder, feature, wording) in cells:
+                    level = 100 * cells[encoder, feature, wording]["accuracy"]
+                    ax.axhline(level, color=colour, linestyle=style, linewidth=1, label=f"{encoder}, {feature}")
         guesses = [row["guess"] for row in cells.values() if row["wording"] == wording]
         ax.axhline(100 * sum(guesses) / len(guesses), color=FAINT, linestyle=":", linewidth=0.8)
         ax.set(ylim=(0, 103), xlabel="layer")
@@ -143,7 +144,7 @@ def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7, frameon=False
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7, frameon=False
     )
     figure.supylabel("Facts read right, %", fontsize=7, color=FAINT)
     _finish(figure, path)

@@ -89,7 +89,7 @@ class AggregatorGroup(nn.Module):
     def embed_cached(self, cache: EmbeddingCache, texts: list[str], device: torch.device) -> dict[str, torch.Tensor]:
         """The context embedding (b, context_dim) of each head, from features on the disk."""
         embeddings = {}
-        for feature in {head.config.feature for head in self.heads.values()}:
+        for feature in dict.fromkeys(head.config.feature for head in self.heads.values()):
             features, mask = padded_rows([cache.read(feature, text) for text in texts], device)  # (b, n, D), (b, n)
             for name, head in self.heads.items():
                 if head.config.feature == feature:
