@@ -3,7 +3,7 @@
 granted evaluate ted smollm2=SmolLM2-135M-Instruct.gguf --pairs pairs.parquet --features last,norm_avg
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from granted.eval_metric.reading.settings import ReadingSettings
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import Count, Seed
+from granted.utils.settings import Count, Seed, refuse_unused
 
 
 TED = "TED-6k.json, an exported folder, or the word sample."
@@ -50,6 +50,9 @@ def evaluate_ted(settings: EvaluateTed, aggregator_training: AggregatorTrainingC
     from granted.eval_metric import evaluation
     from granted.eval_metric.results import load_all
 
+    if settings.aggregator and not settings.pairs:
+        refuse_unused(settings, ["seeds"], "beside --aggregator")
+        refuse_unused(aggregator_training, [one.name for one in fields(aggregator_training)], "beside --aggregator")
     records, info = read_ted(settings.ted)
     evaluation.evaluate(
         settings.encoders,

@@ -305,6 +305,9 @@ def test_results_of_another_benchmark_in_the_folder_are_one_line(granted, tiny_e
     before = files(tmp_path / "out")
     assert is_one_line(granted(*base, "--ted", tmp_path / "ted.json"), "another benchmark (sample)")
     assert files(tmp_path / "out") == before
+    for unused in (("--seeds", "1"), ("--features", "last"), ("--max-steps", "3")):
+        assert is_one_line(granted(*base, *unused), f"got {unused[0]} beside --aggregator")
+    assert files(tmp_path / "out") == before
 
 
 @contextlib.contextmanager
