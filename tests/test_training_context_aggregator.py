@@ -268,12 +268,13 @@ def test_recomputed_and_stored_layers_train_the_same_weights(encoder, tmp_path):
         torch.testing.assert_close(tensor, stored[name], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("template", [None, "A photo of: {prompt} ."])
+@pytest.mark.parametrize(("template", "dropped"), [(None, 0), ("A photo of: {prompt} .", 3)])
 def test_features_from_the_disk_train_the_weights_that_an_encoder_in_the_loop_trains(
-    tiny_encoder_folder, tmp_path, template
+    tiny_encoder_folder, tmp_path, template, dropped
 ):
     """Nor is a text encoded twice, whatever runs follow."""
-    encoder = GrantedModel.from_encoder(tiny_encoder_folder, prompt_template=template)
+    options = {"prompt_template": template, "template_drop_tokens": dropped}
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, **options)
     settings = {"features": ["last", "norm_avg"], "hard_negatives": True, "max_steps": 6, "batch_size": 2}
     plain = train(encoder, tmp_path / "plain", make_pairs(negatives=2), **settings)
     settings |= {"feature_cache": str(tmp_path / "features")}

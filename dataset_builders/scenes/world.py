@@ -187,9 +187,7 @@ def world_pairs(
         InputError: a number is out of its range, or no scene can be told in so few words.
     """
     if count < 1 or hard_negatives < 0:
-        raise InputError(
-            f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0"
-        )
+        raise InputError(f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0")
     _check_length(categories, words)
     shares = {media: [OFFICIAL_COUNTS[category][i] for category in OFFICIAL_COUNTS] for i, media in enumerate(MEDIA)}
     for number in range(count):

@@ -152,9 +152,7 @@ def read_authors_file(
             raise InputError(f"got caption_type {media!r} in {where}, expected one of {', '.join(MEDIA)}")
         for category, item in _object(entry["statements"], f"the statements of {where}").items():
             if category not in CATEGORIES:
-                raise InputError(
-                    f"got category {category!r} in {where}, expected one of {', '.join(CATEGORIES)}"
-                )
+                raise InputError(f"got category {category!r} in {where}, expected one of {', '.join(CATEGORIES)}")
             question, options = _options(item, media, category, f"{category} of {where}", report)
             if not options:
                 continue

@@ -142,9 +142,7 @@ def _validate_record(record: Any, number: int) -> None:
     _require_text(record["question"], f"question of record {name}", may_be_empty=True)
     for field, legal in (("media", MEDIA), ("category", CATEGORIES)):
         if record[field] not in legal:
-            raise InputError(
-                f"got {field} {record[field]!r} in record {name}, expected one of {', '.join(legal)}"
-            )
+            raise InputError(f"got {field} {record[field]!r} in record {name}, expected one of {', '.join(legal)}")
     statements, label = record["statements"], record["label"]
     if not isinstance(statements, list) or not 2 <= len(statements) <= MAX_STATEMENTS:
         got = f"{len(statements)} statements" if isinstance(statements, list) else f"statements {statements!r}"

@@ -154,9 +154,7 @@ def _part(part: Any, role: str) -> dict[str, str]:
         raise RowError(f"got a part of {given} in a {role} turn, expected text, image or video", "content")
     if kind == "text":
         if not isinstance(part.get("text"), str):
-            raise RowError(
-                f"got {part.get('text')!r} as text in a {role} turn, expected a string", "content"
-            )
+            raise RowError(f"got {part.get('text')!r} as text in a {role} turn, expected a string", "content")
         return {"type": "text", "text": part["text"]}
     if role != "user":
         raise RowError(f"got a {kind} in a {role} turn, expected media in user turns only: move it", "content")

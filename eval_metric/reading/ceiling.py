@@ -18,10 +18,10 @@ def scene_features(examples: Sequence[Example]) -> TokenFeatures:
 
 
 def _all_facts(example: Example) -> list[tuple[int, int, int]]:
-    """Query, property and answer of everything that is told."""
+    """Query, property and answer of every fact that the text gives."""
     labels = example.sheet.labels  # (10, P)
-    told = (labels != UNTOLD) & (labels != torch.tensor([nothing(name) for name in PROPERTIES]))  # (10, P)
-    return [(query, name, int(labels[query, name])) for query, name in told.nonzero().tolist()]
+    given = (labels != UNTOLD) & (labels != torch.tensor([nothing(name) for name in PROPERTIES]))  # (10, P)
+    return [(query, name, int(labels[query, name])) for query, name in given.nonzero().tolist()]
 
 
 def _one_hot(fact: tuple[int, int, int]) -> torch.Tensor:
