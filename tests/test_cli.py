@@ -145,7 +145,9 @@ def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, 
 
 
 def test_the_synthetic_benchmark_is_the_default_and_is_called_so(granted, tmp_path):
-    code, out, error = granted("data", "ted", "--instances", 40, "--output", tmp_path / "ted-6k")
+    code, out, error = granted(
+        "data", "ted", "--world", "everyday", "--instances", 40, "--output", tmp_path / "ted-6k"
+    )
     assert code == 0 and "(synthetic)" in out, error
     for name in (None, "synthetic", "image"):
         rows = load_dataset(str(tmp_path / "ted-6k"), name, split="test", cache_dir=str(tmp_path / "cache"))
@@ -157,19 +159,23 @@ def test_the_synthetic_benchmark_is_the_default_and_is_called_so(granted, tmp_pa
 
 
 def test_the_check_says_whether_the_promises_are_kept(granted, monkeypatch):
-    code, out, error = granted("data", "check", "--instances", 200)
-    assert code == 0 and "all promises kept" in out, error
+    everyday = ("data", "check", "--world", "everyday", "--instances")
+    for command in (("data", "check", "--instances", 400), (*everyday, 200)):
+        code, out, error = granted(*command)
+        assert code == 0 and "all promises kept" in out, error
     monkeypatch.setattr("granted.dataset_builders.scenes.check.four_gram_overlap", lambda pairs: 0.5)
-    assert is_one_line(granted("data", "check", "--instances", 60), "four-gram overlap of 0.50")
+    assert is_one_line(granted(*everyday, 60), "four-gram overlap of 0.50")
 
 
 def test_pairs_of_the_world_carry_hard_negatives(granted, tmp_path):
     made = tmp_path / "made.parquet"
-    assert granted("data", "pairs", "--scenes", 5, "--hard-negatives", 2, "--output", made)[0] == 0
-    assert [len(pair["negatives"]) for pair in read_pairs(made)] == [2] * 5
+    for world in ("shapes", "everyday"):
+        command = ("data", "pairs", "--world", world, "--scenes", 5, "--hard-negatives", 2, "--output", made)
+        assert granted(*command)[0] == 0
+        assert [len(pair["negatives"]) for pair in read_pairs(made)] == [2] * 5
 
 
-@pytest.mark.parametrize("kind", ["vqa", "text-to-image", "text-to-video", "sheet"])
+@pytest.mark.parametrize("kind", ["vqa", "descriptions", "text-to-image", "text-to-video", "sheet"])
 def test_shapes_are_drawn(granted, tmp_path, kind):
     path = tmp_path / ("sheet.png" if kind == "sheet" else "rows.parquet")
     command = ("data", "shapes", kind, "--count", 3, "--size", 48, "--frames", 8, "--output", path)
@@ -185,10 +191,14 @@ def test_shapes_are_drawn(granted, tmp_path, kind):
         (("ted", "--kind", "synthetik"), "synthetik"),
         (("ted", "--kind", "official"), "expected a file for official"),
         (("ted", "--instances", "0"), "--instances"),
+        (("ted", "--world", "mars"), "'shapes', 'everyday'"),
         (("ted", "--difficulty", "easy"), "'compositional', 'lexical'"),
-        (("pairs", "--scenes", "3", "--scene-words", "50"), "two whole numbers"),
-        (("shapes", "vwa"), "'vqa', 'text-to-image'"),
+        (("pairs", "--world", "everyday", "--scenes", "3", "--scene-words", "50"), "two whole numbers"),
+        (("pairs", "--scenes", "3", "--categories", "2"), "got --categories for --world shapes"),
+        (("check", "--difficulty", "lexical"), "got --difficulty for --world shapes"),
+        (("shapes", "vwa"), "'vqa', 'descriptions'"),
         (("shapes", "vqa", "--media", "film"), "'image', 'video'"),
+        (("shapes", "descriptions", "--wordings", "seen,new"), "got wordings seen, new, expected some of seen, form"),
         (("shapes", "vqa", "--things", "1,3"), "expected text-to-image or text-to-video"),
         (("shapes", "text-to-image", "--things", "1,1", "--motions", "moves"), "images stand still"),
         (("shapes", "text-to-video", "--things", "1,1", "--motions", "runs"), "got kind 'runs'"),

@@ -5,6 +5,10 @@ from collections import Counter
 
 import pytest
 
+from granted.cli.data import DataPairs, DataTed
+from granted.dataset_builders.scenes import check
+from granted.dataset_builders.scenes.shapes import rungs
+from granted.dataset_builders.scenes.shapes.drawing import Drawing
 from granted.dataset_builders.scenes.shapes.rungs import drawing_of_facts, facts_of, rung_pairs, rung_ted
 from granted.dataset_builders.scenes.shapes.varied_captions import varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out
@@ -34,6 +38,20 @@ def test_a_benchmark_of_rungs_is_a_benchmark():
     assert {record["label"] for record in records} == {0, 1, 2, 3}
     assert records == list(rung_ted(80, RUNGS)) != list(rung_ted(80, RUNGS, seed=1))
     assert facts_of("scene/3") is None
+
+
+def test_one_statement_is_true_of_the_drawing_and_the_others_are_not(monkeypatch):
+    report = check.check_rungs(400)
+    assert check.broken_promises(report, {}) == []
+    assert Counter(facts_of(record["caption_id"]) for record in report["records"]) == dict.fromkeys((1, 2, 4, 8), 100)
+    # The check sees a statement about a figure that stands there as well, and one about none.
+    ((record, drawing, figures),) = rungs.rung_questions(1)
+    true = figures[record["label"]]
+    monkeypatch.setattr(check, "rung_questions", lambda *_, **options: [(record, drawing, [true] * 4)])
+    assert check.check_rungs(1)["wrong_statements"] == 3
+    elsewhere = Drawing((), drawing.background)
+    monkeypatch.setattr(check, "rung_questions", lambda *_, **options: [(record, elsewhere, figures)])
+    assert check.check_rungs(1)["wrong_statements"] == 1
 
 
 def test_pairs_tell_of_the_same_drawing_and_their_negatives_of_another():
@@ -66,17 +84,18 @@ def test_accuracy_is_reported_for_every_rung():
 def test_the_commands_write_both(tmp_path, granted):
     ted, pairs = tmp_path / "ted-6k", tmp_path / "pairs.parquet"
     for command in (
-        ("data", "ted", "--facts", "1,2", "--instances", "8", "--output", ted),
-        ("data", "pairs", "--facts", "1,2", "--scenes", "8", "--apart-from", ted, "--output", pairs),
+        ("data", "ted", "--instances", "8", "--output", ted),
+        ("data", "pairs", "--scenes", "8", "--apart-from", ted, "--output", pairs),
     ):
         code, _, error = granted(*command)
         assert code == 0, error
     assert ted.is_dir() and pairs.is_file()
     code, _, error = granted("data", "pairs", "--facts", "1,2", "--output", tmp_path / "none.parquet")
     assert code == 2 and "--facts" in error and not (tmp_path / "none.parquet").exists()
+    assert DataTed(output=ted).facts == DataPairs(output=pairs).facts == list(rungs.RUNGS)
     for unused in (("--difficulty", "lexical"), ("--scene-words", "10,20"), ("--per-caption", "2")):
-        code, _, error = granted("data", "ted", "--facts", "1,2", *unused, "--output", tmp_path / "none")
-        assert code == 2 and f"got {unused[0]} beside --facts" in error and not (tmp_path / "none").exists()
+        code, _, error = granted("data", "ted", *unused, "--output", tmp_path / "none")
+        assert code == 2 and f"got {unused[0]} for --world shapes" in error and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +104,7 @@ def test_the_commands_write_both(tmp_path, granted):
         (("--limit", "3"), "groups"),
         (("--hard-negatives", "2"), "scenes"),
         (("--categories", "1"), "scenes"),
+        (("--world", "everyday"), "scenes"),
         (("--columns", "a,b"), "dataset"),
     ],
 )

@@ -246,8 +246,8 @@ def test_the_statement_only_rule_does_find_what_gives_the_answer_away(report):
 
 
 def test_a_broken_promise_is_named(report):
-    assert broken_promises(report, None) == []
-    (line,) = broken_promises(report | {"wrong_statements": 2}, None)
+    assert broken_promises(report, {}) == []
+    (line,) = broken_promises(report | {"wrong_statements": 2}, {})
     assert line.startswith("2 statements")
     at_85 = {"accuracy": 0.85, "categories": {"Adverb": 0.9}}
     assert len(broken_promises(report, {"word_overlap": at_85})) == 2

@@ -1,4 +1,4 @@
-"""The shapes world: images, facts, captions, statements, questions and rows agree with each other."""
+"""The shapes world: images, facts, captions, questions and rows agree with each other."""
 
 import hashlib
 import os
@@ -13,34 +13,26 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from granted.dataset_builders.scenes.scene import holds
-from granted.dataset_builders.scenes.shapes.benchmark import (
-    SOURCE,
-    shapes_contact_sheet,
-    shapes_in_split,
-    shapes_questions,
-    shapes_ted,
-)
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
+from granted.dataset_builders.scenes.shapes.contact_sheet import shapes_contact_sheet
 from granted.dataset_builders.scenes.shapes.drawing import KINDS, Drawing, render_image, render_video
 from granted.dataset_builders.scenes.shapes.lexicon import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, SPEEDS, TEXTURES
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
 from granted.dataset_builders.scenes.shapes.reader import read_image, read_video
 from granted.dataset_builders.scenes.shapes.rows import (
-    shapes_pairs,
+    description_rows,
     text_to_image_rows,
     text_to_video_rows,
     vqa_rows,
     write_rows,
 )
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes, swap_one_look
-from granted.dataset_builders.scenes.shapes.statements import ShapesAsker
-from granted.dataset_builders.scenes.statements import DIFFICULTIES, ask
+from granted.dataset_builders.scenes.shapes.rungs import rung_ted
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes, shapes_in_split
+from granted.dataset_builders.scenes.shapes.wordings import LEXICON
 from granted.dataset_builders.scenes.words import number_word
 from granted.dataset_builders.scenes.world import split_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, composition_name, fingerprint, validate_records
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, fingerprint
 from granted.eval_metric.generation.shapes_score import PROPERTIES
-from granted.eval_metric.shortcuts import shortcut_report
 from granted.utils.errors import InputError
 
 
@@ -168,37 +160,6 @@ def test_an_unknown_detail_is_refused():
         write_shapes_caption(scene, "a", "long")
 
 
-# -------------------------------------------------------------------------------------------------------- statements
-
-
-@pytest.mark.parametrize("category", CATEGORIES)
-def test_positives_are_true_and_negatives_false(category):
-    kinds = [media for media in MEDIA if category in legal(media)]
-    for number in range(500):
-        media = kinds[number % len(kinds)]
-        others = random.Random(number).sample(legal(media), number % 3)
-        categories = [category, *(other for other in others if other != category and fits(media, (category, other)))]
-        categories = categories if fits(media, categories) else [category]
-        scene, _ = sample_shapes(f"true/{number}", media, categories)
-        caption = write_shapes_caption(scene, "a")
-        difficulty = DIFFICULTIES[number % 5 == 4]
-        question = ask(ShapesAsker(caption, random.Random(number)), category, difficulty)
-        assert [holds(scene, claim) for _, claim in question.options] == [True, False, False, False], question
-        assert len({text for text, _ in question.options}) == 4, question
-
-
-def test_the_benchmark_is_valid_and_no_shortcut_answers_it():
-    made = list(shapes_questions(1500))
-    records = [record for record, _, _ in made]
-    validate_records(records)
-    assert composition_name(records) == "synthetic" and {record["source"] for record in records} == {SOURCE}
-    assert len(records) == 1500
-    for name, result in shortcut_report(records).items():
-        assert abs(result["accuracy"] - 0.25) <= 0.04, (name, result)
-    with pytest.raises(InputError, match="at least 1"):
-        next(shapes_ted(0))
-
-
 def test_benchmark_and_training_share_no_image():
     images = defaultdict(set)
     for split in ("benchmark", "training"):
@@ -289,6 +250,23 @@ def test_question_rows_go_through_parquet(tmp_path, media):
         assert [image.tobytes() for image in images] == [image.convert("RGB").tobytes() for image in seen]
 
 
+def test_descriptions_have_the_wordings_that_were_asked_for(tmp_path):
+    def words(wordings):
+        rows = list(description_rows(60, size=32, wordings=wordings))
+        assert all(
+            row["images"][0].size == (32, 32) and row["messages"][0]["content"][0]["type"] == "image" for row in rows
+        )
+        return " ".join(row["messages"][1]["content"][0]["text"] for row in rows)
+
+    held_out = [phrase.text for colour in COLOURS for phrase in LEXICON.phrases("colours", colour, held_out=True)]
+    assert not [text for text in held_out if text in words(["seen", "form"])]
+    assert [text for text in held_out if text in words(["word"])]
+    write_rows(description_rows(3, size=32), tmp_path / "rows.parquet")
+    rows = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path))
+    answers = [row["messages"][1]["content"] for row in (rows[0], next(description_rows(1, size=32)))]
+    assert answers[0] == answers[1] and rows[0]["images"][0].size == (32, 32)
+
+
 def test_captioned_rows_go_through_parquet(tmp_path):
     for name, rows in (
         ("images", list(text_to_image_rows(12, size=48))),
@@ -324,12 +302,12 @@ def test_the_contact_sheet_is_an_image(tmp_path):
 
 PROGRAM = """
 import hashlib
-from granted.dataset_builders.scenes.shapes.benchmark import shapes_ted
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows
+from granted.dataset_builders.scenes.shapes.rungs import rung_ted
 from granted.dataset_builders.ted_6k.records import fingerprint
 rows = list(vqa_rows(16, media="video", size=32, frames=8))
 content = [(row["messages"], row["videos"][0][5].tobytes()) for row in rows]
-print(fingerprint(list(shapes_ted(200, seed=3))), hashlib.sha256(repr(content).encode()).hexdigest())
+print(fingerprint(list(rung_ted(200, seed=3))), hashlib.sha256(repr(content).encode()).hexdigest())
 """
 
 
@@ -341,33 +319,8 @@ def test_the_same_seed_gives_the_same_data_in_any_process():
     rows = vqa_rows(16, media="video", size=32, frames=8)
     content = [(row["messages"], row["videos"][0][5].tobytes()) for row in rows]
     hashed = hashlib.sha256(repr(content).encode()).hexdigest()
-    assert answer.split() == [fingerprint(list(shapes_ted(200, seed=3))), hashed]
-    assert fingerprint(list(shapes_ted(200, seed=4))) != fingerprint(list(shapes_ted(200, seed=3)))
-
-
-def test_pairs_tell_one_scene_twice_and_hard_negatives_change_it():
-    pairs = list(shapes_pairs(60, hard_negatives=2))
-    assert pairs == list(shapes_pairs(60, hard_negatives=2)) and len({pair["id"] for pair in pairs}) == 60
-    for pair in pairs:
-        assert len(pair["negatives"]) == 2 and pair["caption_a"] != pair["caption_b"]
-        assert pair["caption_b"] not in pair["negatives"] and pair["caption_a"] not in pair["negatives"]
-        lengths = [len(text.split()) for text in (pair["caption_b"], *pair["negatives"])]
-        assert max(lengths) - min(lengths) < 25
-
-
-@pytest.mark.parametrize("media", MEDIA)
-def test_swapping_one_look_changes_what_is_true_of_two_subjects_only(media):
-    for number in range(60):
-        scene, drawing = sample_shapes(f"swap/{number}", media, ("Adjective",))
-        other = swap_one_look(scene, drawing, random.Random(number))
-        if other is not None:
-            looks = {
-                subject
-                for relation in ("colour", "size", "texture")
-                for subject, value in scene.facts[relation].items()
-                if other.facts[relation][subject] != value
-            }
-            assert len(looks) in (0, 2) and set(other.entities) == set(scene.entities)
+    assert answer.split() == [fingerprint(list(rung_ted(200, seed=3))), hashed]
+    assert fingerprint(list(rung_ted(200, seed=4))) != fingerprint(list(rung_ted(200, seed=3)))
 
 
 def test_a_plain_caption_says_all_of_a_drawing_in_the_same_words_for_every_scene():

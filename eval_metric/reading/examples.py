@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 from granted.dataset_builders.scenes.shapes.drawing import COLOURS, Drawing, Figure
 from granted.dataset_builders.scenes.shapes.rungs import drawing_of_facts
-from granted.dataset_builders.scenes.shapes.varied_captions import LOOKS, WORDINGS, Fact, varied_caption
+from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, Fact, chosen_detail, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out, random_figures, sample_drawing
 from granted.dataset_builders.scenes.shapes.wordings import LEXICON
 from granted.eval_metric.reading.sheet import Sheet, answer_sheet
 
 
-BACKGROUND_SHARE, LOOK_SHARE = 0.25, 0.25  # how often a background, a size or a texture is told
 # The ladder: each axis with its rungs.
 AXES: dict[str, tuple[int, ...]] = {
     "facts": (1, 2, 3, 4, 6, 8, 12),
@@ -87,9 +86,7 @@ def _possible_wordings(drawing: Drawing) -> list[str]:
 
 
 def _told(scene: str, drawing: Drawing, wording: str, rng: random.Random) -> Example:
-    looks = ["colour", *(look for look in LOOKS[1:] if rng.random() < LOOK_SHARE)]
-    background = rng.random() < BACKGROUND_SHARE
-    caption = varied_caption(drawing, wording, rng, looks=looks, background=background)
+    caption = varied_caption(drawing, wording, rng, **chosen_detail(rng))
     return Example(scene, caption.text, caption.facts, answer_sheet(caption.facts), wording)
 
 

@@ -23,9 +23,9 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows
+from granted.dataset_builders.scenes.shapes.sampling import shapes_in_split
 from granted.dataset_builders.scenes.world import world_pairs
 from granted.dataset_builders.ted_6k.records import CATEGORIES
 from granted.examples.miniature.vision import teach_to_see

@@ -14,10 +14,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ProcessorMixin, Qwen3VLForConditionalGeneration
 
-from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.drawing import CELLS, MAX_LETTERS, Drawing, figure_state, render_image
 from granted.dataset_builders.scenes.shapes.figure_tiles import LETTERS
 from granted.dataset_builders.scenes.shapes.lexicon import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
+from granted.dataset_builders.scenes.shapes.sampling import shapes_in_split
 from granted.dataset_builders.ted_6k.records import CATEGORIES
 
 

@@ -3,10 +3,12 @@
     entry = (render_image(drawing), "A red star ...", [("The star is red.", True), ("The star is blue.", False)])
     contact_sheet([entry, ...], "sheet.png", columns=3)
 
-A video is given as the list of its frames, of which four are shown.
+A video is given as the list of its frames, of which four are shown. `shapes_contact_sheet("sheet.png")` shows what
+scenes of shapes look like.
 """
 
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,11 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from granted.dataset_builders.scenes.shapes.captions import write_shapes_caption
+from granted.dataset_builders.scenes.shapes.drawing import render_image, render_video
+from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
+from granted.dataset_builders.scenes.shapes.sampling import shapes_in_split
+from granted.dataset_builders.ted_6k.records import MEDIA
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
 
@@ -22,6 +29,7 @@ Entry = tuple[Image.Image | Sequence[Image.Image], str, Sequence[tuple[str, bool
 
 CELL, MARGIN, GAP = 480, 12, 4  # pixels: width of a cell, around and between what is in it
 SHOWN = 4  # frames of a video
+COLUMNS, PIXELS, FRAMES = 4, 256, 16  # of the sheet of shapes
 PICTURE = 228  # pixels; a frame of a video is as large as four fit side by side
 TEXT = 14  # pixels
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # it has what captions may contain
@@ -57,6 +65,32 @@ def contact_sheet(entries: Sequence[Entry], path: str | os.PathLike, columns: in
             pen.rectangle((column * CELL, top, (column + 1) * CELL - 1, top + heights[number] - 1), outline=RULE)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def shapes_contact_sheet(path: str | os.PathLike, scenes: int = 24, seed: int = 0) -> None:
+    """Write a PNG of scenes of shapes, half images and half videos, each with its caption and a question.
+
+    Args:
+        path (`str` or `os.PathLike`): the file to make.
+        scenes (`int`, defaults to 24): how many.
+        seed (`int`, defaults to 0): which.
+
+    Raises:
+        InputError: there is nothing to show, or the file cannot be written.
+    """
+    entries = []
+    for number in range(scenes):
+        media = MEDIA[2 * number // scenes]
+        others = VIDEO_ASPECTS if media == "image" else IMAGE_ASPECTS
+        aspects = [aspect for aspect in ASPECTS if aspect not in others]
+        aspect, name = aspects[number % len(aspects)], f"sheet/{seed}/{number}"
+        rng = random.Random(name)
+        scene, drawing = shapes_in_split(name, "training", media, (rng.choice(ASPECTS[aspect]),))
+        image = render_image(drawing, PIXELS) if media == "image" else render_video(drawing, FRAMES, PIXELS)
+        asked = ask_shapes(write_shapes_caption(scene, "question"), aspect, rng)
+        caption = write_shapes_caption(scene, "caption").text
+        entries.append((image, caption, [(f"{asked.question} {asked.answer}", True)]))
+    contact_sheet(entries, path, columns=COLUMNS)
 
 
 def _cell(

@@ -4,7 +4,7 @@
     write_rows(text_to_image_rows(10_000, seed=0, size=64), "images.parquet")
     load_dataset("parquet", data_files="vqa.parquet", split="train")
 
-All scenes are of the training split, unless another is asked for: none of them is a scene of `shapes_ted`.
+All scenes are of the training split, unless another is asked for.
 """
 
 import os
@@ -12,16 +12,13 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from itertools import count as count_from
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
-from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.scene import Scene
-from granted.dataset_builders.scenes.shapes.benchmark import shapes_in_split
 from granted.dataset_builders.scenes.shapes.captions import QUALITIES, write_shapes_caption
 from granted.dataset_builders.scenes.shapes.drawing import (
     KINDS,
@@ -32,7 +29,9 @@ from granted.dataset_builders.scenes.shapes.drawing import (
     render_video,
 )
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, swap_one_look
+from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, shapes_in_split
+from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, chosen_detail, varied_caption
+from granted.dataset_builders.scenes.shapes.varied_scenes import placed_figures
 from granted.dataset_builders.scenes.world import SPLITS, split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.utils.errors import InputError
@@ -41,11 +40,11 @@ from granted.utils.files import atomic_path
 
 ROWS_PER_GROUP = 200
 FPS = 8  # of videos: what a second is, where timestamps count
-VIDEO_SHARE = 0.8  # of the pairs, as of TED-6K
 LARGE_SOLID = {"size": "large", "texture": "solid"}  # looks of all figures of a scene of large solid figures
 LOOKS_OF_LARGE_SOLID = tuple(look for look in QUALITIES if look not in LARGE_SOLID)
 # What varies there, and is therefore told and scored.
 SCORED_OF_LARGE_SOLID = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
+DESCRIBE = ("Describe the image.", "What is in the image?", "Say what is where.")
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
 _TEXT = Value("string")
 _PART = {"type": _TEXT, "text": _TEXT}
@@ -151,34 +150,46 @@ def vqa_rows(
         }
 
 
-def shapes_pairs(count: int, *, seed: int = 0, hard_negatives: int = 0) -> Iterator[CaptionPair]:
-    """Stream pairs of captions of one scene of shapes, in different words, as `world_pairs` does of everyday scenes.
+def description_rows(
+    count: int, *, seed: int = 0, size: int = 128, wordings: Sequence[str] = ("seen", "form", "word", "both")
+) -> Iterator[dict[str, Any]]:
+    """Stream images of one to three figures to be described, as conversations like those of [`vqa_rows`].
+
+    A description has one of many wordings of each thing. Since any colour goes with any shape at any place, only the
+    image says what the words mean.
 
     Args:
         count (`int`): how many.
         seed (`int`, defaults to 0): another seed, other scenes.
-        hard_negatives (`int`, defaults to 0): captions added to each pair that differ from its second caption in one
-            fact.
+        size (`int`, defaults to 128): width and height in pixels.
+        wordings (`Sequence[str]`): kinds of wording, of `varied_captions.WORDINGS`; each row has one of them.
 
     Raises:
-        InputError: the count is out of range.
+        InputError: the count, the size or a wording is out of range.
     """
+    _check(count)
+    if not wordings or set(wordings) - set(WORDINGS):
+        raise InputError(f"got wordings {', '.join(wordings)}, expected some of {', '.join(WORDINGS)}")
     for number in range(count):
-        media = MEDIA[random.Random(f"pairs/{seed}/{number}").random() < VIDEO_SHARE]
-        for name, scene, drawing, rng in _scenes(1, f"pairs/{seed}/{number}", media):
-            pair = CaptionPair(
-                id=name,
-                media=media,
-                caption_a=write_shapes_caption(scene, "a").text,
-                caption_b=write_shapes_caption(scene, "b").text,
-                source="shapes",
-            )
-            if hard_negatives:
-                changed = filter(None, (swap_one_look(scene, drawing, rng) for _ in count_from(0)))
-                texts = (write_shapes_caption(wrong, "b").text for wrong in changed)
-                # What is swapped may be something that this caption does not tell.
-                pair["negatives"] = list(islice((text for text in texts if text != pair["caption_b"]), hard_negatives))
-            yield pair
+        name = f"descriptions/{seed}/{number}"
+        rng = random.Random(name)
+        drawing = placed_figures(rng, held_out=False)
+        caption = varied_caption(drawing, rng.choice(wordings), rng, **chosen_detail(rng))
+        asked = {"type": "text", "text": rng.choice(DESCRIBE)}
+        yield {
+            "id": name,
+            "messages": [
+                {"role": "user", "content": [{"type": "image"}, asked]},
+                {"role": "assistant", "content": [{"type": "text", "text": caption.text}]},
+            ],
+            "images": [render_image(drawing, size)],
+            "videos": [],
+            "fps": None,
+            "aspect": "description",
+            "pattern": "description",
+            "key": "",
+            "source": "scenes",
+        }
 
 
 def text_to_image_rows(

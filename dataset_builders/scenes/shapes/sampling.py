@@ -39,6 +39,7 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     TEXTS,
     TEXTURES,
 )
+from granted.dataset_builders.scenes.world import split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.utils.errors import InputError
 
@@ -96,6 +97,23 @@ def sample_shapes(name: str, media: str, categories: Sequence[str]) -> tuple[Sce
         if scene and (task.layout != "moving" or _all_different(scene, "place at the end")):
             return scene, drawing
     raise InputError(f"got no drawing for {', '.join(categories)} in {DRAWINGS} tries, expected one: ask for fewer")
+
+
+def shapes_in_split(name: str, split: str, media: str, categories: Sequence[str]) -> tuple[Scene, Drawing]:
+    """The first scene of this name that belongs to a split by what is seen, with its drawing.
+
+    So benchmark and training never share a scene, whatever it is called.
+
+    Args:
+        name, media, categories: as in `sample_shapes`.
+        split (`str`): `"benchmark"` or `"training"`.
+    """
+    attempt = 0
+    while True:
+        scene, drawing = sample_shapes(f"{name}/{attempt}", media, categories)
+        if split_of(replace(scene, tables=(), facts={k: v for k, v in scene.facts.items() if k != "trait"})) == split:
+            return scene, drawing
+        attempt += 1
 
 
 def _check(media: str, categories: Sequence[str]) -> None:
@@ -284,31 +302,6 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
         told = scene.facts.get(relation, subjects)  # an order has all subjects, a line or a text not always
         scene.tables[table] = (relation, tuple(subject for subject in subjects if subject in told))
     return scene
-
-
-def swap_one_look(scene: Scene, drawing: Drawing, rng: random.Random) -> Scene | None:
-    """What is true of the drawing after two of its subjects have swapped one property (where they stand, what they do,
-    a look); none if there is no room for it.
-
-    Args:
-        scene (`Scene`): of the drawing.
-        drawing (`Drawing`): the drawing.
-        rng (`random.Random`): which two and which property.
-    """
-    one, other = rng.sample(sorted({figure.shape for figure in drawing.figures}), 2)
-    properties = ["colour", "size", "texture", "letters", "cell"] + ["motion"] * (drawing.media == "video")
-    name = rng.choice(properties)
-    values = {shape: [getattr(f, name) for f in drawing.figures if f.shape == shape] for shape in (one, other)}
-    if values[one] == values[other] or (name == "cell" and len(values[one]) != len(values[other])):
-        return None
-    taken = {one: iter(values[other] * len(CELLS)), other: iter(values[one] * len(CELLS))}
-    figures = [replace(f, **{name: next(taken[f.shape])}) if f.shape in taken else f for f in drawing.figures]
-    try:
-        changed = scene_of(Drawing(tuple(figures), drawing.background, drawing.media), scene.id, tuple(scene.tables))
-    except InputError:  # they would meet or leave the canvas
-        return None
-    same = {relation: set(table) for relation, table in scene.facts.items() if relation != "text"}
-    return changed if all(set(changed.facts.get(relation, {})) == told for relation, told in same.items()) else None
 
 
 def _state_looks(scene: Scene, subject: str, group: Sequence[Figure]) -> None:

@@ -12,6 +12,7 @@ forms that refer back to a figure; `negation` with held-out forms that also say 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from granted.dataset_builders.scenes.shapes.drawing import COLOURS, Drawing, Figure
 from granted.dataset_builders.scenes.shapes.lexicon import MOTIONS
@@ -21,6 +22,7 @@ from granted.dataset_builders.scenes.words import plural, present, with_article
 
 WORDINGS = ("seen", "form", "word", "both", "place", "reference", "negation")
 LOOKS = ("colour", "size", "texture")  # what may be told of a figure beside its shape
+LOOK_SHARE, BACKGROUND_SHARE = 0.25, 0.25  # how often a size, a texture or the background is told
 # How often a training caption refers back, where it tells of two figures, and how often a sentence also denies.
 REFERENCE_SHARE, NEGATION_SHARE = 0.3, 0.15
 
@@ -69,6 +71,12 @@ def varied_caption(
     """
     looks = looks if isinstance(looks, Mapping) else dict.fromkeys((one.cell for one in drawing.figures), looks)
     return _Writer(drawing, wording, rng, looks).write(background)
+
+
+def chosen_detail(rng: random.Random) -> dict[str, Any]:
+    """How much is told, as options of [`varied_caption`]: colours always, other looks and the background sometimes."""
+    looks = ["colour", *(look for look in LOOKS[1:] if rng.random() < LOOK_SHARE)]
+    return {"looks": looks, "background": rng.random() < BACKGROUND_SHARE}
 
 
 class _Writer:

@@ -48,6 +48,14 @@ def sample_drawing(rng: random.Random, held_out: bool) -> Drawing:
             return drawing
 
 
+def placed_figures(rng: random.Random, held_out: bool) -> Drawing:
+    """A still image of one to three figures at their places; the arguments are those of [`sample_drawing`]."""
+    while True:
+        drawing = _placed(rng)
+        if is_held_out(drawing) == held_out:
+            return drawing
+
+
 def random_figures(rng: random.Random, count: int) -> tuple[Figure, ...]:
     """Figures of different shapes in different cells, every look at random."""
     shapes, cells = rng.sample(tuple(SHAPES), count), rng.sample(CELLS, count)
