@@ -228,14 +228,17 @@ def percent(row: dict | None) -> str:
     return f"{100 * row['accuracy']:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
+def _learned(arm: Arm) -> str:
+    return f"{100 * arm.learned:.0f}{'' if arm.learned >= SATURATED else ' (not saturated)'}"
+
+
 def reading_table(arms: Sequence[Arm], rows: Sequence[dict]) -> str:
     """Markdown: an arm a row, a wording a column, all facts."""
     wordings = list(dict.fromkeys(row["wording"] for row in rows))
     lines = [f"| encoder | feature | learned | {' | '.join(wordings)} |", f"|---|---|--:|{'--:|' * len(wordings)}"]
     for arm in arms:
         cells = [percent(_cell(rows, arm, wording=wording, property="all")) for wording in wordings]
-        learned = f"{100 * arm.learned:.0f}{'' if arm.learned >= SATURATED else ' (not saturated)'}"
-        lines.append(f"| {arm.encoder} | {arm.feature} | {learned} | {' | '.join(cells)} |")
+        lines.append(f"| {arm.encoder} | {arm.feature} | {_learned(arm)} | {' | '.join(cells)} |")
     guess = np.mean([row["guess"] for row in rows if row["property"] == "all"])
     notes = (
         f"Facts read right, % [95% interval over scenes]; guessing: {100 * guess:.0f}. `learned`: of training texts."
@@ -247,12 +250,17 @@ def ladder_table(arms: Sequence[Arm], rows: Sequence[dict], found: dict[tuple[st
     """Markdown: an arm a row, its threshold, and the accuracy on every rung of every axis."""
     rungs = list(dict.fromkeys((row["axis"], row["rung"]) for row in rows))
     heads = [f"{axis} {rung}" for axis, rung in rungs]
-    lines = [f"| encoder | feature | facts carried | {' | '.join(heads)} |", f"|---|---|--:|{'--:|' * len(rungs)}"]
+    lines = [
+        f"| encoder | feature | learned | facts carried | {' | '.join(heads)} |",
+        f"|---|---|--:|--:|{'--:|' * len(rungs)}",
+    ]
     for arm in arms:
         cells = (_cell(rows, arm, axis=axis, rung=rung, property="all") for axis, rung in rungs)
         values = [f"{100 * cell['accuracy']:.0f}" if cell else "" for cell in cells]
-        lines.append(f"| {arm.encoder} | {arm.feature} | {found[arm.encoder, arm.feature]} | {' | '.join(values)} |")
+        threshold = found[arm.encoder, arm.feature]
+        lines.append(f"| {arm.encoder} | {arm.feature} | {_learned(arm)} | {threshold} | {' | '.join(values)} |")
     notes = (
-        "Facts carried: where accuracy falls half way from its ceiling to guessing [95% interval]; else % read right."
+        "Facts carried: where accuracy falls half way from its ceiling to guessing [95% interval]; else % read right. "
+        "`learned`: of training texts; where a reader has not learned them, its threshold says how fast it learns."
     )
     return "\n".join([*lines, "", notes]) + "\n"
