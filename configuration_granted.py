@@ -7,13 +7,18 @@ import inspect
 import math
 import types
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
-FUSIONS = ("learned", "norm_avg", "avg", "single")
+FUSIONS = ("learned", "signed", "norm_avg", "avg", "single", "concat", "interleave", "stack")
+WEIGHTED_FUSIONS = ("learned", "signed")
+LAYER_NORMS = ("auto", "none", "layer_norm", "rms_norm", "token_std", "range")
+EMBEDDINGS = -1  # their number among the layers, once these are counted from 0
+TEXT_CLEANINGS = ("none", "strip", "lower_strip", "unescape")
 LAST_LAYERS = ("as_reported", "pre_norm", "post_norm", "output")
 
 # Names that transformers and its trainer put into a configuration, beside those that every configuration has.
@@ -135,23 +140,86 @@ def check_layer_index(layer_index: int, num_layers: int) -> None:
         )
 
 
-def check_layers(fusion: str, layers: list[int] | None, num_layers: int) -> None:
-    """Raise a ValueError unless `layers`, where given, names layers that a fusion of several can use."""
-    if layers is None:
-        return
-    check_type("layers", layers, list[int])
-    if fusion == "single":
-        raise ValueError(f"got layers={layers} with fusion='single', expected layer_index alone")
-    for index in layers:
-        check_layer_index(index, num_layers)
-    if len(layers) == 0 or len({index % num_layers for index in layers}) < len(layers):
-        raise ValueError(f"got layers={layers} of {num_layers}, expected at least one layer and none twice")
+@dataclass(frozen=True)
+class FusionOptions:
+    """What a fusion makes of the layers of an encoder, as [`GrantedConfig`] describes it.
 
+    Args:
+        fusion (`str`), layer_index (`int`, defaults to -1), layers (`list[int]`, *optional*), layer_norm (`str`,
+            defaults to `"auto"`), embeddings (`bool`, defaults to `False`), num_outputs (`int`, *optional*): as there.
+        num_layers (`int`): L, embeddings not counted.
+        eps (`float`, defaults to 1e-5): epsilon of the norm.
 
-def fused_layers(fusion: str, layer_index: int, layers: list[int] | None, num_layers: int) -> list[int]:
-    """The layers that a fusion uses, counted from 0."""
-    chosen = [layer_index] if fusion == "single" else layers if layers is not None else range(num_layers)
-    return [index % num_layers for index in chosen]
+    Raises:
+        ValueError: a value is not legal, or does not go with another.
+    """
+
+    fusion: str
+    num_layers: int
+    layer_index: int = -1
+    layers: list[int] | None = None
+    eps: float = 1e-5
+    layer_norm: str = "auto"
+    embeddings: bool = False
+    num_outputs: int | None = None
+
+    def __post_init__(self):
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("layer_norm", self.layer_norm, LAYER_NORMS)
+        check_layer_index(self.layer_index, self.num_layers)
+        check_least("num_outputs", self.num_outputs, 1)
+        if self.layers is not None:
+            self._check_layers()
+        if self.fusion == "single" and self.embeddings:
+            raise ValueError("got embeddings=True with fusion='single', expected a fusion of several layers")
+        if self.num_outputs is not None and not self.has_weights():
+            raise ValueError(
+                f"got num_outputs={self.num_outputs} with fusion={self.fusion!r}, expected a fusion with weights: one "
+                f"of {', '.join(WEIGHTED_FUSIONS)}"
+            )
+
+    def _check_layers(self) -> None:
+        check_type("layers", self.layers, list[int])
+        if self.fusion == "single":
+            raise ValueError(f"got layers={self.layers} with fusion='single', expected layer_index alone")
+        for index in self.layers:
+            check_layer_index(index, self.num_layers)
+        if len(self.layers) == 0 or len({index % self.num_layers for index in self.layers}) < len(self.layers):
+            raise ValueError(
+                f"got layers={self.layers} of {self.num_layers}, expected at least one layer and none twice"
+            )
+
+    def used_layers(self) -> list[int]:
+        """The layers that are used, counted from 0, in the order of the output; `EMBEDDINGS` before them."""
+        chosen = [self.layer_index] if self.fusion == "single" else self.layers
+        chosen = range(self.num_layers) if chosen is None else chosen
+        return [EMBEDDINGS] * self.embeddings + [index % self.num_layers for index in chosen]
+
+    def has_weights(self) -> bool:
+        """Whether the fusion has weights that can be learned."""
+        return self.fusion in WEIGHTED_FUSIONS
+
+    def arrangement(self) -> str:
+        """How the K sums are returned: `"sum"` (B, N, D), `"stack"` (B, K, N, D), else (B, N, K * D)."""
+        if self.fusion in ("concat", "interleave", "stack"):
+            return self.fusion
+        return "sum" if self.num_outputs is None else "stack"
+
+    def output_count(self) -> int:
+        """K."""
+        if self.fusion in ("concat", "interleave", "stack"):
+            return len(self.used_layers())
+        return self.num_outputs or 1
+
+    def norm(self) -> str:
+        """How a layer is normalised before it is summed or placed."""
+        if self.layer_norm != "auto":
+            return self.layer_norm
+        return "layer_norm" if self.fusion in ("learned", "signed", "norm_avg") else "none"
+
+    def norm_key(self) -> tuple[str, float]:
+        """Fusions with the same one can share a normalised layer."""
+        return self.norm(), self.eps
 
 
 def field_types(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
@@ -187,25 +255,39 @@ class GrantedConfig(PreTrainedConfig):
 
     Args:
         encoder_config (`PreTrainedConfig` or `dict`, defaults to Qwen3-VL): the encoder's own configuration.
-        fusion (`str`, defaults to `"learned"`): how layers become one feature. `"learned"`: softmax-weighted sum of
-            normalised layers (Equation 4; zero weights are Norm-Avg); `"norm_avg"`: their mean (Equation 1);
-            `"avg"`: mean of the raw layers; `"single"`: one raw layer.
+        fusion (`str`, defaults to `"learned"`): what becomes of the layers. `"learned"`: softmax-weighted sum of
+            normalised layers (Equation 4; zero weights are Norm-Avg); `"signed"`: the same with weights of any sign;
+            `"norm_avg"`: their mean (Equation 1); `"avg"`: mean of the raw layers; `"single"`: one raw layer, (B, N,
+            D) all of these. `"concat"`: raw layers one after the other along the channels, (B, N, K * D);
+            `"interleave"`: their first channels, then their second ones, ...; `"stack"`: (B, K, N, D).
         layer_index (`int`, defaults to -1): the layer of `"single"`; 0 is the first block, -1 the last (it counts
             `hidden_states[1:]`).
-        layers (`list[int]`, *optional*): the layers fused, numbered like `layer_index`; all by default. The
-            embeddings are never among them.
+        layers (`list[int]`, *optional*): the layers used, numbered like `layer_index`, in the order of the output; all
+            by default.
+        layer_norm (`str`, defaults to `"auto"`): what is done to each token of a layer before. `"none"`;
+            `"layer_norm"`, without parameters; `"rms_norm"`; `"token_std"`: mean and unbiased deviation, with the
+            epsilon added to that (Cosmos); `"range"`: mean over the whole text removed, divided by the range of its
+            values, times 8 (LTX-2). `"auto"`: `"layer_norm"` for the normalised fusions, else `"none"`.
+        embeddings (`bool`, defaults to `False`): what enters the first block (`hidden_states[0]`) is one more layer,
+            before the others.
+        num_outputs (`int`, *optional*): K sums, each with weights of its own, from one pass: (B, K, N, D), for
+            diffusion models whose blocks each read another one. Only with weights.
         last_layer (`str`, defaults to `"as_reported"`): what stands for the last layer. `"as_reported"`: what
             `hidden_states[-1]` is for this encoder (after the final norm for most, before it for CLIP);
             `"pre_norm"`: the last block's output; `"post_norm"`: that output after the encoder's final norm;
             `"output"`: the encoder's own `last_hidden_state`, which AltCLIP projects to another width: it cannot be
             fused with other layers then.
-        layer_norm_eps (`float`, defaults to 1e-5): epsilon of the parameter-free LayerNorm of the fusion.
+        layer_norm_eps (`float`, defaults to 1e-5): epsilon of that norm.
         standardize (`bool`, defaults to `False`): whether the fused features are standardised per channel; set by
             [`GrantedModel.calibrate`], whose means and deviations are saved with the model.
         projection_dim (`int`, *optional*): width of a linear projection after the fusion.
         projection_trained (`bool`, defaults to `False`): set by whoever trained the projection; without it the
             projection refuses to run outside training.
+        text_cleaning (`str`, defaults to `"none"`): what `encode` does to a text first. `"strip"`; `"lower_strip"`;
+            `"unescape"`: HTML entities become characters, runs of white space one space, and ftfy mends what it can
+            where it is installed (as diffusers does for Wan).
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
+        add_special_tokens (`bool`, defaults to `True`): whether the tokenizer adds its own, such as an opening one.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
         max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
         padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`; an encoder with learned absolute positions
@@ -227,12 +309,17 @@ class GrantedConfig(PreTrainedConfig):
         fusion: str = "learned",
         layer_index: int = -1,
         layers: list[int] | None = None,
+        layer_norm: str = "auto",
+        embeddings: bool = False,
+        num_outputs: int | None = None,
         last_layer: str = "as_reported",
         layer_norm_eps: float = 1e-5,
         standardize: bool = False,
         projection_dim: int | None = None,
         projection_trained: bool = False,
+        text_cleaning: str = "none",
         prompt_template: str | None = None,
+        add_special_tokens: bool = True,
         template_drop_tokens: int = 0,
         max_sequence_length: int = 512,
         padding_side: str = "right",
@@ -263,12 +350,17 @@ class GrantedConfig(PreTrainedConfig):
         self.fusion = fusion
         self.layer_index = layer_index
         self.layers = layers
+        self.layer_norm = layer_norm
+        self.embeddings = embeddings
+        self.num_outputs = num_outputs
         self.last_layer = last_layer
         self.layer_norm_eps = layer_norm_eps
         self.standardize = standardize
         self.projection_dim = projection_dim
         self.projection_trained = projection_trained
+        self.text_cleaning = text_cleaning
         self.prompt_template = prompt_template
+        self.add_special_tokens = add_special_tokens
         self.template_drop_tokens = template_drop_tokens
         self.max_sequence_length = max_sequence_length
         self.padding_side = padding_side
@@ -285,13 +377,11 @@ class GrantedConfig(PreTrainedConfig):
     def check(self) -> None:
         """Raise a ValueError that names the legal values unless every field is legal."""
         check_field_types(self)
-        check_choice("fusion", self.fusion, FUSIONS)
         check_choice("last_layer", self.last_layer, LAST_LAYERS)
+        check_choice("text_cleaning", self.text_cleaning, TEXT_CLEANINGS)
         check_choice("padding_side", self.padding_side, ("right", "left"))
         check_choice("output_dtype", self.output_dtype, (None, "float32", "bfloat16", "float16"))
-        check_layer_index(self.layer_index, self.num_hidden_layers)
-        check_layers(self.fusion, self.layers, self.num_hidden_layers)
-        self.fused_size()
+        self.fused_size()  # looks at all that concerns the layers
         check_positive("layer_norm_eps", self.layer_norm_eps)
         check_least("projection_dim", self.projection_dim, 1)
         check_least("template_drop_tokens", self.template_drop_tokens, 0)
@@ -310,26 +400,37 @@ class GrantedConfig(PreTrainedConfig):
         """The fields that do not say which encoder it is: the options of [`~GrantedModel.from_encoder`]."""
         return sorted(name for name in field_types(cls) if not name.startswith("encoder_"))
 
+    def layer_fusion(self) -> dict[str, Any]:
+        """The arguments of the `LayerFusion`."""
+        names = ("fusion", "layer_index", "layers", "layer_norm", "embeddings", "num_outputs")
+        options = {name: getattr(self, name) for name in names}
+        return options | {"num_layers": self.num_hidden_layers, "eps": self.layer_norm_eps}
+
     def fusion_options(self) -> dict[str, Any]:
         """Everything but which encoder it is, as [`~GrantedModel.from_encoder`] takes it."""
         return {name: getattr(self, name) for name in self.option_names()}
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the output."""
+        """Width of the output: D, or K * D of layers that are concatenated."""
         return self.projection_dim or self.fused_size()
 
-    def fused_size(self, layers: list[int] | None = None) -> int:
-        """Width of the fusion of some layers, before the projection.
+    def fused_size(self) -> int:
+        """Width of the fusion, before the projection.
 
-        Args:
-            layers (`list[int]`, *optional*): counted from 0; those of this configuration's fusion by default.
+        Raises:
+            ValueError: an option that concerns the layers is not legal, see [`FusionOptions`] and `layer_width`.
+        """
+        options = FusionOptions(**self.layer_fusion())
+        joined = options.arrangement() in ("concat", "interleave")
+        return self.layer_width(options.used_layers()) * (options.output_count() if joined else 1)
+
+    def layer_width(self, layers: list[int]) -> int:
+        """Width D of some layers, counted from 0.
 
         Raises:
             ValueError: they are of several widths, as the encoder's own output may be of another than its layers.
         """
-        if layers is None:
-            layers = fused_layers(self.fusion, self.layer_index, self.layers, self.num_hidden_layers)
         text = self.get_text_config()
         if self.last_layer != "output" or self.num_hidden_layers - 1 not in layers:
             return text.hidden_size
@@ -408,7 +509,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         self.encoder = encoder
         self.encoder_fingerprint = encoder_fingerprint
         check_field_types(self)
-        check_choice("fusion", fusion, (None, *FUSIONS))
+        check_choice("fusion", fusion, (None, "learned", "norm_avg", "avg", "single"))
         for name in ("encoder_hidden_size", "hidden_size", "context_dim", "num_blocks", "num_heads", "mlp_ratio"):
             check_least(name, getattr(self, name), 1)
         check_least("num_layers", num_layers, 1)

@@ -24,6 +24,7 @@ from .modeling_checkpoint import (
     load_tokenizer,
     locate,
 )
+from .modeling_pipeline_rules import pipeline_options, pipeline_rule
 from .modeling_text_trunk import find_text_trunk, input_embeddings, usable_positions
 
 
@@ -107,6 +108,25 @@ class Building:
             encoder_revision=source.get("revision"),
             **config_options,
         )
+
+    @classmethod
+    def for_pipeline(cls, pipeline: str, name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
+        """Build an encoder whose output is what a stock pipeline of diffusers makes of a positive prompt.
+
+        Args:
+            pipeline (`str`): its name in `modeling_pipeline_rules.PIPELINE_RULES`, such as `"krea2"` or `"flux2"`.
+            name_or_path (`str`): the pipeline's encoder, or another to be read in the same way.
+            options: as of [`~GrantedModel.from_encoder`]; fields of the configuration replace the rule's.
+
+        Raises:
+            OSError, ValueError: an unknown pipeline, an encoder without the layers that it reads, or as there.
+        """
+        model = cls.from_encoder(name_or_path, **pipeline_rule(pipeline).options | options)
+        for name, value in pipeline_options(pipeline, model.tokenizer).items():
+            if name not in options:
+                setattr(model.config, name, value)
+        model.config.check()
+        return model
 
     @classmethod
     def from_loaded(cls, encoder: PreTrainedModel, tokenizer, **config_options) -> PreTrainedModel:

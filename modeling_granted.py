@@ -17,13 +17,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_granted import GrantedConfig
+from .configuration_granted import EMBEDDINGS, GrantedConfig
 from .modeling_building import Building
 from .modeling_checkpoint import auto_class
 from .modeling_fingerprint import encoder_fingerprint
 from .modeling_layer_fusion import FusionAccumulator, LayerFusion, RecomputedFusion, Standardization
 from .modeling_text_input import TextInput, length_sorted_batches
 from .modeling_text_trunk import (
+    entering,
     evaluating,
     find_last_layer,
     find_text_trunk,
@@ -38,9 +39,10 @@ class GrantedModelOutput(ModelOutput):
     """Output of [`GrantedModel`].
 
     Args:
-        last_hidden_state (`torch.Tensor`): fused features (B, N, D), exact zeros at padding.
+        last_hidden_state (`torch.Tensor`): fused features, exact zeros at padding: (B, N, D), (B, N, K * D) of
+            concatenated layers, (B, K, N, D) of a stack or of several sums.
         attention_mask (`torch.Tensor`): (B, N), as it was given.
-        hidden_states (`tuple`, *optional*): L+1 tensors (B, N, D) with `output_hidden_states=True`.
+        hidden_states (`tuple`, *optional*): L+1 tensors with `output_hidden_states=True`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -76,11 +78,10 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         config.check()  # options of `from_pretrained` are set without a look
         encoder = auto_class(config.encoder_config).from_config(copy.deepcopy(config.encoder_config))
         self.encoder = encoder if config.keep_vision else find_text_trunk(encoder)[0]
-        self.fusion = LayerFusion(
-            config.fusion, config.num_hidden_layers, config.layer_index, config.layers, config.layer_norm_eps
-        )
+        self.fusion = LayerFusion(**config.layer_fusion())
         if config.standardize:
-            self.standardization = Standardization(config.fused_size())
+            stacked = (self.fusion.options.output_count(), 1) if self.fusion.arrangement == "stack" else ()
+            self.standardization = Standardization(*stacked, config.fused_size())
         if config.projection_dim is not None:
             self.projection = nn.Linear(config.fused_size(), config.projection_dim)
         self._no_split_modules = list(getattr(self.encoder, "_no_split_modules", None) or [])
@@ -101,7 +102,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
 
     @property
     def layer_weights(self) -> torch.Tensor:
-        """The factor of every layer, (L,), softmaxed where learned (Equation 3); detached."""
+        """The factor of every layer, (L,) or (K, L), softmaxed where learned (Equation 3); detached."""
         return self.fusion.layer_weights().detach()
 
     def freeze_layer_weights(self) -> None:
@@ -130,19 +131,19 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         with evaluating(self):
             for batch in length_sorted_batches([len(ids) for ids in token_ids], token_budget):
                 input_ids, attention_mask = self.pad([token_ids[i] for i in batch])  # (B, N) each
-                (fused,) = self.fuse(input_ids, attention_mask)  # (B, N, D)
+                (fused,) = self.fuse(input_ids, attention_mask)  # (B, [K,] N, D)
                 self.check_finite(fused, attention_mask, lambda row, batch=batch: texts[batch[row]])
                 drop = self.config.template_drop_tokens
-                rows = [row[mask][drop:] for row, mask in zip(fused, attention_mask.bool())]  # (N_i, D) each
-                tokens = torch.cat(rows).double()  # (sum N_i, D)
-                count += len(tokens)
-                total += tokens.sum(0)  # (D,)
-                squares += tokens.square().sum(0)  # (D,)
-        mean = total / count  # (D,)
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()  # (D,)
+                rows = [row[..., mask, :][..., drop:, :] for row, mask in zip(fused, attention_mask.bool())]
+                tokens = torch.cat(rows, dim=-2).double()  # ([K,] sum N_i, D)
+                count += tokens.shape[-2]
+                total += tokens.sum(-2, keepdim=tokens.ndim == 3)  # (D,) or (K, 1, D)
+                squares += tokens.square().sum(-2, keepdim=tokens.ndim == 3)  # the same
+        mean = total / count  # (D,) or (K, 1, D)
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         deviation[deviation < 1e-6 * mean.abs().clamp(min=1e-6)] = 1
         self.config.standardize = True
-        self.standardization = Standardization(len(mean)).to(mean.device)
+        self.standardization = Standardization(*mean.shape).to(mean.device)
         self.standardization.mean.copy_(mean)
         self.standardization.deviation.copy_(deviation)
 
@@ -182,23 +183,23 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             kwargs: passed on to the encoder (`pixel_values` and the like need `keep_vision`).
 
         Returns:
-            [`GrantedModelOutput`] with `last_hidden_state` (B, N, D).
+            [`GrantedModelOutput`] with `last_hidden_state` (B, N, D), or as the fusion says.
         """
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
-        (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], **kwargs)  # (B, N, D)
+        (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], **kwargs)
         if self.config.standardize:
-            fused = self.standardization(fused)  # (B, N, D); padding becomes zero again below
+            fused = self.standardization(fused)  # padding becomes zero again below
         if self.config.projection_dim is not None:
             if not (self.config.projection_trained or self.training):
                 raise ValueError(
                     f"got an untrained projection to {self.config.projection_dim}, expected a trained one: train it "
                     "with the diffusion model and set config.projection_trained = True"
                 )
-            fused = self.projection(fused.to(self.projection.weight.dtype))  # (B, N, projection_dim)
+            fused = self.projection(fused.to(self.projection.weight.dtype))  # (..., projection_dim)
         # Weights stored in eight bits (layerwise casting) do not say in which dtype they are computed with.
         own = self.text_trunk.dtype if self.text_trunk.dtype.itemsize > 1 else torch.float32
         dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else own
-        fused = fused.to(dtype).masked_fill(~mask.to(fused.device).unsqueeze(-1), 0)  # (B, N, D)
+        fused = _without_padding(fused.to(dtype), ~mask.to(fused.device).unsqueeze(-1))
         hidden_states = None
         if output_hidden_states:
             hidden_states = (fused,) * (self.config.num_hidden_layers + 1)
@@ -228,7 +229,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 second run of it; `False` keeps the layers instead: faster, at the memory of the whole stack.
 
         Returns:
-            One (B, N, D) fp32 tensor per fusion, zeros at padding, before projection.
+            One fp32 tensor per fusion, (B, N, D), (B, N, K * D) or (B, K, N, D), zeros at padding, before projection.
 
         Raises:
             ValueError: more tokens than the encoder has positions for, a fusion made for another encoder or of layers
@@ -236,12 +237,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         """
         fusions = [self.fusion] if fusions is None else fusions
         for fusion in fusions:
-            if fusion.num_layers != self.config.num_hidden_layers:
-                raise ValueError(
-                    f"got a fusion of {fusion.num_layers} layers, expected {self.config.num_hidden_layers}: "
-                    "it was made for another encoder"
-                )
-            self.config.fused_size(fusion.layers)  # raises where they are of several widths
+            self._check_fusion(fusion)
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
         if self.num_positions is not None and mask.shape[1] > self.num_positions:
             raise ValueError(
@@ -253,40 +249,53 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         inputs = {key: value for key, value in inputs.items() if value is not None and key != "use_cache"}
         pad = ~mask.unsqueeze(-1)  # (B, N, 1)
         frozen = not self._encoder_is_trainable(inputs)
-        factors = [fusion.layer_weights() for fusion in fusions]  # (L,) each
+        factors = [fusion.layer_weights() for fusion in fusions]  # (L,) or (K, L) each
+        used = {index for fusion in fusions for index in fusion.layers}
         learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
 
         def run(visit: Callable[[int, torch.Tensor], None]) -> None:
             if frozen and self._encoder_is_trainable(inputs):
                 raise RuntimeError("got an encoder made trainable between forward and backward, expected it frozen")
             with self._reading(frozen):
-                self._run(inputs, visit)
+                self._run(inputs, visit, EMBEDDINGS in used)
 
         if (torch.is_grad_enabled() and not frozen) or (learning and not recompute):
-            layers: list[torch.Tensor] = []
+            layers: dict[int, torch.Tensor] = {}
 
             def keep(index: int, hidden: torch.Tensor) -> None:
                 # Before transformers 5.23 this is inside a checkpoint, where nothing may be computed.
                 if not (frozen or torch.is_grad_enabled()):
                     raise ValueError("got checkpoints with use_reentrant=True, expected use_reentrant=False: set it")
-                layers.append(hidden)
+                if index in used:
+                    layers[index] = hidden
 
             run(keep)
-            layers = [hidden.masked_fill(pad.to(hidden.device), 0) for hidden in layers]  # (B, N, D) each
-            sums = [fusion.combine(layers) for fusion in fusions]
+            layers = {i: _without_padding(hidden, pad.to(hidden.device)) for i, hidden in layers.items()}
+            sums = [fusion.combine(layers, mask) for fusion in fusions]
         elif learning:
             # The second run must see what the first one saw, whatever the caller does to its tensors in between.
             inputs = {key: value.clone() if torch.is_tensor(value) else value for key, value in inputs.items()}
             sums = RecomputedFusion.apply(run, mask.clone(), fusions, *factors)
         else:
-            accumulator = FusionAccumulator(fusions, factors)
+            accumulator = FusionAccumulator(fusions, factors, mask)
             run(accumulator.add)
-            sums = accumulator.sums
+            sums = accumulator.results()
         # Layers may be spread over devices; what is read of them is together where the input is.
-        return [total.to(pad.device).masked_fill(pad, 0) for total in sums]  # (B, N, D) each
+        return [_without_padding(total.to(pad.device), pad) for total in sums]
 
-    def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None]) -> None:
-        """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes."""
+    def _check_fusion(self, fusion: LayerFusion) -> None:
+        if fusion.num_layers != self.config.num_hidden_layers:
+            raise ValueError(
+                f"got a fusion of {fusion.num_layers} layers, expected {self.config.num_hidden_layers}: "
+                "it was made for another encoder"
+            )
+        self.config.layer_width(fusion.layers)  # raises where they are of several widths
+
+    def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None], embeddings: bool) -> None:
+        """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes.
+
+        What enters the first block comes before them, as layer `EMBEDDINGS`, if `embeddings` says so.
+        """
         trunk, layers = find_text_trunk(self.encoder)
         if self._last_layer_name is None:
             key = "inputs_embeds" if "inputs_embeds" in inputs else "input_ids"
@@ -302,7 +311,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         seen: list[int] = []
 
         def check_and_visit(index: int, hidden: torch.Tensor) -> None:
-            width = self.config.fused_size([index])
+            width = self.config.layer_width([index])
             if hidden.ndim != 3 or hidden.shape[:2] != tokens:
                 raise ValueError(
                     f"got layer {index} of {type(trunk).__name__} of shape {tuple(hidden.shape)}, expected "
@@ -316,7 +325,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             seen.append(index)
             visit(index, hidden)
 
-        with streaming(modules, check_and_visit):
+        with streaming(modules, check_and_visit), entering(layers[0], check_and_visit, embeddings):
             entry(**inputs, **cache, output_hidden_states=False, return_dict=True)
         odd = [index for index in range(len(modules)) if seen.count(index) != 1]
         if odd:
@@ -357,6 +366,11 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 f"got attention_mask {tuple(attention_mask.shape)}, expected {tuple(tokens.shape[:2])} as the input"
             )
         return attention_mask, attention_mask.bool()
+
+
+def _without_padding(features: torch.Tensor, pad: torch.Tensor) -> torch.Tensor:
+    """Zeros where padding is (B, N, 1), in features (B, N, D) or (B, K, N, D)."""
+    return features.masked_fill(pad if features.ndim == 3 else pad.unsqueeze(1), 0)
 
 
 GrantedModel.register_for_auto_class("AutoModel")

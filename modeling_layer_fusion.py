@@ -1,102 +1,170 @@
-"""Layer fusion: one feature from all layers of an encoder, streamed while they run (Equations 1, 3 and 4).
+"""Layer fusion: what a diffusion model reads, from all layers of an encoder, streamed while they run.
 
     fusion = LayerFusion("learned", num_layers=36)
     features = fusion(hidden_states)  # (B, L, N, D) -> (B, N, D), the plain form
 
-[`GrantedModel`] never builds that stack: a [`FusionAccumulator`] adds each layer as it comes, and
-[`RecomputedFusion`] gets the layer weights' gradient from a second run of the encoder.
+Every fusion is K weighted sums of normalised layers, and an arrangement of the K. [`GrantedModel`] never builds the
+stack of layers: a [`FusionAccumulator`] adds each layer as it comes, and [`RecomputedFusion`] gets the layer weights'
+gradient from a second run of the encoder.
 
 Ships to the Hub; imports nothing but torch and its sibling files.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .configuration_granted import FUSIONS, check_choice, check_layer_index, check_layers, fused_layers
+from .configuration_granted import EMBEDDINGS, FusionOptions
 
 
 # Tokens normalised at a time: bounds the fp32 copies of a layer to a few MB, so that the accumulator is the only
 # full-size fp32 tensor.
 FUSION_CHUNK = 4096
+RANGE_SCALE = 8  # of the masked range, as LTX-2 has it
 
 
 class LayerFusion(nn.Module):
-    """One feature from the L layers of an encoder: a weighted sum of layers, normalised or raw.
+    """What becomes of the L layers of an encoder: a weighted sum, several of them, or chosen layers beside each other.
 
     `"learned"` is Equation 4, c = sum_i softmax(w)_i LayerNorm(h_i), with w starting at zeros, which is Norm-Avg;
-    `"norm_avg"` is Equation 1; `"avg"` averages the raw layers; `"single"` is the raw layer `layer_index`.
-    LayerNorm has no parameters. Everything is computed in fp32.
+    `"norm_avg"` is Equation 1. All fusions: [`GrantedConfig`]. Everything is computed in fp32.
 
     Args:
-        fusion (`str`): `"learned"`, `"norm_avg"`, `"avg"` or `"single"`.
-        num_layers (`int`): L, embeddings not counted.
-        layer_index (`int`, defaults to -1): the layer of `"single"`.
-        layers (`list[int]`, *optional*): the layers fused; all by default.
-        eps (`float`, defaults to 1e-5): epsilon of the LayerNorm.
+        fusion (`str`), num_layers (`int`), options: as of [`FusionOptions`].
     """
 
-    def __init__(
-        self, fusion: str, num_layers: int, layer_index: int = -1, layers: list[int] | None = None, eps: float = 1e-5
-    ):
+    def __init__(self, fusion: str, num_layers: int, layer_index: int = -1, **options):
         super().__init__()
-        check_choice("fusion", fusion, FUSIONS)
-        check_layer_index(layer_index, num_layers)
-        check_layers(fusion, layers, num_layers)
+        self.options = FusionOptions(fusion, num_layers, layer_index, **options)
         self.fusion = fusion
         self.num_layers = num_layers
-        self.eps = eps
-        self.layers = fused_layers(fusion, layer_index, layers, num_layers)
-        self.normalize = fusion in ("learned", "norm_avg")
-        if fusion == "learned":
-            self.weights = nn.Parameter(torch.zeros(len(self.layers), dtype=torch.float32))  # (len(layers),)
+        self.layers = self.options.used_layers()
+        self.arrangement = self.options.arrangement()
+        if self.options.has_weights():
+            outputs = () if self.options.num_outputs is None else (self.options.num_outputs,)
+            self.weights = nn.Parameter(torch.zeros(*outputs, len(self.layers)))  # (len(layers),) or (K, len(layers))
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Equal weights, so that a learned fusion starts as Norm-Avg."""
-        if self.fusion == "learned":
-            nn.init.zeros_(self.weights)
+        """Equal weights, so that a fusion with weights starts as the mean of its layers."""
+        if self.options.has_weights():
+            nn.init.constant_(self.weights, 0 if self.fusion == "learned" else 1 / len(self.layers))
 
     def layer_weights(self) -> torch.Tensor:
-        """The factor of every layer in the sum, (L,) fp32, differentiable in the learned weights (Equation 3)."""
+        """The factor of every layer in the sums, (L,) or (K, L) fp32, differentiable in the weights (Equation 3).
+
+        With the embeddings there is one more at the end, for them.
+        """
         return self()  # through `forward`, where the hooks of accelerate and diffusers bring back offloaded weights
 
-    def forward(self, hidden_states: torch.Tensor | None = None) -> torch.Tensor:
-        """Fuse a stack (B, L, N, D) into (B, N, D) fp32: the plain form of what [`GrantedModel`] streams.
+    def forward(
+        self, hidden_states: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Fuse a stack (B, L, N, D): the plain form of what [`GrantedModel`] streams. Without one `layer_weights()`.
 
-        Without a stack it gives `layer_weights()`.
+        Args:
+            hidden_states (`torch.Tensor`): an entry per layer; with the embeddings L + 1, the embeddings first.
+            attention_mask (`torch.Tensor`, *optional*): (B, N), for a norm over tokens; all are real by default.
+
+        Returns:
+            (B, N, D), (B, N, K * D) or (B, K, N, D) fp32, as the arrangement says.
         """
         if hidden_states is None:
             return self._factors()
-        if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_layers:
+        first = EMBEDDINGS if EMBEDDINGS in self.layers else 0
+        if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_layers - first:
             raise ValueError(
-                f"got hidden states {tuple(hidden_states.shape)}, expected (B, {self.num_layers}, N, D): "
-                "one entry per layer, without the embeddings"
+                f"got hidden states {tuple(hidden_states.shape)}, expected (B, {self.num_layers - first}, N, D): "
+                f"one entry per layer, {'with' if first else 'without'} the embeddings"
             )
-        return self.combine(hidden_states.unbind(1))
+        mask = torch.ones(hidden_states[:, 0, :, 0].shape) if attention_mask is None else attention_mask  # (B, N)
+        return self.combine(dict(enumerate(hidden_states.unbind(1), first)), mask.bool().to(hidden_states.device))
 
     def _factors(self) -> torch.Tensor:
+        columns = self.num_layers + (EMBEDDINGS in self.layers)
         if self.fusion == "learned":
-            factors = torch.softmax(self.weights.float(), dim=0)  # (len(layers),)
+            factors = torch.softmax(self.weights.float(), dim=-1)  # ([K], len(layers))
+        elif self.fusion == "signed":
+            factors = self.weights.float()  # ([K], len(layers))
+        elif self.arrangement != "sum":  # each layer by itself
+            factors = torch.eye(len(self.layers))  # (K, len(layers))
         else:
             factors = torch.full((len(self.layers),), 1 / len(self.layers))  # (len(layers),)
-        index = torch.tensor(self.layers, device=factors.device)  # (len(layers),)
-        return torch.zeros(self.num_layers, device=factors.device).index_put((index,), factors)  # (L,)
+        index = torch.tensor(self.layers, device=factors.device) % columns  # (len(layers),); embeddings come last
+        return torch.zeros(*factors.shape[:-1], columns, device=factors.device).index_copy(-1, index, factors)
 
-    def combine(self, layers: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Fuse L layers (B, N, D) into one (B, N, D) fp32 by ordinary autograd."""
-        factors = self.layer_weights()  # (L,)
-        fused = 0
-        for index, hidden in enumerate(layers):
-            if index in self.layers:
-                fused = fused + factors[index] * self.prepare(hidden)  # (B, N, D)
-        return fused
+    def combine(self, layers: Mapping[int, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """As `forward`, by ordinary autograd, from layers by their number, (B, N, D) each, and a mask (B, N) bool."""
+        factors = self.layer_weights()  # (L,) or (K, L)
+        rows = factors if factors.ndim == 2 else factors.unsqueeze(0)  # (K, L)
+        sums: list[torch.Tensor | int] = [0] * len(rows)
+        for index in sorted(self.layers):
+            hidden = layers[index]
+            prepared = self.prepare(hidden.flatten(0, 1), self.statistics(hidden, mask))  # (B * N, D)
+            prepared = prepared.view(hidden.shape)  # (B, N, D)
+            users = range(len(rows)) if self.options.has_weights() else rows[:, index].nonzero().flatten().tolist()
+            for k in users:
+                sums[k] = sums[k] + rows[k, index] * prepared
+        if self.arrangement == "sum":
+            return sums[0]
+        if self.arrangement == "stack":
+            return torch.stack(sums, dim=1)  # (B, K, N, D)
+        return torch.stack(sums, dim=2 if self.arrangement == "concat" else 3).flatten(2)  # (B, N, K * D)
 
-    def prepare(self, hidden: torch.Tensor) -> torch.Tensor:
-        """A layer as it enters the sum: fp32, normalised unless the fusion is of raw layers."""
-        hidden = hidden.float()  # (..., D)
-        return F.layer_norm(hidden, hidden.shape[-1:], eps=self.eps) if self.normalize else hidden
+    # ------------------------------------------------------------------------------------------------- layer by layer
+
+    def statistics(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        """What a norm over all tokens of a text takes from a layer (B, N, D): centre and factor of each token.
+
+        (B * N, 1) each; `None` for norms of a token by itself.
+        """
+        if self.options.norm() != "range":
+            return None
+        tokens = ~mask.to(hidden.device).unsqueeze(-1)  # (B, N, 1), where padding is
+        hidden = hidden.float()
+        count = mask.sum(1).to(hidden.device) * hidden.shape[-1]  # (B,)
+        mean = hidden.masked_fill(tokens, 0).sum((1, 2)) / (count + self.options.eps)  # (B,)
+        lowest = hidden.masked_fill(tokens, torch.inf).amin((1, 2))  # (B,)
+        highest = hidden.masked_fill(tokens, -torch.inf).amax((1, 2))  # (B,)
+        factor = RANGE_SCALE / (highest - lowest + self.options.eps)  # (B,)
+        return tuple(one.repeat_interleave(hidden.shape[1]).unsqueeze(1) for one in (mean, factor))
+
+    def prepare(self, hidden: torch.Tensor, statistics: tuple[torch.Tensor, ...] | None = None) -> torch.Tensor:
+        """Tokens of a layer (T, D) as they enter the sums: fp32, normalised as the options say."""
+        hidden, norm, eps = hidden.float(), self.options.norm(), self.options.eps
+        if norm == "layer_norm":
+            return F.layer_norm(hidden, hidden.shape[-1:], eps=eps)
+        if norm == "rms_norm":
+            return F.rms_norm(hidden, hidden.shape[-1:], eps=eps)
+        if norm == "token_std":
+            return (hidden - hidden.mean(-1, keepdim=True)) / (hidden.std(-1, keepdim=True) + eps)
+        if norm == "range":
+            centre, factor = statistics
+            return (hidden - centre) * factor
+        return hidden
+
+    def empty(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Zeros in fp32 for the K sums over layers such as (B, N, D), in memory as they are going to be returned."""
+        batch, tokens, width = hidden.shape
+        outputs = self.options.output_count()
+        shapes = {"concat": (batch, tokens, outputs, width), "interleave": (batch, tokens, width, outputs)}
+        return torch.zeros(shapes.get(self.arrangement, (outputs, batch, tokens, width)), device=hidden.device)
+
+    def slots(self, sums: torch.Tensor) -> torch.Tensor:
+        """The memory of `empty` as the K sums over T = B * N tokens, (K, T, D)."""
+        if self.arrangement == "concat":
+            return sums.flatten(0, 1).permute(1, 0, 2)
+        if self.arrangement == "interleave":
+            return sums.flatten(0, 1).permute(2, 0, 1)
+        return sums.flatten(1, 2)
+
+    def arranged(self, sums: torch.Tensor) -> torch.Tensor:
+        """The memory of `empty` as `forward` returns it."""
+        if self.arrangement == "sum":
+            return sums[0]  # (B, N, D)
+        return sums.transpose(0, 1) if self.arrangement == "stack" else sums.flatten(2)
 
 
 class Standardization(nn.Module):
@@ -106,13 +174,13 @@ class Standardization(nn.Module):
     such features from scratch learns slowly. The buffers are calibrated on captions, see [`GrantedModel.calibrate`].
 
     Args:
-        width (`int`): D of the features.
+        shape (`tuple[int, ...]`): (D,), or (K, 1, D) of a stack.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, *shape: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))  # (D,)
-        self.register_buffer("deviation", torch.ones(width))  # (D,)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
 
     def reset_parameters(self) -> None:
         """Features pass unchanged."""
@@ -125,29 +193,45 @@ class Standardization(nn.Module):
 
 
 class FusionAccumulator:
-    """Running sums of several fusions over the layers as they come, (B, N, D) fp32 each; never holds the stack."""
+    """Running sums of several fusions over the layers as they come; never holds the stack.
 
-    def __init__(self, fusions: list[LayerFusion], factors: list[torch.Tensor]):
-        self.fusions = fusions
-        self.factors = [factor.tolist() for factor in factors]
+    Args:
+        fusions (`list[LayerFusion]`): what is summed.
+        factors (`list[torch.Tensor]`): the layer weights of each, (L,) or (K, L).
+        mask (`torch.Tensor`): (B, N) bool, real tokens.
+    """
+
+    def __init__(self, fusions: list[LayerFusion], factors: list[torch.Tensor], mask: torch.Tensor):
+        self.fusions, self.mask = fusions, mask
+        self.factors = [(one if one.ndim == 2 else one.unsqueeze(0)).tolist() for one in factors]  # (K, L) each
         self.sums: list[torch.Tensor | None] = [None] * len(fusions)
 
     def add(self, index: int, hidden: torch.Tensor) -> None:
         """Add layer `index` (B, N, D) to every fusion that uses it."""
         users = [i for i, fusion in enumerate(self.fusions) if index in fusion.layers]
+        statistics = {}  # one normalisation serves all fusions that want it
         for i in users:
+            fusion = self.fusions[i]
             if self.sums[i] is None:
-                self.sums[i] = torch.zeros(hidden.shape, device=hidden.device)  # (B, N, D)
+                self.sums[i] = fusion.empty(hidden)
+            if (key := fusion.options.norm_key()) not in statistics:
+                statistics[key] = fusion.statistics(hidden, self.mask)
         for rows in row_chunks(hidden):
-            prepared = {}  # one normalisation serves all fusions that want it
+            prepared = {}
             for i in users:
                 fusion = self.fusions[i]
-                key = (fusion.normalize, fusion.eps)
+                key = fusion.options.norm_key()
                 if key not in prepared:
-                    prepared[key] = fusion.prepare(hidden.flatten(0, 1)[rows])  # (chunk, D)
-                self.sums[i].view(-1, hidden.shape[-1])[rows].add_(
-                    prepared[key].to(self.sums[i].device), alpha=self.factors[i][index]
-                )
+                    own = statistics[key] and tuple(one[rows] for one in statistics[key])  # (chunk, 1) each
+                    prepared[key] = fusion.prepare(hidden.flatten(0, 1)[rows], own)  # (chunk, D)
+                tokens = prepared[key].to(self.sums[i].device)
+                for total, factors in zip(fusion.slots(self.sums[i]), self.factors[i]):  # (T, D), (L,)
+                    if factors[index]:
+                        total[rows].add_(tokens, alpha=factors[index])
+
+    def results(self) -> list[torch.Tensor]:
+        """What the fusions give, (B, N, D), (B, N, K * D) or (B, K, N, D) fp32 each."""
+        return [fusion.arranged(total) for fusion, total in zip(self.fusions, self.sums)]
 
 
 def row_chunks(hidden: torch.Tensor) -> Iterator[slice]:
@@ -159,37 +243,45 @@ def row_chunks(hidden: torch.Tensor) -> Iterator[slice]:
 class RecomputedFusion(torch.autograd.Function):
     """Fusions of a frozen encoder whose layer-weight gradients come from a second run of the encoder.
 
-    The gradient of factor i is the scalar <dL/dc, LayerNorm(h_i)>. Running the layers again in backward gives all
-    L scalars without keeping any layer, where autograd would keep every normalised one.
+    The gradient of a factor is the scalar <dL/dc, norm(h_i)>. Running the layers again in backward gives all of them
+    without keeping any layer, where autograd would keep every normalised one.
     """
 
     @staticmethod
     def forward(ctx, run: Callable, mask: torch.Tensor, fusions: list[LayerFusion], *factors: torch.Tensor):
-        ctx.run, ctx.mask, ctx.fusions = run, mask, fusions
+        ctx.run, ctx.mask, ctx.fusions, ctx.shapes = run, mask, fusions, [one.shape for one in factors]
         ctx.autocast = {
             "device_type": mask.device.type,
             "enabled": torch.is_autocast_enabled(mask.device.type),
             "dtype": torch.get_autocast_dtype(mask.device.type),
         }
-        accumulator = FusionAccumulator(fusions, factors)
+        accumulator = FusionAccumulator(fusions, factors, mask)
         run(accumulator.add)
-        return tuple(accumulator.sums)
+        return tuple(accumulator.results())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
-        dots = [torch.zeros(fusion.num_layers, device=g.device) for fusion, g in zip(ctx.fusions, gradients)]  # (L,)
+        dots = [torch.zeros(shape, device=g.device) for shape, g in zip(ctx.shapes, gradients)]  # (L,) or (K, L)
+        needed = [
+            (fusion, gradient if gradient.ndim == 4 else gradient.unsqueeze(1), dot if dot.ndim == 2 else dot[None])
+            for fusion, gradient, dot, wanted in zip(ctx.fusions, gradients, dots, ctx.needs_input_grad[3:])
+            if wanted  # so it has weights, and its gradient is (B, [K,] N, D)
+        ]
 
         def collect(index: int, hidden: torch.Tensor) -> None:
-            for dot, fusion, gradient, needed in zip(dots, ctx.fusions, gradients, ctx.needs_input_grad[3:]):
-                if not needed or index not in fusion.layers:
+            for fusion, gradient, dot in needed:
+                if index not in fusion.layers:
                     continue
+                statistics = fusion.statistics(hidden, ctx.mask)
                 for rows in row_chunks(hidden):
+                    own = statistics and tuple(one[rows] for one in statistics)  # (chunk, 1) each
                     # Encoders may leave NaN at padding: the mask removes it, a zero gradient would not.
-                    prepared = fusion.prepare(hidden.flatten(0, 1)[rows]).to(gradient.device)  # (chunk, D)
+                    prepared = fusion.prepare(hidden.flatten(0, 1)[rows], own).to(gradient.device)  # (chunk, D)
                     padding = ~ctx.mask.reshape(-1, 1)[rows].to(gradient.device)  # (chunk, 1)
                     prepared = prepared.masked_fill(padding, 0)  # (chunk, D)
-                    dot[index] += torch.sum(prepared * gradient.flatten(0, 1)[rows])
+                    for k in range(gradient.shape[1]):
+                        dot[k, index] += torch.sum(prepared * gradient[:, k].flatten(0, 1)[rows])
 
         with torch.autocast(**ctx.autocast):  # the second run is the first one again, to the bit
             ctx.run(collect)

@@ -6,6 +6,7 @@
 Tiny: tests/test_modeling_granted.py. Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 """
 
+import html
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
 
@@ -13,6 +14,12 @@ import torch
 from transformers.utils.logging import tqdm
 
 from .modeling_text_trunk import NotFiniteError, evaluating, not_finite
+
+
+try:
+    import ftfy  # mends broken characters; diffusers uses it where it is installed, too
+except ImportError:
+    ftfy = None
 
 
 def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
@@ -32,6 +39,16 @@ def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[in
             batches.append([])
         batches[-1].append(i)
     return batches
+
+
+def cleaned(text: str, how: str) -> str:
+    """A text as `text_cleaning` of [`GrantedConfig`] says."""
+    if how == "unescape":
+        text = ftfy.fix_text(text) if ftfy is not None else text
+        return " ".join(html.unescape(html.unescape(text)).split())
+    if how == "lower_strip":
+        text = text.lower()
+    return text if how == "none" else text.strip()
 
 
 class TextInput:
@@ -57,8 +74,8 @@ class TextInput:
             show_progress (`bool`, *optional*): a progress bar; by default for more than one batch.
 
         Returns:
-            One (N_i, D) CPU tensor per text, in the order given, without padding and without the template tokens
-            that the configuration drops.
+            One CPU tensor per text, (N_i, D) or as the fusion says, in the order given, without padding and without
+            the template tokens that the configuration drops.
 
         Raises:
             ValueError: what cannot be text, and features that are NaN or infinite; the message names the text.
@@ -77,7 +94,7 @@ class TextInput:
                     raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
                 self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
                 for i, row, mask in zip(batch, output, attention_mask.bool()):
-                    features[i] = row[mask][self.config.template_drop_tokens :].cpu()  # (N_i, D)
+                    features[i] = row[..., mask, :][..., self.config.template_drop_tokens :, :].cpu()  # ([K,] N_i, D)
         return features
 
     @staticmethod
@@ -85,9 +102,11 @@ class TextInput:
         """Raise a ValueError that names the first text whose features are NaN or infinite, `text_of(row)`.
 
         Args:
-            features (`torch.Tensor`): (B, N, D). mask (`torch.Tensor`): (B, N), nonzero at real tokens.
+            features (`torch.Tensor`): (B, N, D) or (B, K, N, D).
+            mask (`torch.Tensor`): (B, N), nonzero at real tokens.
         """
-        largest = torch.linalg.vector_norm(features, torch.inf, dim=-1)  # (B, N); no copy of the features
+        largest = torch.linalg.vector_norm(features, torch.inf, dim=-1)  # (B, [K,] N); no copy of the features
+        largest = largest if largest.ndim == 2 else largest.amax(1)  # (B, N)
         bad = (~largest.isfinite() & mask.to(largest.device).bool()).any(-1)  # (B,)
         if bad.any():
             raise not_finite(f"the text {text_of(int(bad.nonzero()[0]))[:60]!r}")
@@ -143,7 +162,8 @@ class TextInput:
                 "tokens that are dropped"
             )
         texts = self._templated(texts)
-        token_ids = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        special = self.config.add_special_tokens
+        token_ids = self.tokenizer(texts, truncation=False, verbose=False, add_special_tokens=special)["input_ids"]
         if allow_empty:
             least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
             token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
@@ -161,7 +181,9 @@ class TextInput:
                 stacklevel=2,
             )
             # The tokenizer cuts, so that closing special tokens stay.
-            shortened = self.tokenizer([texts[i] for i in cut], truncation=True, max_length=limit)["input_ids"]
+            shortened = self.tokenizer(
+                [texts[i] for i in cut], truncation=True, max_length=limit, add_special_tokens=special
+            )["input_ids"]
             if self.tokenizer.is_fast:  # its rules would keep the limit of this call, and be saved with it
                 self.tokenizer.backend_tokenizer.no_truncation()
             for i, ids in zip(cut, shortened):
@@ -172,11 +194,13 @@ class TextInput:
         """How many tokens each text has with the prompt template around it, however many are read."""
         if not texts:
             return []
-        token_ids = self.tokenizer(self._templated(texts), truncation=False, verbose=False)["input_ids"]
+        options = {"truncation": False, "verbose": False, "add_special_tokens": self.config.add_special_tokens}
+        token_ids = self.tokenizer(self._templated(texts), **options)["input_ids"]
         return [len(ids) for ids in token_ids]
 
     def _templated(self, texts: list[str]) -> list[str]:
         template = self.config.prompt_template
+        texts = [cleaned(text, self.config.text_cleaning) for text in texts]
         return texts if template is None else [template.replace("{prompt}", text) for text in texts]
 
     def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .configuration_granted import EMBEDDINGS
+
 
 # What models of several towers call the one that reads text, or the language model inside.
 TEXT_TOWERS = ("language_model", "text_model", "text_encoder", "llm")
@@ -183,6 +185,19 @@ def streaming(modules: list[nn.Module], visit: Callable[[int, torch.Tensor], Non
             handles.append(
                 module.register_forward_hook(lambda module, args, output, i=index: visit(i, hidden_of(output)))
             )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def entering(block: nn.Module, visit: Callable[[int, torch.Tensor], None], wanted: bool = True) -> Iterator[None]:
+    """Inside the context, `visit(EMBEDDINGS, hidden (B, N, D))` is called with what enters the first block."""
+    handles = []
+    if wanted:
+        handles.append(block.register_forward_pre_hook(lambda module, args: visit(EMBEDDINGS, args[0])))
+    try:
         yield
     finally:
         for handle in handles:

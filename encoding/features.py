@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from granted.configuration_granted import ContextAggregatorConfig, fused_layers
+from granted.configuration_granted import ContextAggregatorConfig, FusionOptions
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.utils.errors import InputError
@@ -93,6 +93,7 @@ def feature_encoder(encoder: GrantedModel, feature: str) -> GrantedModel:
     num_layers = encoder.config.num_hidden_layers
     fusion, layer_index = feature_fusion(feature, num_layers)
     options = encoder.config.fusion_options() | {"layers": None, "projection_dim": None, "standardize": False}
+    options |= {"layer_norm": "auto", "embeddings": False, "num_outputs": None}
     options |= {"fusion": fusion, "layer_index": layer_index}
     model = GrantedModel.from_loaded(encoder.encoder, encoder.tokenizer, **options)
     if feature.startswith("weights:"):
@@ -122,7 +123,7 @@ def new_aggregator(
     num_layers = encoder.config.num_hidden_layers
     fusion, layer_index = feature_fusion(feature, num_layers)
     try:
-        feature_width = encoder.config.fused_size(fused_layers(fusion, layer_index, None, num_layers))
+        feature_width = encoder.config.layer_width(FusionOptions(fusion, num_layers, layer_index).used_layers())
     except ValueError as error:
         raise InputError(f"{error}, or leave out the feature {feature}") from error
     heads = ContextAggregatorConfig().num_heads

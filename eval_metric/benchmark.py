@@ -108,7 +108,7 @@ def check_aggregators(
                 "evaluate them one by one"
             )
         config = head.aggregator.config
-        width = encoder.config.fused_size(head.aggregator.fusion.layers)
+        width = encoder.config.layer_width(head.aggregator.fusion.layers)
         if config.encoder_hidden_size != width or config.num_layers != layers:
             raise InputError(
                 f"got an aggregator for {config.encoder} ({config.num_layers} layers of width "

@@ -108,7 +108,8 @@ def _check_fit(
 
 def _same_feature(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     """Whether two layer fusions give the same feature."""
-    if one.num_layers != other.num_layers or one.normalize != other.normalize:
-        return False
+    norms = [fusion.options.norm() for fusion in (one, other)]
     weights = [fusion.layer_weights().detach().cpu() for fusion in (one, other)]  # (L,) each
-    return torch.allclose(*weights, atol=1e-6) and (not one.normalize or one.eps == other.eps)
+    if norms[0] != norms[1] or weights[0].shape != weights[1].shape or one.arrangement != other.arrangement:
+        return False
+    return torch.allclose(*weights, atol=1e-6) and (norms[0] == "none" or one.options.eps == other.options.eps)

@@ -63,7 +63,7 @@ def test_width_and_layers_are_those_of_the_text_trunk():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fusion": "mean"}, "got fusion='mean', expected one of 'learned', 'norm_avg', 'avg', 'single'"),
+        ({"fusion": "mean"}, "got fusion='mean', expected one of 'learned', 'signed', 'norm_avg', 'avg'"),
         ({"last_layer": "normed"}, "expected one of 'as_reported', 'pre_norm', 'post_norm'"),
         ({"layer_index": 3}, "got layer_index=3, expected -3 to 2"),
         ({"layers": [0, 3]}, "got layer_index=3, expected -3 to 2"),
@@ -81,7 +81,7 @@ def test_width_and_layers_are_those_of_the_text_trunk():
         ({"encoder_config": {}}, "model_type=None"),
         ({"encoder_config": "bert"}, "got encoder_config='bert', expected PreTrainedConfig or dict or None"),
         ({"encoder_config": {"model_type": "llama", "hidden_size": "wide"}}, "expected one of type llama"),
-        ({"fusoin": "norm_avg"}, "got the unknown option fusoin, expected some of encoder_config, "),
+        ({"fusoin": "norm_avg"}, "got the unknown option fusoin, expected some of add_special_tokens, embeddings, "),
         ({"token": "hf_secret"}, "got the unknown option token"),
         ({"layer_norm_eps": -1.0}, "got layer_norm_eps=-1.0, expected more than 0"),
         ({"layer_norm_eps": 0}, "got layer_norm_eps=0, expected more than 0"),

@@ -301,6 +301,16 @@ def test_streamed_features_are_those_of_hidden_states_without_the_embeddings(nam
         assert torch.equal(streamed[4 + index], layers[index]), f"layer {index}"
 
 
+def test_what_enters_the_first_block_is_what_transformers_reports_first(name):
+    model = plain_model(name)
+    inputs = batch()
+    with torch.no_grad():
+        reported = model.text_trunk(*inputs, output_hidden_states=True).hidden_states[0]  # (B, N, D)
+        (stack,) = model.fuse(*inputs, [LayerFusion("stack", 3, layers=[0], embeddings=True)])  # (B, 2, N, D)
+    padding = ~inputs[1].bool().unsqueeze(-1)
+    assert torch.equal(stack[:, 0], reported.masked_fill(padding, 0))
+
+
 def test_the_last_layer_is_before_or_after_the_final_norm_as_written_here(name, family):
     model = plain_model(name)
     input_ids, attention_mask = batch()

@@ -95,15 +95,69 @@ def test_a_subset_of_layers_is_the_fusion_of_that_subset_alone(fusion):
     assert part.layer_weights()[[1, 2, 4]].eq(0).all() and torch.isclose(part.layer_weights().sum(), torch.ones(()))
 
 
+def test_layers_beside_each_other_are_in_the_order_asked_for():
+    hidden = torch.randn(2, L + 1, 3, D)
+    first, fourth, embeddings = hidden[:, 1], hidden[:, 4], hidden[:, 0]  # (2, 3, D) each
+    options = {"num_layers": L, "layers": [3, 0], "embeddings": True}
+    assert torch.equal(LayerFusion("concat", **options)(hidden), torch.cat([embeddings, fourth, first], dim=-1))
+    assert torch.equal(LayerFusion("stack", **options)(hidden), torch.stack([embeddings, fourth, first], dim=1))
+    channels = torch.stack([embeddings, fourth, first], dim=-1).flatten(2)  # (2, 3, 3 * D)
+    assert torch.equal(LayerFusion("interleave", **options)(hidden), channels)
+
+
+def test_the_norms_of_a_layer_are_their_formulas():
+    hidden = torch.randn(2, 1, 3, D)
+    mask = torch.tensor([[1, 1, 1], [0, 1, 1]])
+    one = hidden[:, 0]
+
+    def normed(norm):
+        return LayerFusion("avg", 1, layer_norm=norm, eps=0.1)(hidden, mask)
+
+    assert torch.equal(normed("none"), one) and torch.equal(normed("auto"), one)
+    torch.testing.assert_close(normed("layer_norm"), F.layer_norm(one, (D,), eps=0.1))
+    torch.testing.assert_close(normed("rms_norm"), one / (one.square().mean(-1, keepdim=True) + 0.1).sqrt())
+    torch.testing.assert_close(
+        normed("token_std"), (one - one.mean(-1, keepdim=True)) / (one.std(-1, keepdim=True) + 0.1)
+    )
+    for text, real in zip(range(2), (one[0], one[1, 1:])):  # (N, D), without padding
+        expected = 8 * (one[text] - real.sum() / (real.numel() + 0.1)) / (real.max() - real.min() + 0.1)
+        torch.testing.assert_close(normed("range")[text], expected)
+
+
+def test_signed_weights_start_as_norm_avg_and_may_be_negative():
+    hidden = torch.randn(2, L, 3, D)
+    fusion = LayerFusion("signed", L)
+    torch.testing.assert_close(fusion(hidden), LayerFusion("norm_avg", L)(hidden))
+    fusion.weights.data = torch.tensor([1.0, 0, 0, 0, -2.0])
+    normed = F.layer_norm(hidden, (D,))
+    torch.testing.assert_close(fusion(hidden), normed[:, 0] - 2 * normed[:, 4])
+
+
+@pytest.mark.parametrize("fusion", ["learned", "signed"])
+def test_several_outputs_are_as_many_fusions_and_equal_rows_give_one_of_them_to_the_bit(fusion):
+    hidden, weights = torch.randn(2, L, 3, D), torch.randn(2, L)
+    several, alone = LayerFusion(fusion, L, num_outputs=2), LayerFusion(fusion, L)
+    several.weights.data = weights
+    fused = several(hidden)  # (2, 2, 3, D)
+    for k in range(2):
+        alone.weights.data = weights[k]
+        assert torch.equal(fused[:, k], alone(hidden))
+    assert several.layer_weights().shape == (2, L)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fusion": "mean", "num_layers": L}, "expected one of 'learned', 'norm_avg', 'avg', 'single'"),
+        ({"fusion": "mean", "num_layers": L}, "expected one of 'learned', 'signed', 'norm_avg', 'avg'"),
         ({"fusion": "single", "num_layers": L, "layer_index": L}, "expected -5 to 4"),
         ({"fusion": "avg", "num_layers": L, "layers": [7]}, "expected -5 to 4"),
         ({"fusion": "avg", "num_layers": L, "layers": [4, -1]}, "none twice"),
         ({"fusion": "avg", "num_layers": L, "layers": []}, "at least one layer"),
         ({"fusion": "single", "num_layers": L, "layers": [1]}, "layer_index alone"),
+        ({"fusion": "single", "num_layers": L, "embeddings": True}, "a fusion of several layers"),
+        ({"fusion": "concat", "num_layers": L, "num_outputs": 3}, "one of learned, signed"),
+        ({"fusion": "learned", "num_layers": L, "num_outputs": 0}, "at least 1"),
+        ({"fusion": "avg", "num_layers": L, "layer_norm": "batch"}, "expected one of 'auto', 'none', 'layer_norm'"),
     ],
 )
 def test_a_wrong_fusion_raises_and_names_what_is_legal(arguments, message):
@@ -126,6 +180,39 @@ def test_streamed_is_stacked():
         stack = stacked(model, *inputs)
         for fusion, fused in zip(fusions, model.fuse(*inputs, fusions)):
             torch.testing.assert_close(fused, fusion(stack), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["auto", "none", "rms_norm", "token_std", "range"])
+@pytest.mark.parametrize("fusion", ["learned", "signed", "concat", "interleave", "stack"])
+def test_every_fusion_streams_what_it_gives_from_a_stack(fusion, norm):
+    """With chosen layers, embeddings and several outputs, and in the model: zeros at padding, the width it says."""
+    inputs = batch()
+    options = {"layers": [3, 0], "embeddings": True, "layer_norm": norm}
+    several = {"num_outputs": 3} if fusion in ("learned", "signed") else {}
+    torch.manual_seed(1)
+    model = GrantedModel(
+        GrantedConfig(encoder_config=LlamaConfig(**SIZE, num_key_value_heads=2), fusion=fusion, **options, **several)
+    ).eval()
+    if several:
+        torch.nn.init.normal_(model.fusion.weights)
+    with torch.no_grad():
+        output = model.text_trunk(*inputs, output_hidden_states=True)
+        expected = model.fusion(torch.stack(output.hidden_states, dim=1), inputs[1])
+        features = model(*inputs).last_hidden_state
+    pad = ~inputs[1].bool().unsqueeze(-1)  # (3, 7, 1)
+    pad = pad if expected.ndim == 3 else pad.unsqueeze(1)
+    torch.testing.assert_close(features, expected.masked_fill(pad, 0), atol=1e-5, rtol=1e-5)
+    assert features.shape[-1] == model.config.hidden_size
+    assert features.shape[1:-2] == ((3,) if several or fusion == "stack" else ())
+
+
+@pytest.mark.parametrize("fusion", ["learned", "signed"])
+def test_several_outputs_get_the_exact_gradient_of_their_weights(fusion):
+    model, inputs = frozen(llama(fusion=fusion, num_outputs=3, embeddings=True)), batch()
+    upstream = torch.randn(3, 3, 7, D)  # (B, K, N, D)
+    recomputed = gradient(model, inputs, upstream)
+    torch.testing.assert_close(recomputed, gradient(model, inputs, upstream, recompute=False), atol=1e-5, rtol=1e-5)
+    assert recomputed.shape == (3, L + 1) and recomputed.abs().min() > 0
 
 
 def test_the_recomputed_gradient_is_the_stored_one_and_that_of_autograd_through_a_stack():

@@ -25,7 +25,16 @@ ORDER = (
     "push_to_hub",
 )
 MODULES = [path for name in ("*.py", *(f"{room}/**/*.py" for room in ORDER[1:-1])) for path in ROOT.glob(name)]
-LIBRARIES = {"numpy", "torch", "transformers", "safetensors", "huggingface_hub", "diffusers", "sentence_transformers"}
+LIBRARIES = {
+    "ftfy",
+    "numpy",
+    "torch",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "diffusers",
+    "sentence_transformers",
+}
 
 
 def room(module: str) -> str:

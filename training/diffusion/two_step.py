@@ -188,7 +188,7 @@ def set_fusion(encoder: GrantedModel, fusion: str) -> None:
     device = encoder.fusion.weights.device if encoder.fusion.fusion == "learned" else encoder.device
     config = encoder.config
     layers = config.layers if config.fusion != "single" else None
-    replacement = LayerFusion(fusion, config.num_hidden_layers, -1, layers, config.layer_norm_eps)
+    replacement = LayerFusion(**config.layer_fusion() | {"fusion": fusion, "layer_index": -1, "layers": layers})
     config.fusion, config.layer_index, config.layers = fusion, -1, layers
     encoder.fusion = replacement.to(device)
 

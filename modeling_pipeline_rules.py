@@ -1,0 +1,316 @@
+"""How the stock pipelines of diffusers read their text encoder, by name: data, read off diffusers 0.42.
+
+    model = GrantedModel.for_pipeline("krea2", "Qwen/Qwen3-VL-4B-Instruct")
+    model.encode(["a red cube"])             # what Krea2Pipeline.encode_prompt gives at the real tokens of a prompt
+
+A rule says what is done to a positive prompt: the text around it, which states are taken, what is done to them, which
+tokens are dropped. Places that a pipeline fills up with padding are left out.
+
+Ships to the Hub; imports nothing but its sibling files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the"
+QWEN_IMAGE = (
+    f"<|im_start|>system\n{DESCRIBE} objects and background:<|im_end|>\n"
+    "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+)
+HUNYUAN_VIDEO = (
+    "Describe the video by detailing the following aspects: 1. The main content and theme of the video.2. The color, "
+    "shape, size, texture, quantity, text, and spatial relationships of the objects.3. Actions, events, behaviors "
+    "temporal relationships, physical movement changes of the objects.4. background environment, light, style and "
+    "atmosphere.5. camera angles, movements, and transitions used in the video:"
+)
+HUNYUAN_VIDEO_15 = (
+    "You are a helpful assistant. Describe the video by detailing the following aspects:{gap}1. The main content and "
+    "theme of the video.{gap}2. The color, shape, size, texture, quantity, text, and spatial relationships of the "
+    "objects.{gap}3. Actions, events, behaviors temporal relationships, physical movement changes of the objects.{gap}4. "
+    "background environment, light, style and atmosphere.{gap}5. camera angles, movements, and transitions used in the "
+    "video."
+).format(gap=" " * 9)
+KANDINSKY_VIDEO = "\n".join(
+    (
+        "Describe how the camera moves or shakes, describe the zoom and view angle, whether it follows the objects.",
+        "Describe the location of the video, main characters or objects and their action.",
+        "Describe the dynamism of the video and presented actions.",
+        "Name the visual style of the video: whether it is a professional footage, user generated content, some kind of "
+        "animation, video game or scren content.",
+        "Describe the visual effects, postprocessing and transitions if they are presented in the video.",
+        "Pay attention to the order of key actions shown in the scene.<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>",
+    )
+)
+FLUX2 = (
+    "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
+    "relationships, object\nattribution and actions without speculation."
+)
+NUCLEUS = (
+    "You are an image generation assistant. Follow the user's prompt literally. Pay careful attention to spatial layout: "
+    "objects described as on the left must appear on the left, on the right on the right. Match exact object counts and "
+    "assign colors to the correct objects."
+)
+
+
+@dataclass(frozen=True)
+class PipelineRule:
+    """What a stock pipeline does to a positive prompt.
+
+    Args:
+        pipeline (`str`): its class in diffusers.
+        encoder (`str`): the family of its encoder.
+        length (`int`, *optional*): most tokens read, template included; as many as the tokenizer allows by default.
+        drop (`int`, defaults to 0): leading tokens that are cut off the output.
+        template (`str`, *optional*): the text around the prompt, as it is tokenised.
+        chat (`tuple`, *optional*): instead: messages for the tokenizer's chat template, (role, text) each.
+        parts (`bool`, defaults to `False`): whether their content is a list of parts instead of a text.
+        chat_options (`Mapping`): of `apply_chat_template`.
+        options (`Mapping`): further fields of [`GrantedConfig`].
+    """
+
+    pipeline: str
+    encoder: str
+    length: int | None = None
+    drop: int = 0
+    template: str | None = None
+    chat: tuple[tuple[str, str], ...] | None = None
+    parts: bool = False
+    chat_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _state(index: int, **more: Any) -> dict[str, Any]:
+    return {"fusion": "single", "layer_index": index, **more}
+
+
+USER = (("user", "{prompt}"),)
+PROMPTED = {"add_generation_prompt": True}
+LAST = _state(-1)
+BEFORE_LAST = _state(-2)
+
+PIPELINE_RULES: dict[str, PipelineRule] = {
+    "cosmos2.5": PipelineRule(
+        "Cosmos2_5_PredictBasePipeline",
+        "Qwen2.5-VL",
+        512,
+        chat=(
+            ("system", "You are a helpful assistant who will provide prompts to an image generator."),
+            ("user", "{prompt}"),
+        ),
+        parts=True,
+        chat_options={"add_generation_prompt": False, "add_vision_id": False},
+        options={
+            "fusion": "concat",
+            "layer_norm": "token_std",
+            "layer_norm_eps": 1e-8,
+            "add_special_tokens": False,
+        },
+    ),
+    "dreamlite": PipelineRule(
+        "DreamLitePipeline",
+        "Qwen3-VL",
+        234,
+        34,
+        QWEN_IMAGE.replace("{prompt}", "[Generate]: {prompt}"),
+        options=LAST,
+    ),
+    "easyanimate": PipelineRule(
+        "EasyAnimatePipeline", "Qwen2-VL", 256, chat=USER, parts=True, chat_options=PROMPTED, options=BEFORE_LAST
+    ),
+    "ernie-image": PipelineRule("ErnieImagePipeline", "Mistral 3", options=BEFORE_LAST),
+    "fibo": PipelineRule("BriaFiboPipeline", "SmolLM3", 3000, options={"fusion": "concat", "layers": [-1, -2]}),
+    "flux2": PipelineRule(
+        "Flux2Pipeline",
+        "Mistral 3",
+        512,
+        chat=(("system", FLUX2), ("user", "{prompt}")),
+        parts=True,
+        chat_options={"add_generation_prompt": False},
+        options={"fusion": "concat", "layers": [9, 19, 29], "add_special_tokens": False},
+    ),
+    "flux2-klein": PipelineRule(
+        "Flux2KleinPipeline",
+        "Qwen3",
+        512,
+        chat=USER,
+        chat_options={**PROMPTED, "enable_thinking": False},
+        options={"fusion": "concat", "layers": [8, 17, 26]},
+    ),
+    "hidream": PipelineRule("HiDreamImagePipeline", "Llama 3.1", 128, options={"fusion": "stack"}),
+    "hunyuan-image": PipelineRule(
+        "HunyuanImagePipeline",
+        "Qwen2.5-VL",
+        1034,
+        34,
+        QWEN_IMAGE.removesuffix("\n<|im_start|>assistant\n"),
+        options=_state(-3),
+    ),
+    "hunyuan-video": PipelineRule(
+        "HunyuanVideoPipeline",
+        "Llama 3",
+        351,
+        95,
+        f"<|start_header_id|>system<|end_header_id|>\n\n{HUNYUAN_VIDEO}<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n{prompt}<|eot_id|>",
+        options=_state(-3),
+    ),
+    "hunyuan-video-1.5": PipelineRule(
+        "HunyuanVideo15Pipeline",
+        "Qwen2.5-VL",
+        1108,
+        108,
+        chat=(("system", HUNYUAN_VIDEO_15), ("user", "{prompt}")),
+        chat_options=PROMPTED,
+        options=_state(-3, add_special_tokens=False),
+    ),
+    "ideogram4": PipelineRule(
+        "Ideogram4Pipeline",
+        "Qwen3-VL",
+        2048,
+        chat=USER,
+        parts=True,
+        chat_options=PROMPTED,
+        options={
+            "fusion": "interleave",
+            "layers": [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 35],
+            "last_layer": "pre_norm",
+            "add_special_tokens": False,
+        },
+    ),
+    "joyimage-edit": PipelineRule(
+        "JoyImageEditPipeline",
+        "Qwen3-VL",
+        4130,
+        34,
+        QWEN_IMAGE.replace("system\n", "system\n \\n"),
+        options=_state(-1, last_layer="pre_norm"),
+    ),
+    "kandinsky5-image": PipelineRule(
+        "Kandinsky5T2IPipeline",
+        "Qwen2.5-VL",
+        552,
+        40,
+        QWEN_IMAGE.replace("system\n", "system\nYou are a prompt engineer. ").removesuffix("\n<|im_start|>assistant\n"),
+        options={**LAST, "text_cleaning": "unescape"},
+    ),
+    "kandinsky5-video": PipelineRule(
+        "Kandinsky5T2VPipeline",
+        "Qwen2.5-VL",
+        640,
+        128,
+        f"<|im_start|>system\nYou are a prompt engineer. Describe the video in detail.\n{KANDINSKY_VIDEO}",
+        options={**LAST, "text_cleaning": "unescape"},
+    ),
+    "kandinsky6": PipelineRule(
+        "Kandinsky6TI2VAPipeline",
+        "Qwen2.5-VL",
+        1153,
+        129,
+        f"<|im_start|>system\nYou are a promt engineer. Describe the video in detail.\n{KANDINSKY_VIDEO}",
+        options=LAST,
+    ),
+    "krea2": PipelineRule(
+        "Krea2Pipeline",
+        "Qwen3-VL",
+        546,
+        34,
+        QWEN_IMAGE,
+        options={"fusion": "stack", "layers": [1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34]},
+    ),
+    "ltx2": PipelineRule(
+        "LTX2Pipeline",
+        "Gemma 3",
+        1024,
+        options={
+            "fusion": "interleave",
+            "embeddings": True,
+            "padding_side": "left",
+            "text_cleaning": "strip",
+        },
+    ),
+    "lumina": PipelineRule("LuminaPipeline", "Gemma", 256, options={**BEFORE_LAST, "text_cleaning": "lower_strip"}),
+    "lumina2": PipelineRule(
+        "Lumina2Pipeline",
+        "Gemma 2",
+        256,
+        template="You are an assistant designed to generate superior images with the superior degree of image-text "
+        "alignment based on textual prompts or user prompts. <Prompt Start> {prompt}",
+        options=BEFORE_LAST,
+    ),
+    "motif-video": PipelineRule("MotifVideoPipeline", "T5Gemma 2", 512, options=_state(-1, last_layer="output")),
+    "nucleus-image": PipelineRule(
+        "NucleusMoEImagePipeline",
+        "Qwen3-VL",
+        1024,
+        chat=(("system", NUCLEUS), ("user", "{prompt}")),
+        parts=True,
+        chat_options=PROMPTED,
+        options=_state(-8),
+    ),
+    "ovis-image": PipelineRule(
+        "OvisImagePipeline",
+        "Qwen3",
+        284,
+        28,
+        chat=(
+            (
+                "user",
+                "Describe the image by detailing the color, quantity, text, shape, size, texture, spatial relationships "
+                "of the objects and background: {prompt}",
+            ),
+        ),
+        chat_options={**PROMPTED, "enable_thinking": False},
+        options=_state(-1, add_special_tokens=False),
+    ),
+    "qwen-image": PipelineRule("QwenImagePipeline", "Qwen2.5-VL", 546, 34, QWEN_IMAGE, options=LAST),
+    "wan": PipelineRule("WanPipeline", "UMT5", 512, options={**LAST, "text_cleaning": "unescape"}),
+    "z-image": PipelineRule(
+        "ZImagePipeline",
+        "Qwen3",
+        512,
+        chat=USER,
+        chat_options={**PROMPTED, "enable_thinking": True},
+        options=BEFORE_LAST,
+    ),
+}
+
+
+def pipeline_rule(name: str) -> PipelineRule:
+    """The rule of a pipeline by its name here.
+
+    Raises:
+        ValueError: there is none; the message names those there are.
+    """
+    if name not in PIPELINE_RULES:
+        raise ValueError(f"got the pipeline {name!r}, expected one of {', '.join(PIPELINE_RULES)}")
+    return PIPELINE_RULES[name]
+
+
+def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
+    """The fields of [`GrantedConfig`] that make a model read as a pipeline does.
+
+    Args:
+        name (`str`): one of `PIPELINE_RULES`.
+        tokenizer (`PreTrainedTokenizerBase`): the encoder's; its chat template is used where the pipeline uses it.
+
+    Raises:
+        ValueError: an unknown name, or a tokenizer without a chat template where one is needed.
+    """
+    rule = pipeline_rule(name)
+    template = rule.template
+    if rule.chat is not None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(f"got a tokenizer without a chat template for {name}, expected one: {rule.encoder}'s has it")
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if rule.parts else text} for role, text in rule.chat
+        ]
+        template = tokenizer.apply_chat_template(messages, tokenize=False, **rule.chat_options)
+    length = tokenizer.model_max_length if rule.length is None else rule.length
+    return {
+        "prompt_template": template,
+        "template_drop_tokens": rule.drop,
+        "max_sequence_length": length,
+        **rule.options,
+    }
