@@ -30,16 +30,19 @@ test: setup lint
 # environment of its own: ten minutes, most of them for PyTorch.
 LOWEST := $(shell sed -n 's/^ *transformers>=\([0-9.]*\),.*/\1/p' setup.cfg)
 MODEL_TESTS := $(patsubst %,tests/test_%.py,configuration layer_fusion modeling_granted families context_aggregator \
-	remote_code)
+	remote_code pipeline_rules)
+LOWEST_DIFFUSERS := $(shell sed -n 's/^ *diffusers>=\([0-9.]*\),.*/\1/p' setup.cfg)
 
 test-matrix: setup .matrix/lowest .matrix/newest .matrix/datasets-3
-	.matrix/lowest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS)
-	.matrix/newest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS)
+	.matrix/lowest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS) --junit-xml .matrix/lowest.xml
+	.matrix/newest/bin/python -m pytest -c tests/pytest.ini $(MODEL_TESTS) --junit-xml .matrix/newest.xml
+	$(BIN)/python benchmarks/pipeline_table.py docs/pipelines.md .matrix/lowest.xml .matrix/newest.xml
 	$(BIN)/granted push --preset tiny --build-only --output .matrix/release
 	.matrix/datasets-3/bin/python tests/datasets_3.py .matrix/release
 
-.matrix/lowest: PACKAGES = "$(TORCH)" "transformers==$(LOWEST)" --editable ".[gguf]" pytest hypothesis
-.matrix/newest: PACKAGES = "$(TORCH)" --editable ".[gguf]" pytest hypothesis
+.matrix/lowest: PACKAGES = "$(TORCH)" "transformers==$(LOWEST)" "diffusers==$(LOWEST_DIFFUSERS)" \
+	--editable ".[gguf,diffusers]" pytest hypothesis
+.matrix/newest: PACKAGES = "$(TORCH)" --editable ".[gguf,diffusers]" pytest hypothesis
 .matrix/datasets-3: PACKAGES = "datasets==3.6.*"
 .matrix/lowest .matrix/newest .matrix/datasets-3: setup.cfg
 	$(PYTHON) -m venv --clear $@

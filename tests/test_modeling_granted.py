@@ -489,9 +489,7 @@ def test_a_missing_a_fused_and_a_wrong_encoder_each_raise_one_clear_error(model,
 
 
 def test_unknown_options_are_refused_with_the_legal_ones(model, tiny_encoder_folder):
-    with pytest.raises(
-        ValueError, match=r"unknown option fusoin, expected some of add_special_tokens, attn_implementation.* fusion, .*token"
-    ):
+    with pytest.raises(ValueError, match=r"fusoin, expected some of add_special_tokens, attn_.* fusion, .*token"):
         GrantedModel.from_encoder(tiny_encoder_folder, fusoin="norm_avg")
     with pytest.raises(ValueError, match="got torch_dtype, expected dtype"):
         GrantedModel.from_encoder(tiny_encoder_folder, torch_dtype=torch.bfloat16)

@@ -256,6 +256,13 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _versions(record_testsuite_property):
+    """For the table that `make test-matrix` writes."""
+    versions = f"diffusers {diffusers.__version__}, transformers {transformers.__version__}"
+    record_testsuite_property("versions", versions)
+
+
 def test_every_rule_is_tried():
     assert CASES.keys() == PIPELINE_RULES.keys()
 

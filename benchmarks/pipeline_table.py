@@ -1,0 +1,79 @@
+"""The table of docs/pipelines.md: what stock pipelines read, and whether a model built by name gives the same.
+
+    python -m pytest -c tests/pytest.ini tests/test_pipeline_rules.py --junit-xml one.xml
+    python benchmarks/pipeline_table.py docs/pipelines.md one.xml
+
+`make test-matrix` runs both with the lowest and the newest allowed versions. A cell says "same" if one prompt and an
+uneven batch gave what the pipeline gives, and "differs" if not.
+"""
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+from granted.configuration_granted import EMBEDDINGS, FusionOptions
+from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule
+from granted.utils.files import atomic_path
+
+
+BEGIN, END = "<!-- written by benchmarks/pipeline_table.py -->", "<!-- end -->"
+LAYERS = 100  # of a model deep enough for every rule
+
+
+def states(rule: PipelineRule) -> str:
+    """The states that are read, as `hidden_states` counts them."""
+    fields = {"layer_norm_eps", "last_layer", "padding_side", "text_cleaning", "add_special_tokens"}
+    options = FusionOptions(num_layers=LAYERS, **{k: v for k, v in rule.options.items() if k not in fields})
+    used = options.used_layers()
+    if len(used) >= LAYERS:
+        return "all, embeddings too" if EMBEDDINGS in used else "all"
+    # What is counted from the end stays so.
+    numbers = [index + 1 if index < LAYERS // 2 else index - LAYERS for index in used]
+    text = ", ".join(map(str, numbers))
+    return f"{text} before the final norm" if rule.options.get("last_layer") == "pre_norm" else text
+
+
+def row(name: str, rule: PipelineRule) -> list[str]:
+    """The cells of one pipeline."""
+    how = {"single": "", "concat": "concatenated", "interleave": "interleaved", "stack": "stacked"}
+    norm = rule.options.get("layer_norm", "").replace("_", " ")
+    return [
+        f"`{name}`",
+        rule.pipeline.removesuffix("Pipeline"),
+        rule.encoder,
+        "chat template" if rule.chat else "text" if rule.template else "",
+        states(rule),
+        ", ".join(filter(None, (how[rule.options["fusion"]], norm))),
+        str(rule.drop or ""),
+        str(rule.length or "any"),
+    ]
+
+
+def outcomes(path: str) -> tuple[str, dict[str, str]]:
+    """The versions of a run, and per pipeline what came out."""
+    suite = ElementTree.parse(path).getroot().find("testsuite")
+    versions = suite.find("properties/property[@name='versions']").get("value")
+    found: dict[str, str] = {}
+    for case in suite.iter("testcase"):
+        name = case.get("name").partition("[")[2].rpartition("-")[0]
+        if name in PIPELINE_RULES:
+            failed = case.find("failure") is not None or case.find("error") is not None
+            found[name] = "differs" if failed or found.get(name) == "differs" else "same"
+    return versions, found
+
+
+def main(page: str, *runs: str) -> None:
+    """Write the table between the marks of a Markdown page."""
+    head = ["name", "pipeline", "encoder", "around the prompt", "states", "how", "tokens dropped", "most tokens"]
+    made = [outcomes(run) for run in runs]
+    head += [versions for versions, _ in made]
+    lines = [head, ["---"] * len(head)]
+    lines += [[*row(name, rule), *(found.get(name, "") for _, found in made)] for name, rule in PIPELINE_RULES.items()]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    before, _, rest = Path(page).read_text(encoding="utf-8").partition(BEGIN)
+    with atomic_path(page) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
