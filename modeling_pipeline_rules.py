@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .configuration_granted import FusionOptions
+
 
 DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the"
 QWEN_IMAGE = (
@@ -60,7 +62,7 @@ class PipelineRule:
 
     Args:
         pipeline (`str`): its class in diffusers.
-        encoder (`str`): the family of its encoder.
+        encoder (`str`): the model type of its encoder.
         length (`int`, *optional*): most tokens read, template included; as many as the tokenizer allows by default.
         drop (`int`, defaults to 0): leading tokens that are cut off the output.
         template (`str`, *optional*): the text around the prompt, as it is tokenised.
@@ -93,7 +95,7 @@ BEFORE_LAST = _state(-2)
 PIPELINE_RULES: dict[str, PipelineRule] = {
     "cosmos2.5": PipelineRule(
         "Cosmos2_5_PredictBasePipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         512,
         chat=(
             ("system", "You are a helpful assistant who will provide prompts to an image generator."),
@@ -110,20 +112,20 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "dreamlite": PipelineRule(
         "DreamLitePipeline",
-        "Qwen3-VL",
+        "qwen3_vl",
         234,
         34,
         QWEN_IMAGE.replace("{prompt}", "[Generate]: {prompt}"),
         options=LAST,
     ),
     "easyanimate": PipelineRule(
-        "EasyAnimatePipeline", "Qwen2-VL", 256, chat=USER, parts=True, chat_options=PROMPTED, options=BEFORE_LAST
+        "EasyAnimatePipeline", "qwen2_vl", 256, chat=USER, parts=True, chat_options=PROMPTED, options=BEFORE_LAST
     ),
-    "ernie-image": PipelineRule("ErnieImagePipeline", "Mistral 3", options=BEFORE_LAST),
-    "fibo": PipelineRule("BriaFiboPipeline", "SmolLM3", 3000, options={"fusion": "concat", "layers": [-1, -2]}),
+    "ernie-image": PipelineRule("ErnieImagePipeline", "mistral3", options=BEFORE_LAST),
+    "fibo": PipelineRule("BriaFiboPipeline", "smollm3", 3000, options={"fusion": "concat", "layers": [-1, -2]}),
     "flux2": PipelineRule(
         "Flux2Pipeline",
-        "Mistral 3",
+        "mistral3",
         512,
         chat=(("system", FLUX2), ("user", "{prompt}")),
         parts=True,
@@ -132,16 +134,16 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "flux2-klein": PipelineRule(
         "Flux2KleinPipeline",
-        "Qwen3",
+        "qwen3",
         512,
         chat=USER,
         chat_options={**PROMPTED, "enable_thinking": False},
         options={"fusion": "concat", "layers": [8, 17, 26]},
     ),
-    "hidream": PipelineRule("HiDreamImagePipeline", "Llama 3.1", 128, options={"fusion": "stack"}),
+    "hidream": PipelineRule("HiDreamImagePipeline", "llama", 128, options={"fusion": "stack"}),
     "hunyuan-image": PipelineRule(
         "HunyuanImagePipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         1034,
         34,
         QWEN_IMAGE.removesuffix("\n<|im_start|>assistant\n"),
@@ -149,7 +151,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "hunyuan-video": PipelineRule(
         "HunyuanVideoPipeline",
-        "Llama 3",
+        "llama",
         351,
         95,
         f"<|start_header_id|>system<|end_header_id|>\n\n{HUNYUAN_VIDEO}<|eot_id|>"
@@ -158,7 +160,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "hunyuan-video-1.5": PipelineRule(
         "HunyuanVideo15Pipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         1108,
         108,
         chat=(("system", HUNYUAN_VIDEO_15), ("user", "{prompt}")),
@@ -167,7 +169,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "ideogram4": PipelineRule(
         "Ideogram4Pipeline",
-        "Qwen3-VL",
+        "qwen3_vl",
         2048,
         chat=USER,
         parts=True,
@@ -181,7 +183,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "joyimage-edit": PipelineRule(
         "JoyImageEditPipeline",
-        "Qwen3-VL",
+        "qwen3_vl",
         4130,
         34,
         QWEN_IMAGE.replace("system\n", "system\n \\n"),
@@ -189,7 +191,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "kandinsky5-image": PipelineRule(
         "Kandinsky5T2IPipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         552,
         40,
         QWEN_IMAGE.replace("system\n", "system\nYou are a prompt engineer. ").removesuffix("\n<|im_start|>assistant\n"),
@@ -197,7 +199,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "kandinsky5-video": PipelineRule(
         "Kandinsky5T2VPipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         640,
         128,
         f"<|im_start|>system\nYou are a prompt engineer. Describe the video in detail.\n{KANDINSKY_VIDEO}",
@@ -205,7 +207,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "kandinsky6": PipelineRule(
         "Kandinsky6TI2VAPipeline",
-        "Qwen2.5-VL",
+        "qwen2_5_vl",
         1153,
         129,
         f"<|im_start|>system\nYou are a promt engineer. Describe the video in detail.\n{KANDINSKY_VIDEO}",
@@ -213,7 +215,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "krea2": PipelineRule(
         "Krea2Pipeline",
-        "Qwen3-VL",
+        "qwen3_vl",
         546,
         34,
         QWEN_IMAGE,
@@ -221,7 +223,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "ltx2": PipelineRule(
         "LTX2Pipeline",
-        "Gemma 3",
+        "gemma3",
         1024,
         options={
             "fusion": "interleave",
@@ -230,19 +232,19 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
             "text_cleaning": "strip",
         },
     ),
-    "lumina": PipelineRule("LuminaPipeline", "Gemma", 256, options={**BEFORE_LAST, "text_cleaning": "lower_strip"}),
+    "lumina": PipelineRule("LuminaPipeline", "gemma", 256, options={**BEFORE_LAST, "text_cleaning": "lower_strip"}),
     "lumina2": PipelineRule(
         "Lumina2Pipeline",
-        "Gemma 2",
+        "gemma2",
         256,
         template="You are an assistant designed to generate superior images with the superior degree of image-text "
         "alignment based on textual prompts or user prompts. <Prompt Start> {prompt}",
         options=BEFORE_LAST,
     ),
-    "motif-video": PipelineRule("MotifVideoPipeline", "T5Gemma 2", 512, options=_state(-1, last_layer="output")),
+    "motif-video": PipelineRule("MotifVideoPipeline", "t5gemma2", 512, options=_state(-1, last_layer="output")),
     "nucleus-image": PipelineRule(
         "NucleusMoEImagePipeline",
-        "Qwen3-VL",
+        "qwen3_vl",
         1024,
         chat=(("system", NUCLEUS), ("user", "{prompt}")),
         parts=True,
@@ -251,7 +253,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     "ovis-image": PipelineRule(
         "OvisImagePipeline",
-        "Qwen3",
+        "qwen3",
         284,
         28,
         chat=(
@@ -264,11 +266,11 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         chat_options={**PROMPTED, "enable_thinking": False},
         options=_state(-1, add_special_tokens=False),
     ),
-    "qwen-image": PipelineRule("QwenImagePipeline", "Qwen2.5-VL", 546, 34, QWEN_IMAGE, options=LAST),
-    "wan": PipelineRule("WanPipeline", "UMT5", 512, options={**LAST, "text_cleaning": "unescape"}),
+    "qwen-image": PipelineRule("QwenImagePipeline", "qwen2_5_vl", 546, 34, QWEN_IMAGE, options=LAST),
+    "wan": PipelineRule("WanPipeline", "umt5", 512, options={**LAST, "text_cleaning": "unescape"}),
     "z-image": PipelineRule(
         "ZImagePipeline",
-        "Qwen3",
+        "qwen3",
         512,
         chat=USER,
         chat_options={**PROMPTED, "enable_thinking": True},
@@ -288,6 +290,19 @@ def pipeline_rule(name: str) -> PipelineRule:
     return PIPELINE_RULES[name]
 
 
+def read_states(rule: PipelineRule, num_layers: int) -> tuple[str, ...]:
+    """The states that a rule takes of an encoder of so many layers, as `hidden_states` counts them.
+
+    The last one after the final norm is `"last"`.
+    """
+    names = ("fusion", "layer_index", "layers", "embeddings")
+    options = FusionOptions(num_layers=num_layers, **{name: rule.options[name] for name in names if name in rule.options})
+    normed = rule.options.get("last_layer") != "pre_norm"
+    return tuple(
+        "last" if normed and index == num_layers - 1 else str(index + 1) for index in options.used_layers()
+    )
+
+
 def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
     """The fields of [`GrantedConfig`] that make a model read as a pipeline does.
 
@@ -302,7 +317,7 @@ def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
     template = rule.template
     if rule.chat is not None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"got a tokenizer without a chat template for {name}, expected one: {rule.encoder}'s has it")
+            raise ValueError(f"got a tokenizer without a chat template for {name}, expected that of a {rule.encoder}, which has one")
         messages = [
             {"role": role, "content": [{"type": "text", "text": text}] if rule.parts else text} for role, text in rule.chat
         ]

@@ -276,9 +276,20 @@ def tokenizer(make_tokenizer):
     return tokenizer
 
 
+def without_bos(tokenizer, encoder: torch.nn.Module) -> None:
+    """Tokenizers of Qwen's encoders add nothing by themselves, as those of others do."""
+    if "qwen" in encoder.config.model_type:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+
+
 def encoder_of(case: Case) -> torch.nn.Module:
     torch.manual_seed(0)
-    return getattr(transformers, case.model)(case.config()).eval()
+    encoder = getattr(transformers, case.model)(case.config()).eval()
+    with torch.no_grad():  # norms start as the identity but for the scale: make every one visible
+        for parameter in encoder.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return encoder
 
 
 def pipeline_of(name: str, encoder: torch.nn.Module, tokenizer) -> diffusers.DiffusionPipeline:
@@ -302,8 +313,7 @@ def pipeline_of(name: str, encoder: torch.nn.Module, tokenizer) -> diffusers.Dif
 def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, tokenizer):
     case = CASES[name]
     encoder = encoder_of(case)
-    if "qwen" in encoder.config.model_type:  # whose tokenizers add nothing by themselves, as those of others do
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    without_bos(tokenizer, encoder)
     embeds, mask = case.encode(pipeline_of(name, encoder, tokenizer), list(prompts))
     bare = getattr(encoder, "model", encoder)  # without the language-modelling head
     model = GrantedModel.from_loaded(bare, tokenizer, **pipeline_options(name, tokenizer))

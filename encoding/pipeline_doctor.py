@@ -1,0 +1,318 @@
+"""What a diffusion pipeline takes from its text encoder, found by watching it encode a prompt, and what gets lost.
+
+    reading = observe(pipe, "a red cube on a blue sphere")
+    reading.states, reading.arrangement         # ("9", "18", "27"), "concat"
+    findings(pipe, ["a red cube on a blue sphere", "two dogs"])     # a line for each thing that is lost
+
+Nothing is taken from a table: the pipeline's own `encode_prompt` runs, and the states of its encoder are looked for in
+what comes out. `modeling_pipeline_rules` says what the released pipeline would read.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states
+from granted.modeling_text_trunk import find_text_trunk, hidden_of, streaming
+from granted.utils.errors import InputError
+
+
+NORMS = {
+    "none": lambda hidden: hidden,
+    "layer_norm": lambda hidden: F.layer_norm(hidden, hidden.shape[-1:]),
+    "rms_norm": lambda hidden: F.rms_norm(hidden, hidden.shape[-1:], eps=1e-6),
+    "token_std": lambda hidden: (hidden - hidden.mean(-1, keepdim=True)) / (hidden.std(-1, keepdim=True) + 1e-8),
+}
+FINAL = "last"  # after the final norm, as `read_states` calls it; the last block's output before it has a number
+# Options of encode_prompt that are set where a pipeline has them: the prompt alone, once.
+ENCODE_OPTIONS = {"do_classifier_free_guidance": False, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
+PROBED = 3  # tokens of a prompt by which it is found again
+
+
+@dataclass
+class Run:
+    """One run of an encoder on one text: what it was given, and its states by name, (N, D) fp32 each."""
+
+    ids: list[int]
+    mask: list[bool] | None = None
+    states: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def real(self) -> list[int]:
+        """Places of the tokens that are no padding, as far as the encoder was told."""
+        return [i for i in range(len(self.ids)) if self.mask is None or self.mask[i]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a pipeline makes of a prompt.
+
+    Args:
+        states (`tuple[str, ...]`): the states that are taken, by their number in `hidden_states`; `"last"` is the last
+            one after the final norm.
+        norm (`str`): what is done to each, one of `NORMS`.
+        arrangement (`str`): `"single"`, `"concat"`, `"interleave"` or `"stack"`.
+        dropped (`int`): real tokens before the first one that is taken.
+        ids (`tuple[int, ...]`): the real tokens that the encoder read.
+        prompt_start (`int`, *optional*): where the prompt begins among them; `None` if it is not found.
+        prompt_cut (`bool`): whether the prompt's end was not read.
+        mask_given (`bool`): whether the encoder was given a mask.
+        shape (`tuple[int, ...]`), dtype (`str`): of what comes out.
+    """
+
+    states: tuple[str, ...]
+    norm: str
+    arrangement: str
+    dropped: int
+    ids: tuple[int, ...]
+    prompt_start: int | None
+    prompt_cut: bool
+    mask_given: bool
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def prompt_lost(self) -> int:
+        """Tokens at the beginning of the prompt that are dropped with the template."""
+        return max(0, self.dropped - self.prompt_start) if self.prompt_start is not None else 0
+
+
+@contextmanager
+def watching(encoder: nn.Module) -> Iterator[list[Run]]:
+    """Inside the block, each run of an encoder adds what was seen of its first text to the list."""
+    trunk, layers = find_text_trunk(encoder)
+    runs: list[Run] = []
+    given: dict[str, Any] = {}
+
+    def begin(module: nn.Module, args: tuple) -> None:
+        runs.append(Run(args[0][0].tolist()))
+
+    def note_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if module is encoder:
+            given.clear()
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if torch.is_tensor(mask) and mask.ndim == 2:  # an inner model may be given something made of it
+            given["mask"] = mask[0].bool().tolist()
+
+    def enter(module: nn.Module, args: tuple) -> None:
+        runs[-1].states["0"] = args[0][0].float()  # (N, D)
+
+    def visit(index: int, hidden: torch.Tensor) -> None:
+        runs[-1].states[str(index + 1)] = hidden[0].float()  # (N, D)
+
+    def end(module: nn.Module, args: tuple, output: Any) -> None:
+        runs[-1].states[FINAL] = hidden_of(output)[0].float()  # (N, D)
+        runs[-1].mask = given.get("mask")
+
+    handles = [
+        trunk.get_input_embeddings().register_forward_pre_hook(begin),
+        layers[0].register_forward_pre_hook(enter),
+        *(one.register_forward_pre_hook(note_mask, with_kwargs=True) for one in dict.fromkeys((encoder, trunk))),
+        trunk.register_forward_hook(end),
+    ]
+    try:
+        with torch.no_grad(), streaming(list(layers), visit):
+            yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def encode(pipe: Any, prompts: Sequence[str]) -> Any:
+    """What `encode_prompt` of a pipeline answers for positive prompts alone.
+
+    Raises:
+        InputError: it cannot be called with prompts alone.
+    """
+    parameters = inspect.signature(pipe.encode_prompt).parameters
+    given = {name: value for name, value in ENCODE_OPTIONS.items() if name in parameters}
+    if "device" in parameters:
+        given["device"] = next(pipe.text_encoder.parameters()).device
+    needed = [n for n, one in parameters.items() if one.default is one.empty and n not in (*given, "prompt", "kwargs")]
+    if "prompt" not in parameters or needed:
+        raise InputError(
+            f"got {type(pipe).__name__}, whose encode_prompt needs {', '.join(needed) or 'other words for prompts'}, "
+            "expected one that takes prompts alone: call observe with an `encode` of your own"
+        )
+    return pipe.encode_prompt(prompt=list(prompts), **given)
+
+
+def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encoder") -> Reading:
+    """Watch a pipeline encode one prompt.
+
+    Args:
+        pipe (`DiffusionPipeline`): with its text encoder and tokenizer; what draws may be missing.
+        prompt (`str`): some words.
+        encode (`Callable`): `encode(pipe, prompts)`, whose answer begins with the features.
+        component (`str`, defaults to `"text_encoder"`): the encoder that is watched, for pipelines of several.
+
+    Raises:
+        InputError: the encoder's states are not found in what comes out.
+    """
+    encoder = getattr(pipe, component)
+    with watching(encoder) as runs:
+        features = _first_tensor(encode(pipe, [prompt]))
+    if not runs:
+        raise InputError(f"got {type(pipe).__name__}, which did not run its {component}, expected it to: check both")
+    run = runs[0]
+    found = _find(run, features)
+    if found is None:
+        raise InputError(
+            f"got features {tuple(features.shape)} of {type(pipe).__name__}, expected states of its {component} in "
+            "them: it does something to them that is not known here"
+        )
+    states, norm, arrangement, place, padded = found
+    mask_given = run.mask is not None
+    if not mask_given and padded:  # nobody said where padding is, but what comes out has none of it
+        run.mask = [i >= place for i in range(len(run.ids))]
+    real = run.real
+    ids = [run.ids[i] for i in real]
+    start, cut = _find_prompt(_tokenizer_of(pipe, component), prompt, ids)
+    return Reading(
+        states=states,
+        norm=norm,
+        arrangement=arrangement,
+        dropped=sum(i < place for i in real),
+        ids=tuple(ids),
+        prompt_start=start,
+        prompt_cut=cut,
+        mask_given=mask_given,
+        shape=tuple(features.shape),
+        dtype=str(features.dtype).removeprefix("torch."),
+    )
+
+
+def findings(pipe: Any, prompts: Sequence[str], encode=encode, component: str = "text_encoder") -> list[str]:
+    """What is lost of prompts on their way into the diffusion model, a line each; an empty list is good news.
+
+    Args:
+        pipe, encode, component: as of [`observe`].
+        prompts (`Sequence[str]`): at least one; of different lengths, so that padding shows.
+    """
+    lines = []
+    for prompt in prompts:
+        reading = observe(pipe, prompt, encode, component)
+        named = f"{prompt[:40]!r}"
+        if reading.prompt_lost:
+            lines.append(f"{named}: its first {reading.prompt_lost} tokens are dropped with the template")
+        if reading.prompt_cut:
+            lines.append(f"{named}: its end is not read, {len(reading.ids)} tokens are the most")
+        if reading.prompt_start is None and not reading.prompt_cut:
+            lines.append(f"{named}: its tokens are not among those that the encoder reads")
+    alone, together = (_features_of_first(pipe, texts, encode) for texts in (prompts[:1], prompts))
+    shortest = min(alone.shape[-2], together.shape[-2])
+    if not torch.allclose(alone[..., :shortest, :], together[..., :shortest, :], atol=1e-4, rtol=1e-3):
+        lines.append("a prompt has other features beside longer ones: padding is read as if it were text")
+    return lines
+
+
+def rule_of(pipe: Any) -> tuple[str, PipelineRule] | None:
+    """The rule of a pipeline by its class or one that it is made from."""
+    names = [kind.__name__ for kind in type(pipe).__mro__]
+    return next(((name, rule) for name, rule in PIPELINE_RULES.items() if rule.pipeline in names), None)
+
+
+def differences(pipe: Any, reading: Reading, component: str = "text_encoder") -> list[str]:
+    """Where what was observed is not what the released pipeline does, a line each; none where there is no rule."""
+    found = rule_of(pipe)
+    if found is None:
+        return []
+    name, rule = found
+    config = getattr(pipe, component).config
+    lines = []
+    if config.model_type.removesuffix("_text").removesuffix("_encoder") != rule.encoder:
+        lines.append(
+            f"the encoder is a {config.model_type}, that of {name} a {rule.encoder}: what was trained with one cannot "
+            "read the other"
+        )
+    expected = read_states(rule, len(find_text_trunk(getattr(pipe, component))[1]))
+    own = (reading.states, reading.norm, reading.arrangement)
+    if own != (expected, rule.options.get("layer_norm", "none"), rule.options["fusion"]):
+        lines.append(
+            f"it reads {describe_states(*own)}, {name} reads "
+            f"{describe_states(expected, rule.options.get('layer_norm', 'none'), rule.options['fusion'])}"
+        )
+    if reading.dropped != rule.drop:
+        lines.append(f"it drops {reading.dropped} tokens, {name} drops {rule.drop}")
+    return lines
+
+
+def describe_states(states: Sequence[str], norm: str, arrangement: str) -> str:
+    """`"states 9, 18, 27, concat"`"""
+    shown = ", ".join(states) if len(states) < 15 else f"{states[0]} to {states[-1]}"
+    extra = [word for word in (arrangement if arrangement != "single" else "", norm.replace("none", "")) if word]
+    return ", ".join([f"state{'s' * (len(states) > 1)} {shown}", *extra])
+
+
+def _features_of_first(pipe: Any, prompts: Sequence[str], encode) -> torch.Tensor:
+    with torch.no_grad():
+        answer = _first_tensor(encode(pipe, list(prompts)))
+    return answer if answer.ndim == 2 else answer[0]
+
+
+def _first_tensor(answer: Any) -> torch.Tensor:
+    while not torch.is_tensor(answer):
+        answer = answer[0]
+    return answer
+
+
+def _tokenizer_of(pipe: Any, component: str) -> Any:
+    tokenizer = getattr(pipe, component.replace("text_encoder", "tokenizer"), None) or pipe.processor
+    return getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+
+
+def _find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | None, bool]:
+    """Where a prompt begins among tokens, and whether its end is missing.
+
+    Its first and its last token may be joined with what stands around it, so those between are looked for.
+    """
+    own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    inner = own[1:-1] if len(own) > PROBED + 1 else own
+    first = next((i for i in range(len(ids)) if ids[i : i + PROBED] == inner[:PROBED]), None)
+    if first is None:
+        return None, False
+    return first - (inner is not own), ids[first : first + len(inner)] != inner
+
+
+def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, int, int] | None:
+    """The states in some features, their norm and arrangement, the place of the first token that is taken, and how
+    many places of padding come before it in the features."""
+    width = run.states["0"].shape[-1]
+    tolerance = 1e-4 if features.dtype == torch.float32 else 2e-2
+    for arrangement, blocks in _layouts(features.float(), width):
+        first = int(blocks.abs().sum((0, 2)).nonzero()[0])  # padding on the left is zeros
+        for norm, apply in NORMS.items():
+            found = [_place(run, apply, block[first], tolerance) for block in blocks]
+            if all(found) and len({place for _, place in found}) == 1:
+                return tuple(name for name, _ in found), norm, arrangement, found[0][1], first
+    return None
+
+
+def _layouts(features: torch.Tensor, width: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """The ways in which features of one text may be K states (K, N, D)."""
+    if features.ndim == 2 or (features.ndim == 3 and features.shape[0] == 1):
+        rows = features.reshape(features.shape[-2:])  # (N, W)
+        if rows.shape[-1] % width == 0:
+            count = rows.shape[-1] // width
+            yield "single" if count == 1 else "concat", rows.unflatten(-1, (count, width)).permute(1, 0, 2)
+            yield "interleave", rows.unflatten(-1, (width, count)).permute(2, 0, 1)
+    elif features.ndim == 4 and features.shape[-1] == width:
+        for stack in (features[0], features[:, 0]):  # (B, ...) or (K, B, N, D)
+            yield "stack", stack
+            yield "stack", stack.transpose(0, 1)
+
+
+def _place(run: Run, norm, token: torch.Tensor, tolerance: float) -> tuple[str, int] | None:
+    """The state that has this token (D,), and where."""
+    for name, state in run.states.items():
+        distance = (norm(state) - token).abs().amax(-1)  # (N,)
+        place = int(distance.argmin())
+        if distance[place] <= tolerance * token.abs().max():
+            return name, place
+    return None

@@ -1,0 +1,122 @@
+"""The doctor: what it observes is the rule of every stock pipeline, and what is broken on purpose is found."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, CogView4Pipeline, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
+from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel
+
+from granted.encoding.pipeline_doctor import differences, encode, findings, observe
+from granted.modeling_pipeline_rules import PIPELINE_RULES, read_states
+from granted.modeling_text_trunk import find_text_trunk
+from granted.tests.test_pipeline_rules import (
+    CASES,
+    PROMPTS,
+    decoder,
+    encoder_of,
+    pipeline_of,
+    tokenizer,  # noqa: F401
+    without_bos,
+)
+from granted.tests.tiny_models import SCALED_IMAGE_VAE, image_transformer
+from granted.utils.errors import InputError
+
+
+@pytest.mark.parametrize("name", PIPELINE_RULES)
+def test_what_is_observed_is_the_rule(name, tokenizer):  # noqa: F811
+    case, rule = CASES[name], PIPELINE_RULES[name]
+    encoder = encoder_of(case)
+    without_bos(tokenizer, encoder)
+    pipe = pipeline_of(name, encoder, tokenizer)
+    component = "text_encoder_4" if name == "hidream" else "text_encoder"
+    reading = observe(pipe, PROMPTS[0], lambda pipe, prompts: case.encode(pipe, prompts)[0], component)
+    layers = len(find_text_trunk(encoder)[1])
+    assert reading.states == read_states(rule, layers)
+    assert reading.arrangement == rule.options["fusion"]
+    assert reading.norm == rule.options.get("layer_norm", "none")
+    assert reading.dropped == rule.drop and not reading.prompt_cut
+    assert differences(pipe, reading, component) == []
+
+
+# --------------------------------------------------------------------------------------- broken on purpose, and found
+
+
+def lumina2(tokenizer, encoder=None) -> Lumina2Pipeline:  # noqa: F811
+    return pipeline_of("lumina2", encoder or encoder_of(CASES["lumina2"]), tokenizer)
+
+
+def test_a_pipeline_that_loses_nothing_has_no_findings(tokenizer):  # noqa: F811
+    pipe = lumina2(tokenizer)
+    assert findings(pipe, PROMPTS) == [] and differences(pipe, observe(pipe, PROMPTS[0])) == []
+
+
+def test_a_prompt_that_is_cut_is_found(tokenizer):  # noqa: F811
+    (line,) = findings(lumina2(tokenizer), ["a red cube", "a red cube on a blue sphere " * 40])
+    assert "its end is not read, 256 tokens are the most" in line
+
+
+def test_a_template_that_this_tokenizer_makes_shorter_is_found(tokenizer):  # noqa: F811
+    """QwenImage drops 34 tokens, as many as Qwen's tokenizer makes of its template."""
+    encoder = encoder_of(CASES["qwen-image"])
+    without_bos(tokenizer, encoder)
+    pipe = pipeline_of("qwen-image", encoder, tokenizer)
+    assert findings(pipe, PROMPTS) == []
+    pipe.prompt_template_encode = "<|im_start|>{}<|im_end|>"
+    (line, _) = findings(pipe, PROMPTS)
+    assert "its first" in line and "tokens are dropped with the template" in line
+    start = observe(pipe, PROMPTS[0]).prompt_start
+    assert f"its first {34 - start} tokens" in line
+
+
+def test_an_encoder_that_reads_its_padding_is_found(tokenizer):  # noqa: F811
+    """CogView4 pads on the left to a multiple of 16 and gives no mask."""
+    torch.manual_seed(0)
+    encoder = GlmModel(GlmConfig(**decoder(), pad_token_id=0)).eval()
+    tokenizer.padding_side = "left"
+    pipe = CogView4Pipeline(tokenizer, encoder, None, None, None)
+    assert not observe(pipe, PROMPTS[0]).mask_given
+    assert any("padding is read as if it were text" in line for line in findings(pipe, PROMPTS))
+
+
+def test_another_encoder_of_the_same_width_and_another_state_are_found(tokenizer):  # noqa: F811
+    torch.manual_seed(0)
+    swapped = lumina2(tokenizer, LlamaModel(LlamaConfig(**decoder())).eval())
+    (line,) = differences(swapped, observe(swapped, PROMPTS[0]))
+    assert "the encoder is a llama, that of lumina2 a gemma2" in line
+
+    class Last(Lumina2Pipeline):
+        """Takes the last state, after the final norm."""
+
+        def _get_gemma_prompt_embeds(self, prompt, device=None, max_sequence_length=256):
+            inputs = self.tokenizer(prompt, padding="max_length", max_length=256, return_tensors="pt")
+            output = self.text_encoder(**inputs, output_hidden_states=True)
+            return output.hidden_states[-1], inputs["attention_mask"]
+
+    other = Last(None, None, None, encoder_of(CASES["lumina2"]), tokenizer)
+    (line,) = differences(other, observe(other, PROMPTS[0]))
+    assert line == "it reads state last, lumina2 reads state 3"
+
+
+def test_features_that_no_state_explains_are_an_error(tokenizer):  # noqa: F811
+    pipe = lumina2(tokenizer)
+    with pytest.raises(InputError, match="does something to them that is not known here"):
+        observe(pipe, PROMPTS[0], lambda pipe, prompts: torch.tanh(encode(pipe, prompts)[0]))
+
+
+def test_the_command_prints_a_table_and_exits_with_1_where_something_is_lost(tokenizer, tmp_path, granted):  # noqa: F811
+    pipe = Lumina2Pipeline(
+        image_transformer(channels=4),
+        FlowMatchEulerDiscreteScheduler(),
+        AutoencoderKL(**SCALED_IMAGE_VAE),
+        encoder_of(CASES["lumina2"]),
+        tokenizer,
+    )
+    pipe.save_pretrained(tmp_path / "pipe")
+    code, out, error = granted("doctor", tmp_path / "pipe")
+    assert code == 0, error
+    assert "state 3" in out and "lumina2" in out and "nothing is lost" in out
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red cube\n" + "a red cube on a blue sphere " * 40 + "\n")
+    code, out, _ = granted("doctor", tmp_path / "pipe", "--prompts", prompts)
+    assert code == 1 and "its end is not read" in " ".join(out.split())
+    code, _, error = granted("doctor", tmp_path)
+    assert code == 2 and "expected a diffusers pipeline" in error and error.count("\n") == 1
