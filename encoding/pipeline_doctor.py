@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from granted.configuration_granted import GrantedConfig
 from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states
 from granted.modeling_text_trunk import find_text_trunk, hidden_of, streaming
 from granted.utils.errors import InputError
@@ -32,6 +33,7 @@ NORMS = {
 FINAL = "last"  # after the final norm, as `read_states` calls it; the last block's output before it has a number
 # Options of encode_prompt that are set where a pipeline has them: the prompt alone, once.
 ENCODE_OPTIONS = {"do_classifier_free_guidance": False, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
+FUSED = "fused"  # what a GrantedModel gives
 PROBED = 3  # tokens of a prompt by which it is found again
 
 
@@ -55,7 +57,7 @@ class Reading:
 
     Args:
         states (`tuple[str, ...]`): the states that are taken, by their number in `hidden_states`; `"last"` is the last
-            one after the final norm.
+            one after the final norm, `"fused"` what a GrantedModel gives.
         norm (`str`): what is done to each, one of `NORMS`.
         arrangement (`str`): `"single"`, `"concat"`, `"interleave"` or `"stack"`.
         dropped (`int`): real tokens before the first one that is taken.
@@ -86,7 +88,8 @@ class Reading:
 @contextmanager
 def watching(encoder: nn.Module) -> Iterator[list[Run]]:
     """Inside the block, each run of an encoder adds what was seen of its first text to the list."""
-    trunk, layers = find_text_trunk(encoder)
+    fused = encoder.config.model_type == GrantedConfig.model_type
+    trunk, layers = find_text_trunk(encoder.text_trunk if fused else encoder)
     runs: list[Run] = []
     given: dict[str, Any] = {}
 
@@ -110,7 +113,11 @@ def watching(encoder: nn.Module) -> Iterator[list[Run]]:
         runs[-1].states[FINAL] = hidden_of(output)[0].float()  # (N, D)
         runs[-1].mask = given.get("mask")
 
-    handles = [
+    def end_fused(module: nn.Module, args: tuple, output: Any) -> None:
+        runs[-1].states[FUSED] = hidden_of(output)[0].float()  # (N, D)
+
+    handles = [encoder.register_forward_hook(end_fused)] if fused else []
+    handles += [
         trunk.get_input_embeddings().register_forward_pre_hook(begin),
         layers[0].register_forward_pre_hook(enter),
         *(one.register_forward_pre_hook(note_mask, with_kwargs=True) for one in dict.fromkeys((encoder, trunk))),
@@ -220,11 +227,10 @@ def rule_of(pipe: Any) -> tuple[str, PipelineRule] | None:
 
 def differences(pipe: Any, reading: Reading, component: str = "text_encoder") -> list[str]:
     """Where what was observed is not what the released pipeline does, a line each; none where there is no rule."""
-    found = rule_of(pipe)
-    if found is None:
+    found, config = rule_of(pipe), getattr(pipe, component).config
+    if found is None or config.model_type == GrantedConfig.model_type:  # which takes the place of a rule
         return []
     name, rule = found
-    config = getattr(pipe, component).config
     lines = []
     if config.model_type.removesuffix("_text").removesuffix("_encoder") != rule.encoder:
         lines.append(

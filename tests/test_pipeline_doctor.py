@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKL, CogView4Pipeline, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel
 
+from granted import GrantedModel
 from granted.encoding.pipeline_doctor import differences, encode, findings, observe
 from granted.modeling_pipeline_rules import PIPELINE_RULES, read_states
 from granted.modeling_text_trunk import find_text_trunk
@@ -94,6 +95,13 @@ def test_another_encoder_of_the_same_width_and_another_state_are_found(tokenizer
     other = Last(None, None, None, encoder_of(CASES["lumina2"]), tokenizer)
     (line,) = differences(other, observe(other, PROMPTS[0]))
     assert line == "it reads state last, lumina2 reads state 3"
+
+
+def test_a_fused_encoder_is_seen_as_such(tokenizer):  # noqa: F811
+    model = GrantedModel.from_loaded(encoder_of(CASES["lumina2"]), tokenizer, fusion="norm_avg")
+    pipe = lumina2(tokenizer, model)
+    reading = observe(pipe, PROMPTS[0])
+    assert reading.states == ("fused",) and findings(pipe, PROMPTS) == differences(pipe, reading) == []
 
 
 def test_features_that_no_state_explains_are_an_error(tokenizer):  # noqa: F811

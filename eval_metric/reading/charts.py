@@ -35,9 +35,20 @@ def _finish(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def reading_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike, title: str = "Facts read right, %") -> None:
-    """A panel a wording, a row an arm: all facts with 95% intervals; the dotted line is guessing, or other prompts."""
-    rows = [row for row in rows if row["property"] == "all"]
+def reading_chart(
+    rows: Sequence[dict[str, Any]],
+    path: str | os.PathLike,
+    title: str = "Facts read right, %",
+    scored: str = "all",
+) -> None:
+    """A panel a wording, a row an arm, with 95% intervals; the dotted line is guessing, or other prompts.
+
+    Args:
+        rows (`Sequence[dict]`): of a results file.
+        path (`str` or `os.PathLike`): the file to write.
+        title (`str`), scored (`str`, defaults to `"all"`): what is shown, and its property in the rows.
+    """
+    rows = [row for row in rows if row["property"] == scored]
     arms, wordings = _arms(rows), list(dict.fromkeys(row["wording"] for row in rows))
     figure = Figure(figsize=(3 + 1.25 * len(wordings), 0.9 + 0.22 * len(arms)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
