@@ -20,13 +20,16 @@ _ROOT = Path(__file__).parents[1]
 # Modules of the standard library that they may import.
 _STANDARD = (
     *("__future__", "abc", "ast", "collections", "collections.abc", "contextlib", "copy", "csv", "dataclasses"),
-    *("enum", "functools", "glob", "hashlib", "inspect", "itertools", "json", "math", "numbers", "operator", "os"),
-    *("pathlib", "re", "reprlib", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
+    *("enum", "functools", "glob", "hashlib", "html", "inspect", "itertools", "json", "math", "numbers", "operator"),
+    *("os", "pathlib", "re", "reprlib", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
 )
 # Libraries that they may import; those not named here, torch and transformers.
 _LIBRARIES = {
     "sentence_granted.py": ("torch", "transformers", "sentence_transformers"),
     "pipeline_granted.py": ("torch", "transformers", "diffusers", "numpy"),
+    **dict.fromkeys(
+        ("modeling_text_input.py", f"text_encoder/{ENCODER_FILE}.py"), ("torch", "transformers", "ftfy")
+    ),  # ftfy where it is installed
     "ted_6k.py": ("datasets",),
     "ted_accuracy.py": ("datasets", "evaluate", "numpy", "scipy"),
     "app.py": ("evaluate", "gradio"),

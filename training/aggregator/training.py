@@ -296,7 +296,7 @@ class _Run:
         report = {
             "identity": self.identity,
             "encoder": self.encoder_name,
-            "settings": asdict(self.config),
+            "settings": {name: value for name, value in asdict(self.config).items() if name != "feature_cache"},
             "reading": reading_of(self.encoder),
             "pairs": {"training": len(self.training), "held_out": len(self.held_out)},
             "steps": self.total,
