@@ -167,7 +167,7 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
         features = _first_tensor(encode(pipe, [prompt]))
     if not runs:
         raise InputError(f"got {type(pipe).__name__}, which did not run its {component}, expected it to: check both")
-    run = runs[0]
+    run = max(runs, key=lambda one: len(one.ids))  # the first of the longest: some models look at one token before
     found = _find(run, features)
     if found is None:
         raise InputError(
