@@ -290,13 +290,18 @@ def pipeline_rule(name: str) -> PipelineRule:
     return PIPELINE_RULES[name]
 
 
+def rule_fusion(rule: PipelineRule, num_layers: int) -> FusionOptions:
+    """The fusion of a rule, for an encoder of so many layers."""
+    names = ("fusion", "layer_index", "layers", "layer_norm", "embeddings")
+    return FusionOptions(num_layers=num_layers, **{name: rule.options[name] for name in names if name in rule.options})
+
+
 def read_states(rule: PipelineRule, num_layers: int) -> tuple[str, ...]:
     """The states that a rule takes of an encoder of so many layers, as `hidden_states` counts them.
 
     The last one after the final norm is `"last"`.
     """
-    names = ("fusion", "layer_index", "layers", "embeddings")
-    options = FusionOptions(num_layers=num_layers, **{name: rule.options[name] for name in names if name in rule.options})
+    options = rule_fusion(rule, num_layers)
     normed = rule.options.get("last_layer") != "pre_norm"
     return tuple(
         "last" if normed and index == num_layers - 1 else str(index + 1) for index in options.used_layers()

@@ -79,6 +79,11 @@ class GrantedPipelineMixin:
                 f"got the text encoder {type(text_encoder).__name__}, expected a GrantedModel: "
                 "GrantedModel.from_encoder makes one of any encoder"
             )
+        if text_encoder.fusion.arrangement == "stack":
+            raise ValueError(
+                f"got a text encoder that gives {text_encoder.fusion.options.output_count()} features beside each "
+                "other, expected one: choose another fusion, or leave num_outputs out"
+            )
         check_text_width(transformer, text_encoder.config.hidden_size)
         if tokenizer is not None:
             text_encoder.tokenizer = tokenizer

@@ -214,7 +214,8 @@ def read_at_scale(shape: str, instances: int, data: Path, output: Path, tokenize
     count = sum(parameter.numel() for parameter in model.language_model.parameters())
     del model
     torch.cuda.empty_cache()
-    granted("data", "ted", "--instances", instances, "--output", output / "ted-6k", on_gpu=False, log=log)
+    made = ("--world", "everyday", "--instances", instances, "--output", output / "ted-6k")
+    granted("data", "ted", *made, on_gpu=False, log=log)
     common = ("--token-budget", 32768, "--output")
     figures: dict[str, object] = {"shape": shape, "parameters": count}
     figures["encode"] = granted_here("encode", folder, data / "texts.txt", *common, output / "features")

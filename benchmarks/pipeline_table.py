@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from granted.configuration_granted import EMBEDDINGS, FusionOptions
-from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule
+from granted.configuration_granted import EMBEDDINGS
+from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, rule_fusion
 from granted.utils.files import atomic_path
 
 
@@ -22,9 +22,7 @@ LAYERS = 100  # of a model deep enough for every rule
 
 def states(rule: PipelineRule) -> str:
     """The states that are read, as `hidden_states` counts them."""
-    fields = {"layer_norm_eps", "last_layer", "padding_side", "text_cleaning", "add_special_tokens"}
-    options = FusionOptions(num_layers=LAYERS, **{k: v for k, v in rule.options.items() if k not in fields})
-    used = options.used_layers()
+    used = rule_fusion(rule, LAYERS).used_layers()
     if len(used) >= LAYERS:
         return "all, embeddings too" if EMBEDDINGS in used else "all"
     # What is counted from the end stays so.
@@ -36,7 +34,7 @@ def states(rule: PipelineRule) -> str:
 def row(name: str, rule: PipelineRule) -> list[str]:
     """The cells of one pipeline."""
     how = {"single": "", "concat": "concatenated", "interleave": "interleaved", "stack": "stacked"}
-    norm = rule.options.get("layer_norm", "").replace("_", " ")
+    norm = rule_fusion(rule, LAYERS).norm().replace("none", "").replace("_", " ")
     return [
         f"`{name}`",
         rule.pipeline.removesuffix("Pipeline"),

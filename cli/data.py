@@ -188,6 +188,17 @@ class DataShapes:
     seed: Seed = option(0, "Another seed, other scenes.")
 
 
+# What each kind uses, beside the output, the count and the seed.
+CAPTIONED = ["size", "things", "large_solid", "split", "captions"]
+OF_KIND = {
+    "vqa": ["size", "media", "frames", "questions", "aspects"],
+    "descriptions": ["size", "wordings"],
+    "text-to-image": CAPTIONED,
+    "text-to-video": [*CAPTIONED, "frames", "motions"],
+    "sheet": [],
+}
+
+
 @command("data shapes", models=False)
 def data_shapes(settings: DataShapes):
     """Scenes of shapes: questions about images or videos, descriptions, captioned ones, or a contact sheet."""
@@ -195,14 +206,8 @@ def data_shapes(settings: DataShapes):
     from granted.dataset_builders.scenes.shapes.contact_sheet import shapes_contact_sheet
 
     kind, output, count, seed = settings.kind, settings.output, settings.count, settings.seed
-    simple = settings.things or settings.motions or settings.large_solid
-    if simple and not kind.startswith("text-to-"):
-        raise InputError(
-            f"got --things, --large-solid or --motions for {kind}, expected text-to-image or text-to-video"
-        )
-    if settings.motions and kind != "text-to-video":
-        raise InputError(f"got --motions for {kind}, expected text-to-video: images stand still")
-
+    others = {name for names in OF_KIND.values() for name in names} - set(OF_KIND[kind])
+    refuse_unused(settings, sorted(others), f"for {kind}")
     if kind == "sheet":
         shapes_contact_sheet(output, scenes=count, seed=seed)
     else:

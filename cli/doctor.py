@@ -42,6 +42,8 @@ def doctor(settings: Doctor):
     from granted.utils.files import read_lines
 
     prompts = read_lines(settings.prompts) if settings.prompts else list(PROMPTS)
+    if not prompts:
+        raise InputError(f"got {settings.prompts} without a prompt, expected one a line")
     load = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code, "torch_dtype": "auto"}
     with status(f"loading {settings.pipeline}"):
         try:

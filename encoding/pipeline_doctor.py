@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from granted.configuration_granted import GrantedConfig
-from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states
+from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states, rule_fusion
 from granted.modeling_text_trunk import find_text_trunk, hidden_of, streaming
 from granted.utils.errors import InputError
 
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def real(self) -> list[int]:
-        """Places of the tokens that are no padding, as far as the encoder was told."""
+        """Places of the tokens that are no padding, as far as the encoder was given a mask."""
         return [i for i in range(len(self.ids)) if self.mask is None or self.mask[i]]
 
 
@@ -214,7 +214,8 @@ def findings(pipe: Any, prompts: Sequence[str], encode=encode, component: str = 
             lines.append(f"{named}: its tokens are not among those that the encoder reads")
     alone, together = (_features_of_first(pipe, texts, encode) for texts in (prompts[:1], prompts))
     shortest = min(alone.shape[-2], together.shape[-2])
-    if not torch.allclose(alone[..., :shortest, :], together[..., :shortest, :], atol=1e-4, rtol=1e-3):
+    ends = (slice(None, shortest), slice(-shortest, None))  # padding may be after a text or before it
+    if not any(torch.allclose(alone[..., end, :], together[..., end, :], atol=1e-4, rtol=1e-3) for end in ends):
         lines.append("a prompt has other features beside longer ones: padding is read as if it were text")
     return lines
 
@@ -237,13 +238,11 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
             f"the encoder is a {config.model_type}, that of {name} a {rule.encoder}: what was trained with one cannot "
             "read the other"
         )
-    expected = read_states(rule, len(find_text_trunk(getattr(pipe, component))[1]))
+    layers = len(find_text_trunk(getattr(pipe, component))[1])
+    expected = (read_states(rule, layers), rule_fusion(rule, layers).norm(), rule.options["fusion"])
     own = (reading.states, reading.norm, reading.arrangement)
-    if own != (expected, rule.options.get("layer_norm", "none"), rule.options["fusion"]):
-        lines.append(
-            f"it reads {describe_states(*own)}, {name} reads "
-            f"{describe_states(expected, rule.options.get('layer_norm', 'none'), rule.options['fusion'])}"
-        )
+    if own != expected:
+        lines.append(f"it reads {describe_states(*own)}, {name} reads {describe_states(*expected)}")
     if reading.dropped != rule.drop:
         lines.append(f"it drops {reading.dropped} tokens, {name} drops {rule.drop}")
     return lines
@@ -292,7 +291,7 @@ def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, 
     width = run.states["0"].shape[-1]
     tolerance = 1e-4 if features.dtype == torch.float32 else 2e-2
     for arrangement, blocks in _layouts(features.float(), width):
-        first = int(blocks.abs().sum((0, 2)).nonzero()[0])  # padding on the left is zeros
+        first = int(blocks.abs().sum((0, 2)).bool().int().argmax())  # padding on the left is zeros
         for norm, apply in NORMS.items():
             found = [_place(run, apply, block[first], tolerance) for block in blocks]
             if all(found) and len({place for _, place in found}) == 1:

@@ -178,8 +178,9 @@ def test_pairs_of_the_world_carry_hard_negatives(granted, tmp_path):
 @pytest.mark.parametrize("kind", ["vqa", "descriptions", "text-to-image", "text-to-video", "sheet"])
 def test_shapes_are_drawn(granted, tmp_path, kind):
     path = tmp_path / ("sheet.png" if kind == "sheet" else "rows.parquet")
-    command = ("data", "shapes", kind, "--count", 3, "--size", 48, "--frames", 8, "--output", path)
-    assert granted(*command)[0] == 0
+    size = () if kind == "sheet" else ("--size", 48)
+    frames = ("--frames", 8) if kind == "text-to-video" else ()
+    assert granted("data", "shapes", kind, "--count", 3, *size, *frames, "--output", path)[0] == 0
     if kind != "sheet":
         rows = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
         assert len(rows) == 3
@@ -199,8 +200,11 @@ def test_shapes_are_drawn(granted, tmp_path, kind):
         (("shapes", "vwa"), "'vqa', 'descriptions'"),
         (("shapes", "vqa", "--media", "film"), "'image', 'video'"),
         (("shapes", "descriptions", "--wordings", "seen,new"), "got wordings seen, new, expected some of seen, form"),
-        (("shapes", "vqa", "--things", "1,3"), "expected text-to-image or text-to-video"),
-        (("shapes", "text-to-image", "--things", "1,1", "--motions", "moves"), "images stand still"),
+        (("shapes", "vqa", "--things", "1,3"), "got --things for vqa, expected none"),
+        (("shapes", "vqa", "--wordings", "seen"), "got --wordings for vqa, expected none"),
+        (("shapes", "text-to-image", "--media", "video"), "got --media for text-to-image, expected none"),
+        (("shapes", "sheet", "--size", "64"), "got --size for sheet, expected none"),
+        (("shapes", "text-to-image", "--things", "1,1", "--motions", "moves"), "got --motions for text-to-image"),
         (("shapes", "text-to-video", "--things", "1,1", "--motions", "runs"), "got kind 'runs'"),
     ],
 )

@@ -78,6 +78,15 @@ def test_an_encoder_that_reads_its_padding_is_found(tokenizer):  # noqa: F811
     assert any("padding is read as if it were text" in line for line in findings(pipe, PROMPTS))
 
 
+def test_padding_on_the_left_that_is_masked_is_no_finding(tokenizer):  # noqa: F811
+    case = CASES["nucleus-image"]
+    encoder = encoder_of(case)
+    without_bos(tokenizer, encoder)
+    tokenizer.padding_side = "left"
+    pipe = pipeline_of("nucleus-image", encoder, tokenizer)
+    assert findings(pipe, PROMPTS, lambda pipe, prompts: case.encode(pipe, prompts)[0]) == []
+
+
 def test_another_encoder_of_the_same_width_and_another_state_are_found(tokenizer):  # noqa: F811
     torch.manual_seed(0)
     swapped = lumina2(tokenizer, LlamaModel(LlamaConfig(**decoder())).eval())

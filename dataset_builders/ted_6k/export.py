@@ -194,6 +194,7 @@ def render_card(
         media=[medium for medium in MEDIA if stats["by_media"][medium]],
         official_instances=sum(map(sum, OFFICIAL_COUNTS.values())),
         official_categories=len(CATEGORIES),
+        categories=sum(bool(count["total"]) for count in stats["by_category"].values()),
         pretty_name=data.pretty_name,
         repo_id=repo_id,
         revision=revision,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair
 from granted.dataset_builders.scenes.shapes.drawing import COLOURS, SHAPES, Drawing, Figure
 from granted.dataset_builders.scenes.shapes.varied_captions import varied_caption
-from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out, random_figures
+from granted.dataset_builders.scenes.shapes.varied_scenes import kept_drawing, random_figures
 from granted.dataset_builders.ted_6k.records import SYNTHETIC, TedRecord, snake_case
 from granted.utils.errors import InputError
 
@@ -35,10 +35,7 @@ def drawing_of_facts(rng: random.Random, facts: int, held_out: bool) -> tuple[Dr
         facts (`int`): where a figure is counts for one, its colour for another; of an odd number one figure has none.
         held_out (`bool`): whether it is a drawing that is kept for tests.
     """
-    while True:
-        drawing = Drawing(random_figures(rng, -(-facts // 2)), "white")
-        if is_held_out(drawing) == held_out:
-            break
+    drawing = kept_drawing(lambda: Drawing(random_figures(rng, -(-facts // 2)), "white"), held_out)
     looks = dict.fromkeys((figure.cell for figure in drawing.figures), ("colour",))
     if facts % 2:
         looks[drawing.figures[0].cell] = ()

@@ -22,7 +22,7 @@ from granted.dataset_builders.scenes.words import plural, present, with_article
 
 WORDINGS = ("seen", "form", "word", "both", "place", "reference", "negation")
 LOOKS = ("colour", "size", "texture")  # what may be told of a figure beside its shape
-LOOK_SHARE, BACKGROUND_SHARE = 0.25, 0.25  # how often a size, a texture or the background is told
+LOOK_SHARE, BACKGROUND_SHARE = 0.25, 0.25  # how often a size, a texture or the background is in it
 # How often a training caption refers back, where it tells of two figures, and how often a sentence also denies.
 REFERENCE_SHARE, NEGATION_SHARE = 0.3, 0.15
 
@@ -74,7 +74,7 @@ def varied_caption(
 
 
 def chosen_detail(rng: random.Random) -> dict[str, Any]:
-    """How much is told, as options of [`varied_caption`]: colours always, other looks and the background sometimes."""
+    """What is described, as options of [`varied_caption`]: colours always, other looks and background sometimes."""
     looks = ["colour", *(look for look in LOOKS[1:] if rng.random() < LOOK_SHARE)]
     return {"looks": looks, "background": rng.random() < BACKGROUND_SHARE}
 

@@ -8,6 +8,7 @@ A fifth of all drawings, chosen by a hash of their content, is kept for tests, w
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 from granted.dataset_builders.scenes.shapes.drawing import (
@@ -42,16 +43,18 @@ def sample_drawing(rng: random.Random, held_out: bool) -> Drawing:
     """
     chance = rng.random()
     make = _groups if chance < GROUPS_SHARE else _moving if chance < GROUPS_SHARE + VIDEO_SHARE else _placed
-    while True:
-        drawing = make(rng)
-        if is_held_out(drawing) == held_out:
-            return drawing
+    return kept_drawing(lambda: make(rng), held_out)
 
 
 def placed_figures(rng: random.Random, held_out: bool) -> Drawing:
     """A still image of one to three figures at their places; the arguments are those of [`sample_drawing`]."""
+    return kept_drawing(lambda: _placed(rng), held_out)
+
+
+def kept_drawing(make: Callable[[], Drawing], held_out: bool) -> Drawing:
+    """The first drawing that is made for tests, or for training."""
     while True:
-        drawing = _placed(rng)
+        drawing = make()
         if is_held_out(drawing) == held_out:
             return drawing
 
