@@ -18,8 +18,9 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.lumina2.pipeline_lumina2 import calculate_shift, retrieve_timesteps
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+
+from .pipeline_blocks import check_text_outputs, check_text_width, side_by_side, text_width
 
 
 # What GenAI-Bench's own script (linzhiqiu/t2v_metrics, genai_bench/generate.py) has for `--negative-prompt`; the paper
@@ -30,34 +31,11 @@ NEGATIVE_PROMPT = (
     "overexposed, bad art, beginner, amateur, distorted face"
 )
 
-# Where the configurations of diffusers' transformers say how wide the text features are that they read.
-TEXT_WIDTHS = ("cap_feat_dim", "text_dim", "caption_channels", "joint_attention_dim")
-
 # The encoder's code in a saved pipeline; a name of its own, as diffusers keeps all local code in one folder.
 ENCODER_FILE = "granted_text_encoder"
 
 # Embeddings (B, N, D) and mask (B, N) of the prompts, then of the negative prompts.
 Conditioning = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-
-
-def check_text_width(transformer: nn.Module, width: int, hidden_states: int = 1) -> None:
-    """Raise a ValueError unless a transformer reads text features of this width.
-
-    Stock pipelines do not look; what they raise in their first step is about the shapes of two matrices.
-
-    Args:
-        transformer (`nn.Module`): of diffusers, such as `pipe.transformer`.
-        width (`int`): of the features, such as `text_encoder.config.hidden_size`.
-        hidden_states (`int`, defaults to 1): how many hidden states the pipeline joins; Flux 2 joins 3.
-    """
-    expected = next(transformer.config[name] for name in TEXT_WIDTHS if name in transformer.config)
-    if width * hidden_states != expected:
-        joined = f" (joined {hidden_states} times: {width * hidden_states})" if hidden_states > 1 else ""
-        raise ValueError(
-            f"got text features of width {width}{joined} for a transformer that reads width {expected}, expected the "
-            f"same: build the encoder with projection_dim={expected // hidden_states} and train the projection with "
-            "the transformer, or choose a transformer of the encoder's width"
-        )
 
 
 class GrantedPipelineMixin:
@@ -79,11 +57,8 @@ class GrantedPipelineMixin:
                 f"got the text encoder {type(text_encoder).__name__}, expected a GrantedModel: "
                 "GrantedModel.from_encoder makes one of any encoder"
             )
-        if text_encoder.fusion.arrangement == "stack":
-            raise ValueError(
-                f"got a text encoder that gives {text_encoder.fusion.options.output_count()} features beside each "
-                "other, expected one: choose another fusion, or leave num_outputs out"
-            )
+        stacked = text_encoder.fusion.arrangement == "stack"
+        check_text_outputs(transformer, text_encoder.fusion.options.output_count() if stacked else 1)
         check_text_width(transformer, text_encoder.config.hidden_size)
         if tokenizer is not None:
             text_encoder.tokenizer = tokenizer
@@ -114,14 +89,16 @@ class GrantedPipelineMixin:
                 what a transformer trained with dropped captions knows.
             num_images_per_prompt (`int`, defaults to 1): each row is repeated so often, one prompt after the other.
             device (`torch.device`, *optional*): where the results belong.
-            prompt_embeds, negative_prompt_embeds (`torch.Tensor`, *optional*): (B, N, D) instead of texts.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor`, *optional*): (B, N, D) instead of texts, or
+                (B, N, K * D): features of its own for each of the transformer's K blocks, beside each other.
             prompt_attention_mask, negative_prompt_attention_mask (`torch.Tensor`, *optional*): theirs, (B, N).
             max_sequence_length (`int`, *optional*): most tokens read of a prompt, template included; by default the
                 pipeline's limit, which is the one it was trained with, or else the encoder's, or what the transformer
                 has positions for where that is less.
 
         Returns:
-            `prompt_embeds` (B, N, D) in the encoder's dtype, `prompt_attention_mask` (B, N) long, and the same two of
+            `prompt_embeds` (B, N, D) in the encoder's dtype, (B, N, K * D) where the encoder has a fusion for each of
+            the transformer's K blocks, `prompt_attention_mask` (B, N) long, and the same two of
             the negative prompts, with an N of their own, or `None` twice. Padding is on the right, with zeros.
 
         Raises:
@@ -165,11 +142,12 @@ class GrantedPipelineMixin:
         token_ids = self.text_encoder.tokenize(texts, self._token_limit(max_sequence_length), allow_empty=True)
         device = get_module_execution_device(self.text_encoder)  # not where the weights wait when they are offloaded
         input_ids, attention_mask = (tensor.to(device) for tensor in self.text_encoder.pad(token_ids))  # (T, M) each
-        features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, M, D)
+        features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, [K,] M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
         self.text_encoder.check_finite(features, masks, texts.__getitem__)
         drop = self.text_encoder.config.template_drop_tokens
-        rows = [row[mask][drop:] for row, mask in zip(features, masks)]  # (N_i, D) each, whichever side was padded
+        # (N_i, D) or (N_i, K * D) each, whichever side was padded
+        rows = [row[mask][drop:] for row, mask in zip(side_by_side(features), masks)]
         ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]  # (N_i,) each
         return pad_sequence(rows, batch_first=True), pad_sequence(ones, batch_first=True)
 
@@ -209,7 +187,10 @@ class GrantedPipelineMixin:
             )
         if not mask[:, 0].all() or (mask[:, 1:].bool() & ~mask[:, :-1].bool()).any():
             raise ValueError(f"got {mask_name} with padding before a token, expected padding on the right alone")
-        check_text_width(self.transformer, embeds.shape[2])
+        width = text_width(self.transformer)
+        if embeds.shape[2] % width:
+            check_text_width(self.transformer, embeds.shape[2])
+        check_text_outputs(self.transformer, embeds.shape[2] // width)
         return []
 
     # ------------------------------------------------------------------------------------------------------- sampling

@@ -38,6 +38,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .pipeline_base import Conditioning, GrantedPipelineMixin
+from .pipeline_blocks import text_by_block
 
 
 class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
@@ -182,14 +183,15 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         """d latents / d sigma. Lumina counts time from noise to image, schedulers the other way."""
         dtype = self.transformer.dtype
         timestep = 1 - t / self.scheduler.config.num_train_timesteps
-        return -self.transformer(
-            hidden_states=latents.to(dtype),
-            timestep=timestep.expand(latents.shape[0]),  # (B,)
-            encoder_hidden_states=embeds.to(dtype),
-            encoder_attention_mask=mask,
-            attention_kwargs=self.attention_kwargs,
-            return_dict=False,
-        )[0]  # (B, C, H, W)
+        with text_by_block(self.transformer, embeds.to(dtype), mask) as embeds:  # (B, N, D)
+            return -self.transformer(
+                hidden_states=latents.to(dtype),
+                timestep=timestep.expand(latents.shape[0]),  # (B,)
+                encoder_hidden_states=embeds,
+                encoder_attention_mask=mask,
+                attention_kwargs=self.attention_kwargs,
+                return_dict=False,
+            )[0]  # (B, C, H, W)
 
 
 class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
@@ -374,11 +376,12 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         dtype, sigma = self.transformer.dtype, float(self.scheduler.sigmas[step])
         # diffusers' feature caches ask where in the loop they are.
         place = {"step_index": step, "sigma": sigma, "num_inference_steps": self._num_timesteps}
-        with self.transformer.cache_context(branch, **place):
+        by_block = text_by_block(self.transformer, embeds.to(dtype), mask)
+        with self.transformer.cache_context(branch, **place), by_block as embeds:  # (B, N, D)
             return self.transformer(
                 hidden_states=latents.to(dtype),
                 timestep=t.expand(latents.shape[0]),  # (B,)
-                encoder_hidden_states=embeds.to(dtype),
+                encoder_hidden_states=embeds,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
             )[0]  # (B, C, T, H, W)

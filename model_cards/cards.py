@@ -55,6 +55,10 @@ _FUSIONS = {
     "norm_avg": "the mean of its normalised layers",
     "avg": "the mean of its layers",
     "single": "one of its layers",
+    "signed": "a sum of its layers with learned factors of any sign",
+    "concat": "chosen layers beside each other",
+    "interleave": "chosen layers beside each other, channel by channel",
+    "stack": "chosen layers, each by itself",
 }
 
 
@@ -135,7 +139,7 @@ def model_card(
         layers=first_entry(trunk, "num_hidden_layers", "num_layers", "n_layer"),
         width=config.get("projection_dim") or first_entry(trunk, "hidden_size", "d_model", "n_embd"),
         parameters=count_parameters(folder),
-        layer_weights=layer_weights(folder) if config["fusion"] == "learned" else None,
+        layer_weights=layer_weights(folder),
         sentence_transformers=sentence,
         ted=[ted_section(runs) for runs in tables.values()],
         vqa=vqa_table(vqa_scores) if vqa_scores else None,

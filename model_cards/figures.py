@@ -74,13 +74,19 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
-def layer_weights(folder: Path) -> list[float] | None:
-    """The softmax of an encoder's learned layer weights, first layer first; none where nothing is learned."""
+def layer_weights(folder: Path) -> dict[str, Any] | None:
+    """The factor of every layer of a saved encoder, first layer first; none where nothing is learned.
+
+    Of several fusions, one for each block of a diffusion model, the mean of their factors: `values`, and `blocks`.
+    """
     for path in sorted(folder.glob("*.safetensors")):
         with _opened(path) as weights:
             if "fusion.weights" in weights.keys():  # noqa: SIM118
-                powers = [math.exp(value) for value in weights.get_tensor("fusion.weights").tolist()]
-                return [power / sum(powers) for power in powers]
+                factors = weights.get_tensor("fusion.weights").double()  # (L,) or (K, L)
+                if read_json(folder / "config.json")["fusion"] == "learned":
+                    factors = factors.softmax(-1)  # (L,) or (K, L)
+                rows = factors.unsqueeze(0) if factors.ndim == 1 else factors  # (K, L)
+                return {"values": rows.mean(0).tolist(), "blocks": len(rows)}
     return None
 
 

@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from granted.dataset_builders.scenes.shapes.drawing import render_image
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
 from granted.encoding.options import EncoderOptions
-from granted.eval_metric.drawing.arm import read_figure, to_tensor
+from granted.eval_metric.drawing.arm import compare, largest_figure, to_tensor
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.evaluation import SIDE, evaluate
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
@@ -32,9 +34,10 @@ def test_images_come_back_from_the_latent_space_to_the_pixel():
 def test_a_figure_is_right_by_shape_colour_and_place():
     one, *others = single_figures(held_out=False)
     image = render_image(one, SIDE)
-    assert set(read_figure(one, image).values()) == {1.0}
+    assert set(compare(one, largest_figure(image)).values()) == {1.0}
     moved = next(other for other in others if other.figures[0].cell != one.figures[0].cell)
-    scores = read_figure(replace(one, figures=(replace(one.figures[0], cell=moved.figures[0].cell),)), image)
+    elsewhere = replace(one, figures=(replace(one.figures[0], cell=moved.figures[0].cell),))
+    scores = compare(elsewhere, largest_figure(image))
     assert scores["look"] == 1 and scores["position"] == 0 and scores["figure"] == 0
     assert scores["all"] == pytest.approx(2 / 3)
 
@@ -72,12 +75,19 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
     assert evaluate(settings, OPTIONS) == rows
     assert all(path.stat().st_mtime_ns == written for path, written in scores.items())
     assert json.loads((tmp_path / "drawing.json").read_text())["rows"] == rows
-    for mode in ("two_step", "continuous"):
+    for mode in ("two_step", "continuous", "per_block", "signed"):
         learning = replace(settings, features=["learned"], layer_weights=mode, controls=[], steps=2)
         rows = evaluate(learning, OPTIONS)
         assert ("tiny", f"learned_{mode}") in {(row["encoder"], row["feature"]) for row in rows}
         scores = json.loads((tmp_path / f"drawing_runs/tiny__learned_{mode}__seed0/scores.json").read_text())
-        assert max(scores["layer_weights"]) - min(scores["layer_weights"]) > 1e-4, "the weights have moved"
+        weights = np.array(scores["layer_weights"])
+        assert np.abs(weights - 1 / weights.shape[-1]).max() > 5e-5, "the weights have moved"
+    held = replace(settings, seeds=[2], controls=[])
+    folder = tmp_path / "drawing_runs/tiny__norm_avg__seed2"
+    folder.mkdir()
+    with FileLock(folder / ".lock"):  # as another process that trains this arm
+        evaluate(held, OPTIONS)
+        assert not (folder / "scores.json").exists()
     with pytest.raises(InputError, match="run with other"):
         evaluate(replace(settings, steps=3), OPTIONS)
     more = {row["encoder"]: row["seeds"] for row in evaluate(replace(settings, seeds=[1], controls=[]), OPTIONS)}

@@ -587,8 +587,8 @@ def test_an_encoder_of_another_width_or_kind_is_refused_at_once(kind, make_token
         MAKERS[kind](encoder)
     with pytest.raises(ValueError, match="BertModel, expected a GrantedModel"):
         MAKERS[kind](BertModel.from_pretrained(tiny_bert_folder))
-    with pytest.raises(ValueError, match="gives 2 features beside each other, expected one"):
-        MAKERS[kind](make_encoder(make_tokenizer("[BOS]", None), fusion="learned", num_outputs=2))
+    with pytest.raises(ValueError, match="got 3 features of each token for a transformer of"):
+        MAKERS[kind](make_encoder(make_tokenizer("[BOS]", None), fusion="learned", num_outputs=3))
 
 
 def test_frames_are_counted_as_the_vae_counts_them(encoder):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ DIT = {
     "axes_dim_rope": [8, 8, 8],
     "axes_lens": [64, 16, 16],
 }
+TWO_BLOCKS = DIT | {"num_layers": 2}
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +133,7 @@ def test_training_and_sampling_agree_on_the_direction_of_time(settings):
     trainer.transformer = oracle
     batch = next(trainer.images.batches(0, [slice(0, 4)]))
     batch.samples = oracle.target.expand(4, -1, -1, -1)
-    assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(4)]) < 1e-9
+    assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(4)], ExitStack()) < 1e-9
     for picture in trainer.sample(["a red cube", "x"]):
         torch.testing.assert_close(picture, oracle.target / 2 + 0.5, atol=1e-5, rtol=0)
 
@@ -227,10 +229,10 @@ def test_the_layer_weights_have_a_schedule_of_their_own(settings, schedule):
     np.testing.assert_allclose([rate for _, rate in trainer.rates], [0.1 * factor for factor in expected])
 
 
-@pytest.mark.parametrize("mode", ["two_step", "norm_avg", "as_saved"])
+@pytest.mark.parametrize("mode", ["two_step", "per_block", "signed", "norm_avg", "as_saved"])
 def test_a_run_from_the_cache_equals_one_without(settings, mode):
-    cached = train(settings("cached", layer_weights=mode))
-    plain = train(settings("plain", layer_weights=mode, cache=False))
+    cached = train(settings("cached", layer_weights=mode, transformer=TWO_BLOCKS))
+    plain = train(settings("plain", layer_weights=mode, transformer=TWO_BLOCKS, cache=False))
     assert (cached / "embeddings").exists() and not (plain / "embeddings").exists()
     np.testing.assert_allclose(losses(cached), losses(plain), rtol=1e-5)
     for name, value in outcome(plain).items():
@@ -354,11 +356,13 @@ class Killed(TextToImageTrainer):
         (4, False, "adamw", "two_step"),
         (4, True, "adamw", "two_step"),
         (4, False, "muon", "two_step"),
+        (2, False, "adamw", "per_block"),
+        (4, False, "adamw", "signed"),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer, mode):
     changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
-    changes |= {"streaming": streaming, "optimizer": optimizer, "layer_weights": mode}
+    changes |= {"streaming": streaming, "optimizer": optimizer, "layer_weights": mode, "transformer": TWO_BLOCKS}
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at

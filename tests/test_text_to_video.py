@@ -1,5 +1,6 @@
 """Text-to-video training: images and videos in turn, Wan's conventions, new text embedding, runs that go on."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_training_and_sampling_agree_on_the_direction_of_time(settings):
     trainer.transformer = oracle
     batch = next(trainer.videos.batches(0, [slice(0, 2)]))
     batch.samples = oracle.target.expand(2, -1, -1, -1, -1)
-    assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(2)]) < 1e-9
+    assert trainer.loss(batch, [Draw(trainer.config, 0, i) for i in range(2)], ExitStack()) < 1e-9
     for clip in trainer.sample(["a red cube", "x"]):
         torch.testing.assert_close(clip.transpose(0, 1), oracle.target / 2 + 0.5, atol=1e-5, rtol=0)
 

@@ -56,6 +56,10 @@ def check_identity(
     return True
 
 
+class FolderHeld(InputError):
+    """Another process trains in a folder."""
+
+
 def hold_folder(output: Path) -> BaseFileLock:
     """Keep other trainings out of a folder, and remove what killed ones have left half-written in it.
 
@@ -70,25 +74,24 @@ def hold_folder(output: Path) -> BaseFileLock:
         The lock, to be kept: it is released when nothing refers to it.
 
     Raises:
-        InputError: another process trains in it, or it cannot be written to. In all processes of the run.
+        FolderHeld: another process trains in it. In all processes of the run, as what follows.
+        InputError: it cannot be written to.
     """
     lock = FileLock(output / LOCK, timeout=0, thread_local=False, is_singleton=True)
-    refusal: list[str | None] = [None]
+    refusal: list[InputError | None] = [None]
     if PartialState().is_main_process:
         try:
             output.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             remove_temporaries(output)
         except Timeout:
-            refusal = [
-                f"got {output}, where another process is training, expected one training at a time: wait for it, stop "
-                "it, or choose another folder"
-            ]
+            message = "where another process is training, expected one training at a time: wait for it, stop it, or"
+            refusal = [FolderHeld(f"got {output}, {message} choose another folder")]
         except OSError as error:
-            refusal = [f"got '{error.strerror}' for {output}, expected a writable folder: choose another"]
+            refusal = [InputError(f"got '{error.strerror}' for {output}, expected a writable folder: choose another")]
     broadcast_object_list(refusal)
     if refusal[0]:
-        raise InputError(refusal[0])
+        raise refusal[0]
     return lock
 
 

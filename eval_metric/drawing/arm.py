@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 
 from granted.dataset_builders.scenes.shapes.drawing import GRID, Drawing, render_image
-from granted.dataset_builders.scenes.shapes.reader import read_image
+from granted.dataset_builders.scenes.shapes.reader import ReadFigure, read_image
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.scenes import Prompt
@@ -73,26 +73,26 @@ class DrawingArm(TextToImageTrainer):
 
     def sample_grid(self) -> None:
         """How much of the first prompts is right at this step joins the log; no grid is written."""
-        images = self.draw_prompts(self._prompts[:SAMPLED_TOGETHER])
-        scores = [read_figure(prompt.drawing, image)["all"] for prompt, image in zip(self._prompts, images)]
+        prompts = self._prompts[:SAMPLED_TOGETHER]
+        figures = map(largest_figure, self.draw_prompts(prompts))
+        scores = [compare(prompt.drawing, figure)["all"] for prompt, figure in zip(prompts, figures)]
         self.log[-1][self._prompts[0].wording] = round(sum(scores) / len(scores), 4)
 
     def finish(self, seconds: float) -> None:
         with self.averaged_weights():
             images = self.draw_prompts(self._prompts)
         items = []
-        own_drawings = [prompt.drawing for prompt in self._prompts]
-        others = np.roll(np.arange(len(images)), 1)  # of the same wording, but for the first of each
         for number, (prompt, image) in enumerate(zip(self._prompts, images)):
-            item = {"wording": prompt.wording, "prompt": number, "score": read_figure(prompt.drawing, image)}
-            items.append(item | {"control": read_figure(own_drawings[others[number]], image)})
+            seen, other = largest_figure(image), self._prompts[number - 1]  # of the same wording, but for the first
+            item = {"wording": prompt.wording, "prompt": number, "score": compare(prompt.drawing, seen)}
+            items.append(item | {"control": compare(other.drawing, seen)})
         with atomic_path(self.output / "images") as temporary:
             temporary.mkdir()
             for number, image in enumerate(images):
                 image.save(temporary / f"{number:04d}.png")
         if self.schedule.mode != "as_saved":
             self.schedule.save(self.output)
-        scores = self._about | {"layer_weights": [round(one, 4) for one in self.encoder.layer_weights.tolist()]}
+        scores = self._about | {"layer_weights": np.round(self.encoder.layer_weights.cpu().numpy(), 4).tolist()}
         scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
         scores |= {"device": str(self.accelerator.device), "fingerprint": read_json(self.output / RUN)["encoder"]}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
@@ -116,13 +116,17 @@ def to_tensor(image: PIL.Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def read_figure(drawing: Drawing, image: PIL.Image.Image) -> dict[str, float]:
-    """Whether the largest figure of an image has the shape, the colour and the place asked for.
+def largest_figure(image: PIL.Image.Image) -> ReadFigure | None:
+    """The largest figure that the reader finds in an image."""
+    return max(read_image(image).figures, key=lambda figure: figure.height, default=None)
+
+
+def compare(drawing: Drawing, seen: ReadFigure | None) -> dict[str, float]:
+    """Whether a figure has the shape, the colour and the place asked for.
 
     `look` is shape and colour together, `figure` all three; `all` is the share of the three that is right.
     """
     asked = drawing.figures[0]
-    seen = max(read_image(image).figures, key=lambda figure: figure.height, default=None)
     right = {
         "shape": seen is not None and seen.shape == asked.shape,
         "colour": seen is not None and seen.colour == asked.colour,

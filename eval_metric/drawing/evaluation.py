@@ -3,7 +3,8 @@
     evaluate(DrawingSettings(encoders=["minilm=./all-MiniLM-L6-v2"], output=Path("out")), EncoderOptions())
 
 Every arm is a training of equal budget in `out/drawing_runs/ENCODER__FEATURE__seedN`; run again, it goes on where it
-stopped. The outcome of all arms there is written by `results.py` beside this file.
+stopped. Several processes of the same command share the arms: each leaves out what another one trains. The outcome of
+all arms there is written by `results.py` beside this file.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, trai
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
-from granted.utils.files import folder_name
+from granted.training.run_folder import RECORD, FolderHeld, hold_folder, leave_folder
+from granted.utils.errors import InputError
+from granted.utils.files import folder_name, read_json
 from granted.utils.settings import check_seeds, refuse_unused
 
 
@@ -83,11 +86,8 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             write_rows(rows, data)
         plain = conditions.captions == "short_caption"
         own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
+        fingerprint = conditions.model.fingerprint()
         for seed in settings.seeds:
-            # One for each seed: an arm lets go of its trunk.
-            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
-            if settings.standardize:
-                model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
             arm = {
                 "encoder": conditions.encoder,
                 "feature": _label(settings, conditions.feature),
@@ -98,10 +98,36 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             }
             raw = "" if settings.standardize else "__raw"
             folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
+            if _is_finished(folder, fingerprint):
+                continue
+            try:
+                lock = hold_folder(folder)
+            except FolderHeld:
+                tqdm.write(f"{folder.name}: left to the process that trains it")
+                continue
             tqdm.write(_cost(runs, arm))
+            # One for each seed: an arm lets go of its trunk.
+            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
+            if settings.standardize:
+                model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
             config = _training(settings, conditions, data, folder, seed)
             DrawingArm(config, model, own, arm).run()
+            leave_folder(lock)
     return write_report(finished_arms(runs), settings.output)
+
+
+def _is_finished(folder: Path, fingerprint: str) -> bool:
+    """Whether an arm of this encoder has ended here; its budget and version have been looked at.
+
+    Raises:
+        InputError: it is another encoder's.
+    """
+    if not (folder / RECORD).exists():
+        return False
+    found = read_json(folder / "scores.json")["fingerprint"]
+    if found != fingerprint:
+        raise InputError(f"got {folder}, an arm of an encoder with other weights: choose another folder or name")
+    return True
 
 
 def _label(settings: DrawingSettings, feature: str) -> str:
@@ -149,7 +175,7 @@ def _training(
         ema_decay=0.99,
         mixed_precision="no",
         save_steps=200,
-        sample_steps=200,
+        sample_steps=max(10, settings.steps // 50 * 10),  # five times, where the curve has a point
         num_inference_steps=10,
         guidance_scale=3.0,
         seed=seed,

@@ -27,8 +27,10 @@ class DrawingSettings:
     )
     seeds: list[Seed] = option([0], "An arm for each: its initialisation, order and noise.")
     images_seed: Seed = option(0, "Seed of images, captions and prompts.", group=TRAINING)
-    layer_weights: Literal["two_step", "continuous"] = option(
-        "two_step", "For learned: frozen after two thirds of the steps, or never.", group=TRAINING
+    layer_weights: Literal["two_step", "continuous", "per_block", "signed"] = option(
+        "two_step",
+        "For learned, as of granted train text-to-image; frozen after two thirds of the steps, but for continuous.",
+        group=TRAINING,
     )
     layer_weights_learning_rate: Positive = option(1e-2, "For learned: constant, of AdamW.", group=TRAINING)
     images: Count = option(4000, "Training images, each with one caption.", group=TRAINING)

@@ -24,6 +24,7 @@ from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.feature_files import feature_identity
 from granted.encoding.token_features import padded_rows
 from granted.modeling_granted import GrantedModel
+from granted.pipeline_blocks import side_by_side
 from granted.utils.errors import InputError
 
 
@@ -75,7 +76,8 @@ class Conditioning:
     def embed(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (B, N, D), zeros at padding, which is on the right, and their mask (B, N).
 
-        Without template tokens that the configuration drops; the same whether encoded now or read from the disk.
+        Of K fusions (B, N, K * D). Without template tokens that the configuration drops; the same whether encoded now
+        or read from the disk.
         """
         cached = self.cache is not None
         rows = [self.cache.read("features", text) for text in texts] if cached else self._encode(texts)  # (N_i, D)
@@ -87,9 +89,10 @@ class Conditioning:
             warnings.simplefilter("ignore")  # `warn_truncation` has warned once for the run
             token_ids = self.encoder.tokenize(list(texts), self.max_sequence_length, allow_empty=True)
         input_ids, attention_mask = self.encoder.pad(token_ids)  # (B, N) each
-        features = self.encoder(input_ids, attention_mask, recompute=self.recompute).last_hidden_state  # (B, N, D)
+        output = self.encoder(input_ids, attention_mask, recompute=self.recompute)
+        rows = side_by_side(output.last_hidden_state)  # (B, N, D) or (B, N, K * D)
         drop = self.encoder.config.template_drop_tokens
-        return [row[mask][drop:] for row, mask in zip(features, attention_mask.bool())]  # (N_i, D) each
+        return [row[mask][drop:] for row, mask in zip(rows, attention_mask.bool())]  # (N_i, D or K * D) each
 
     def warn_truncation(self, texts: Iterable[str]) -> None:
         """Warn once with the number of texts that are longer than what is read of them."""
@@ -136,8 +139,9 @@ class Conditioning:
             warnings.simplefilter("ignore")
             said = [text for text in texts if text]
             limits = {"max_sequence_length": self.max_sequence_length, "token_budget": self.token_budget}
-            features = iter(self.encoder.encode(said, **limits, show_progress=False))
-        return [next(features) if text else self._encode([""])[0] for text in texts]  # (N_i, D) each
+            features = iter(self.encoder.encode(said, **limits, show_progress=False))  # ([K,] N_i, D) each
+        # (N_i, D) or (N_i, K * D) each
+        return [side_by_side(next(features)[None])[0] if text else self._encode([""])[0] for text in texts]
 
     def _check_space(self, place: Path, features: list[torch.Tensor], count: int) -> None:
         needed = sum(row.numel() * row.element_size() for row in features)

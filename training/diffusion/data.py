@@ -1,7 +1,7 @@
 """Captioned images and videos as batches: any dataset, grouped by shape, in an order that a resumed run finds again.
 
     rows = load_rows("images.parquet", "train", "image", ["caption"], streaming=False)
-    images = CaptionedPictures(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
+    images = CaptionedImages(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
     batch = next(images.batches(first=1000, shares=[slice(0, 64)]))  # what process 0 of 8 gets at step 1000
 
 An image is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
@@ -191,6 +191,7 @@ class CaptionedImages:
             load_from_cache_file=holds_media(rows, image_column),
             desc="checking images",
         )
+        sizes = sizes.to_dict()  # a column of datasets takes milliseconds for each of its entries
         self.contents = sizes["content"]
         self.broken = {i: problem for i, problem in enumerate(sizes["problem"]) if problem}
         if self.broken and not skip_broken:
@@ -326,7 +327,7 @@ class StreamedImages:
 
     Args:
         rows (`IterableDataset`): of `load_rows`.
-        image_column, caption_columns, buckets, seed, skip_broken: as in [`CaptionedPictures`].
+        image_column, caption_columns, buckets, seed, skip_broken: as in [`CaptionedImages`].
         batch_size (`int`): images of a process at a time.
         window (`int`): rows of a window, at least a batch.
         rank (`int`), processes (`int`): whose share is read.

@@ -7,13 +7,14 @@ or the disk, averaged weights, checkpoints and exact resume, grids, the saved pi
 A subclass is run by `TextToImageTrainer(config).run()`.
 """
 
+import inspect
 import json
 import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +33,7 @@ from granted.configuration_granted import check_weights
 from granted.encoding.feature_files import feature_identity
 from granted.encoding.loading import load_encoder, place
 from granted.modeling_granted import GrantedModel
+from granted.pipeline_blocks import text_by_block
 from granted.training.aggregator.training import learning_rate_factor
 from granted.training.diffusion.conditioning import Conditioning
 from granted.training.diffusion.data import Batch, CaptionedImages
@@ -93,6 +95,7 @@ class DiffusionTrainer(ABC):
             mode=config.layer_weights,
             freeze_at=config.freeze_at,
             total_steps=config.max_steps,
+            blocks=self.num_blocks(),
             learning_rate=config.layer_weights_learning_rate or config.learning_rate,
             window=config.freeze_window,
             record_steps=config.log_steps,
@@ -110,6 +113,10 @@ class DiffusionTrainer(ABC):
     @abstractmethod
     def make_transformer(self) -> ModelMixin:
         """The diffusion model, freshly initialised or loaded."""
+
+    @abstractmethod
+    def num_blocks(self) -> int:
+        """How many blocks of the diffusion model can read text of their own. Asked before it is made."""
 
     @abstractmethod
     def content(self) -> dict[str, Any]:
@@ -134,6 +141,10 @@ class DiffusionTrainer(ABC):
     @abstractmethod
     def samples(self, batch: Batch) -> torch.Tensor:
         """What the diffusion model learns to make: pixels or latents (B, C, ...), on the device."""
+
+    def padded(self, embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and mask of captions at the length that the transformer reads: as they are, if it takes any."""
+        return embeds, mask
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
@@ -227,21 +238,25 @@ class DiffusionTrainer(ABC):
             size = len(batch.captions)
             first = (number * accelerator.num_processes + accelerator.process_index) * size
             last = number + 1 == config.gradient_accumulation_steps
-            with nullcontext() if last else accelerator.no_sync(self.transformer):
-                loss = self.loss(batch, [Draw(config, step, first + i) for i in range(size)])
+            synchronised = nullcontext() if last else accelerator.no_sync(self.transformer)
+            # Blocks that are run again for their gradients read their own text again.
+            with synchronised, ExitStack() as until_backward:
+                loss = self.loss(batch, [Draw(config, step, first + i) for i in range(size)], until_backward)
                 accelerator.backward(loss / config.gradient_accumulation_steps)
             total += loss.detach() / config.gradient_accumulation_steps
         return total
 
-    def loss(self, batch: Batch, draws: list[Draw]) -> torch.Tensor:
-        """The flow-matching loss of a batch, the mean over its elements."""
+    def loss(self, batch: Batch, draws: list[Draw], until_backward: ExitStack) -> torch.Tensor:
+        """The flow-matching loss of a batch, the mean over its elements; what must last to its end is entered."""
         device = self.accelerator.device
         samples = self.samples(batch)  # (B, C, ...)
         captions = [draw.caption(captions) for draw, captions in zip(draws, batch.captions)]
         sigmas = torch.cat([draw.sigma() for draw in draws]).to(device)  # (B,)
         noise = torch.stack([draw.noise(samples.shape[1:]) for draw in draws]).to(device)  # (B, C, ...)
         noisy, velocity = flow_matching(samples, noise, sigmas)  # (B, C, ...) each
-        embeds, mask = self.conditioning.embed(captions)  # (B, N, D), (B, N)
+        embeds, mask = self.padded(*self.conditioning.embed(captions))  # (B, N, D) or (B, N, K * D), (B, N)
+        plain = self.accelerator.unwrap_model(self.transformer)
+        embeds = until_backward.enter_context(text_by_block(plain, embeds, mask))  # (B, N, D)
         predicted = self.predict(noisy, sigmas, embeds, mask)  # (B, C, ...)
         return F.mse_loss(predicted.float(), velocity)
 
@@ -339,7 +354,7 @@ class DiffusionTrainer(ABC):
         """What the pipeline of the weights as they are makes of embedded prompts.
 
         Args:
-            embeds (`torch.Tensor`): (P + 1, N, D), the last of them of no caption, for guidance.
+            embeds (`torch.Tensor`): (P + 1, N, D) or (P + 1, N, K * D), the last of them of no caption, for guidance.
             mask (`torch.Tensor`): (P + 1, N).
             seed (`int`): of the noise, which is drawn on the CPU.
             output_type (`str`, defaults to `"pt"`): as of the pipeline; `"latent"` for what is decoded elsewhere.
@@ -419,6 +434,8 @@ class DiffusionTrainer(ABC):
         _, encoder = load_encoder(self.config.encoder, self.config.encoder_options())
         encoder.config = self.encoder.config
         encoder.fusion = self.encoder.fusion
+        if encoder.config.standardize:
+            encoder.standardization = self.encoder.standardization
         return encoder
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -503,6 +520,11 @@ def load_part(kind: type[ModelMixin], source: str, name: str, **options: Any) ->
     raise InputError(
         f"got {name} {source!r}, which cannot be loaded ({problems[-1]}), expected a {kind.__name__}: check the path"
     )
+
+
+def block_count(kind: type[ModelMixin], config: Mapping[str, Any]) -> int:
+    """The number of blocks of a transformer from the fields of its configuration that are given."""
+    return config.get("num_layers", inspect.signature(kind.__init__).parameters["num_layers"].default)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from granted.utils.options import option
 from granted.utils.settings import Count, Natural, NonNegative, Positive, Seed, Share
 
 
-MODES = ("norm_avg", "continuous", "two_step", "as_saved")  # of the layer weights
+MODES = ("norm_avg", "continuous", "two_step", "per_block", "signed", "as_saved")  # of the layer weights
+FREEZING = ("two_step", "per_block", "signed")  # learned with the diffusion model until they are frozen
 # Where a run is written, how it is shown, read and spread: the result does not depend on it. Encoder, VAE and data are
 # known by their content instead.
 APART = (
@@ -78,9 +79,16 @@ class DiffusionTrainingConfig(EncoderOptions):
         group="Diffusion model",
     )
     vae: str = option("none", "Hub id or folder; none trains on pixels in [-1, 1].", group="Diffusion model")
-    layer_weights: Literal[MODES] = option("two_step", "How layer weights are had.", group="Layer weights")
+    layer_weights: Literal[MODES] = option(
+        "two_step",
+        "Equal (norm_avg), the encoder's (as_saved), or learned: to the end (continuous), or until freeze_at, one row "
+        "for all blocks of the diffusion model (two_step), one for each (per_block), or of any sign (signed).",
+        group="Layer weights",
+    )
     freeze_at: str = option(
-        "2/3", "For two_step: a step, a fraction of the run such as 2/3, or auto.", group="Layer weights"
+        "2/3",
+        "When they are frozen: a step, a fraction of the run such as 2/3, or auto.",
+        group="Layer weights",
     )
     freeze_window: Count | None = option(None, "Steps between two looks of auto.", group="Layer weights")
     layer_weights_learning_rate: Positive | None = option(
@@ -151,7 +159,7 @@ class DiffusionTrainingConfig(EncoderOptions):
         for name in ("encoder", "data", "output_dir"):
             if not getattr(self, name):
                 raise InputError(f"got no {name}, expected one: give --{name.replace('_', '-')}")
-        if self.layer_weights == "two_step" and self.freeze_at != "auto":
+        if self.layer_weights in FREEZING and self.freeze_at != "auto":
             freeze_step(self.freeze_at, self.max_steps)
 
     def encoder_options(self) -> EncoderOptions:
@@ -204,7 +212,7 @@ class TextToVideoConfig(DiffusionTrainingConfig):
     batch_size: Count = option(128, "Videos of a step.", group="Training")
     max_steps: Count = option(20_000, "Steps of the run.", group="Training")
     freeze_at: str = option(
-        "0.6", "For two_step: a step, a fraction of the run such as 0.6, or auto.", group="Layer weights"
+        "0.6", "When they are frozen: a step, a fraction of the run such as 0.6, or auto.", group="Layer weights"
     )
     max_sequence_length: Count = option(512, "Most tokens read of a caption, template included.", group="Training")
     ema_decay: Share = option(0.0, "Of the averaged weights; 0 for none.", group="Training")

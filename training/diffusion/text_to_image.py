@@ -21,7 +21,7 @@ from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.training.diffusion.data import Batch, CaptionedImages, StreamedImages, bucket_shapes, load_rows
-from granted.training.diffusion.loop import DiffusionTrainer
+from granted.training.diffusion.loop import DiffusionTrainer, block_count
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.training.flow_matching import UNCONDITIONAL
 from granted.training.run_folder import data_fingerprint, stream_fingerprint
@@ -97,6 +97,9 @@ class TextToImageTrainer(DiffusionTrainer):
             raise InputError(
                 f"got a transformer that cannot be built ({error}): see Lumina2Transformer2DModel"
             ) from error
+
+    def num_blocks(self) -> int:
+        return block_count(Lumina2Transformer2DModel, self.config.transformer)
 
     def content(self) -> dict[str, Any]:
         if isinstance(self.images, StreamedImages):

@@ -21,7 +21,7 @@ from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.training.diffusion.data import Batch, CaptionedImages, load_rows
-from granted.training.diffusion.loop import DiffusionTrainer, load_part
+from granted.training.diffusion.loop import DiffusionTrainer, block_count, load_part
 from granted.training.diffusion.settings import TextToVideoConfig
 from granted.training.diffusion.text_to_image import save_grid
 from granted.training.flow_matching import UNCONDITIONAL
@@ -41,13 +41,13 @@ class TextToVideoTrainer(DiffusionTrainer):
     config: TextToVideoConfig
 
     def __init__(self, config: TextToVideoConfig, show_progress: bool = True):
-        super().__init__(config, show_progress)
-        self.vae = self.load_vae(AutoencoderKLWan)
         self.pretrained = None
         if config.pretrained:
             self.pretrained = load_part(
                 WanTransformer3DModel, config.pretrained, "transformer", torch_dtype=torch.float32
             )
+        super().__init__(config, show_progress)
+        self.vae = self.load_vae(AutoencoderKLWan)
         patch = (self.pretrained.config if self.pretrained else config.transformer).get("patch_size", (1, 2, 2))
         space = self.vae.config.scale_factor_spatial if self.vae else 1
         time = self.vae.config.scale_factor_temporal if self.vae else 1
@@ -106,6 +106,10 @@ class TextToVideoTrainer(DiffusionTrainer):
                 "them"
             ) from error
 
+    def num_blocks(self) -> int:
+        given = self.pretrained.config if self.pretrained else self.config.transformer
+        return block_count(WanTransformer3DModel, given)
+
     def content(self) -> dict[str, Any]:
         return {
             "data": data_fingerprint(self.config.data, self.videos.rows),
@@ -156,22 +160,20 @@ class TextToVideoTrainer(DiffusionTrainer):
         )
         return (latents - mean) / deviation
 
-    def padded(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Embeddings (B, N, D) with zeros up to the length that Wan, which takes no mask, always reads."""
-        length = self.conditioning.max_sequence_length - self.encoder.config.template_drop_tokens
-        missing = length - embeds.shape[1]
-        return nn.functional.pad(embeds, (0, 0, 0, missing))  # (B, N, D)
+    def padded(self, embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """With zeros up to the length that Wan, which takes no mask, always reads."""
+        missing = self.conditioning.max_sequence_length - self.encoder.config.template_drop_tokens - embeds.shape[1]
+        pad = nn.functional.pad
+        return pad(embeds, (0, 0, 0, missing)), pad(mask, (0, missing))  # (B, N, D or K * D), (B, N)
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
         """Wan counts time in the scheduler's steps from image to noise and predicts `noise - x`."""
         timesteps = sigmas * self.scheduler.config.num_train_timesteps  # (B,)
-        return self.transformer(noisy, timesteps, self.padded(embeds), return_dict=False)[0]  # (B, C, T, H, W)
+        return self.transformer(noisy, timesteps, embeds, return_dict=False)[0]  # (B, C, T, H, W)
 
     def sample(self, prompts: Sequence[str], seed: int = 0) -> torch.Tensor:
         """Videos (len(prompts), T, 3, H, W) in [0, 1], from the weights as they are."""
-        embeds, mask = self.conditioning.embed([*prompts, UNCONDITIONAL])  # (P + 1, N, D), (P + 1, N)
-        embeds = self.padded(embeds)  # (P + 1, N, D)
-        mask = nn.functional.pad(mask, (0, embeds.shape[1] - mask.shape[1]))  # (P + 1, N)
+        embeds, mask = self.padded(*self.conditioning.embed([*prompts, UNCONDITIONAL]))  # (P + 1, N, D), (P + 1, N)
         size = {name: getattr(self.config, name) for name in ("height", "width", "num_frames")}
         return self.draw(embeds, mask, seed, **size).frames  # (P, T, 3, H, W)
 

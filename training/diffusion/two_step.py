@@ -21,15 +21,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from matplotlib import colormaps
+from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from granted.modeling_granted import GrantedModel
-from granted.modeling_layer_fusion import LayerFusion
-from granted.training.diffusion.settings import MODES, freeze_step
+from granted.modeling_layer_fusion import LayerFusion, Standardization
+from granted.training.diffusion.settings import FREEZING, MODES, freeze_step
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 
 
+# Of every layer, L numbers, or of several fusions K rows of L.
+Factors = Sequence[float] | Sequence[Sequence[float]]
 PATIENCE = 3  # windows in a row without a new low, after which the weights' movement has stopped falling
 
 
@@ -43,13 +46,17 @@ class LayerWeightSchedule:
 
     Args:
         encoder ([`GrantedModel`]): its fusion becomes what the mode asks for.
-        mode (`str`): `"two_step"`, `"continuous"` (learned to the end), `"norm_avg"` (equal, fixed), or `"as_saved"`
-            (the encoder's own fusion, fixed: a single layer, or weights learned before).
-        freeze_at (`str`, defaults to `"2/3"`): for two_step, the steps of joint training: a number, a fraction of
-            the run (the paper's 96k of 144k), or `"auto"`: when the distance that the softmaxed weights move in a
-            window has stopped falling.
+        mode (`str`): `"two_step"`, `"per_block"` (two steps, and each block of the diffusion model reads a fusion with
+            weights of its own), `"signed"` (two steps, factors of any sign and sum), `"continuous"` (learned to the
+            end), `"norm_avg"` (equal, fixed), or `"as_saved"` (the encoder's own fusion, fixed: a single layer, or
+            weights learned before).
+        freeze_at (`str`, defaults to `"2/3"`): for modes of two steps, those of joint training: a number, a fraction
+            of the run (the paper's 96k of 144k), or `"auto"`: when the distance that the factors of the layers move
+            in a window has stopped falling.
         total_steps (`int`): length of the run.
-        learning_rate (`float`, defaults to 1e-4): of the weights; `update` may scale it.
+        blocks (`int`, *optional*): K, of the diffusion model, for `"per_block"`.
+        learning_rate (`float`, defaults to 1e-4): of the weights; `update` may scale it. Signed factors get an L-th
+            of it, so that they move as fast as softmaxed weights near 1 / L.
         window (`int`, *optional*): steps between two looks of `"auto"`; a fiftieth of the run by default.
         record_steps (`int`, defaults to 10): steps between two points of the trajectory; it also has
             the freeze and the end.
@@ -65,6 +72,7 @@ class LayerWeightSchedule:
         mode: str,
         freeze_at: str = "2/3",
         total_steps: int,
+        blocks: int | None = None,
         learning_rate: float = 1e-4,
         window: int | None = None,
         record_steps: int = 10,
@@ -75,18 +83,20 @@ class LayerWeightSchedule:
         self.mode = mode
         self.window = window or max(1, total_steps // 50)
         self.record_steps, self.total_steps = record_steps, total_steps
-        self.auto = mode == "two_step" and freeze_at == "auto"
-        self.freeze_step = freeze_step(freeze_at, total_steps) if mode == "two_step" and not self.auto else None
-        self.frozen_at: int | None = None if mode in ("two_step", "continuous") else 0
-        self.trajectory: list[tuple[int, list[float]]] = []
-        self.borders: list[list[float]] = []  # the weights at the ends of the windows, for `auto`
+        self.auto = mode in FREEZING and freeze_at == "auto"
+        self.freeze_step = freeze_step(freeze_at, total_steps) if mode in FREEZING and not self.auto else None
+        self.frozen_at: int | None = None if mode in (*FREEZING, "continuous") else 0
+        self.trajectory: list[tuple[int, Factors]] = []
+        self.borders: list[Factors] = []  # at the ends of the windows, for `auto`
 
         encoder.requires_grad_(False)
         if mode == "norm_avg":
             set_fusion(encoder, "norm_avg")
         elif self.learning:
-            set_fusion(encoder, "learned")
+            set_fusion(encoder, "signed" if mode == "signed" else "learned", blocks if mode == "per_block" else None)
             encoder.fusion.requires_grad_(True)
+            if mode == "signed":
+                learning_rate /= len(encoder.fusion.layers)
         parameters = list(encoder.fusion.parameters())
         self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0) if self.learning else None
         self._peak = learning_rate
@@ -99,7 +109,7 @@ class LayerWeightSchedule:
 
     def begin(self, step: int) -> bool:
         """Freeze if it is time; whether this very step (counted from 0) is the first with frozen weights."""
-        if not self.learning or self.mode != "two_step":
+        if not self.learning or self.mode not in FREEZING:
             return False
         if step != self.freeze_step and not (self.auto and step % self.window == 0 and self._settled()):
             return False
@@ -113,16 +123,16 @@ class LayerWeightSchedule:
         """
         if self.optimizer is None:
             return
-        weights = self.encoder.fusion.weights  # (L,)
-        gradient = torch.zeros_like(weights) if weights.grad is None else weights.grad  # (L,)
-        weights.grad = accelerator.reduce(gradient, reduction="mean")  # (L,)
+        weights = self.encoder.fusion.weights  # (L,) or (K, L)
+        gradient = torch.zeros_like(weights) if weights.grad is None else weights.grad  # as weights
+        weights.grad = accelerator.reduce(gradient, reduction="mean")  # as weights
         for group in self.optimizer.param_groups:
             group["lr"] = self._peak * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def observe(self, step: int) -> None:
-        """Note the softmaxed weights after `step` steps, where the trajectory or `auto` wants them."""
+        """Note the factors of the layers after `step` steps, where the trajectory or `auto` wants them."""
         if step % self.record_steps == 0 or step == self.total_steps:
             self._record(step)
         if self.auto and self.learning and step % self.window == 0:
@@ -148,7 +158,7 @@ class LayerWeightSchedule:
         """All that a resumed run needs, as JSON; numbers come back to the bit."""
         entries = self.optimizer.state_dict()["state"].get(0, {}) if self.optimizer else {}
         return {
-            "weights": self.encoder.fusion.weights.tolist() if self.encoder.fusion.fusion == "learned" else None,
+            "weights": self.encoder.fusion.weights.tolist() if self.encoder.fusion.options.has_weights() else None,
             "optimizer": {name: value.tolist() for name, value in entries.items()},
             "frozen_at": self.frozen_at,
             "trajectory": self.trajectory,
@@ -159,7 +169,7 @@ class LayerWeightSchedule:
         """Go on from what `state` gave."""
         if state["weights"] is not None:
             with torch.no_grad():
-                self.encoder.fusion.weights.copy_(torch.tensor(state["weights"]))  # (L,)
+                self.encoder.fusion.weights.copy_(torch.tensor(state["weights"]))  # (L,) or (K, L)
         if self.learning and state["frozen_at"] is not None:
             self._freeze(state["frozen_at"])
         if self.optimizer is not None and state["optimizer"]:
@@ -179,23 +189,36 @@ class LayerWeightSchedule:
         draw_trajectory(self.trajectory, folder / "layer_weights.png", self.frozen_at)
 
 
-def set_fusion(encoder: GrantedModel, fusion: str) -> None:
-    """Give an encoder another fusion of its layers, in place; a learned one starts as Norm-Avg.
+def set_fusion(encoder: GrantedModel, fusion: str, num_outputs: int | None = None) -> None:
+    """Give an encoder another fusion of its layers, in place; one with weights starts as the mean of its layers.
+
+    With `num_outputs` there are so many, each with weights of its own; what standardises the features is each one's.
 
     Raises:
         InputError: the encoder is a choice of layers of a kind that the fusion does not take.
     """
-    device = encoder.fusion.weights.device if encoder.fusion.fusion == "learned" else encoder.device
-    config = encoder.config
+    config, old = encoder.config, encoder.fusion
+    device = old.weights.device if old.options.has_weights() else encoder.device
     layers = config.layers if config.fusion != "single" else None
-    replacement = LayerFusion(**config.layer_fusion() | {"fusion": fusion, "layer_index": -1, "layers": layers})
-    config.fusion, config.layer_index, config.layers = fusion, -1, layers
+    changes = {"fusion": fusion, "layer_index": -1, "layers": layers, "num_outputs": num_outputs}
+    replacement = LayerFusion(**config.layer_fusion() | changes)
+    for name, value in changes.items():
+        setattr(config, name, value)
     encoder.fusion = replacement.to(device)
+    if num_outputs and config.standardize and encoder.standardization.mean.ndim == 1:
+        one = encoder.standardization
+        encoder.standardization = Standardization(num_outputs, 1, len(one.mean)).to(one.mean.device)
+        encoder.standardization.mean.copy_(one.mean)  # (K, 1, D)
+        encoder.standardization.deviation.copy_(one.deviation)  # (K, 1, D)
 
 
-def moved(before: Sequence[float], after: Sequence[float]) -> float:
-    """How far softmaxed weights have moved, from 0 to 1: the share of the sum that changed its layer."""
-    return 0.5 * sum(abs(one - other) for one, other in zip(before, after))
+def moved(before: Factors, after: Factors) -> float:
+    """How far factors of layers have moved; of softmaxed ones the share of the sum that changed its layer, 0 to 1.
+
+    Of several rows the mean.
+    """
+    distance = (torch.tensor(before) - torch.tensor(after)).abs().sum(-1)  # () or (K,)
+    return 0.5 * distance.mean().item()
 
 
 def stopped_falling(distances: Sequence[float], patience: int = PATIENCE) -> bool:
@@ -211,15 +234,49 @@ def stopped_falling(distances: Sequence[float], patience: int = PATIENCE) -> boo
 
 
 def draw_trajectory(
-    trajectory: Sequence[tuple[int, Sequence[float]]], path: str | os.PathLike, frozen_at: int | None = None
+    trajectory: Sequence[tuple[int, Factors]], path: str | os.PathLike, frozen_at: int | None = None
 ) -> None:
-    """Draw the softmaxed weights as a PNG, as Figure 4 does: over the steps a line per layer, and over the layers.
+    """Draw the factors of the layers over a run as a PNG.
+
+    Those of one fusion as Figure 4 does: over the steps a line a layer, and over the layers. Those of several as
+    heat maps, a row a block of the diffusion model and a column a layer, at six steps of the run.
 
     Args:
-        trajectory (`list`): pairs of step and L weights.
+        trajectory (`list`): pairs of step and L factors, or K rows of them.
         path (`str`): the PNG.
         frozen_at (`int`, *optional*): step of the freeze, marked if above 0.
     """
+    several = isinstance(trajectory[0][1][0], Sequence)
+    figure = _heat_maps(trajectory, frozen_at) if several else _lines(trajectory, frozen_at)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def _shown(trajectory: Sequence[tuple[int, Factors]]) -> list[tuple[int, Factors]]:
+    """Six points of a trajectory, evenly spread, the first and the last among them."""
+    return [trajectory[k] for k in sorted({round(k * (len(trajectory) - 1) / 5) for k in range(6)})]
+
+
+def _heat_maps(trajectory: Sequence[tuple[int, Factors]], frozen_at: int | None) -> Figure:
+    rows, layers = len(trajectory[0][1]), len(trajectory[0][1][0])
+    shown = _shown(trajectory)
+    figure = Figure(figsize=(1.5 + 2.2 * len(shown), max(2.6, 0.9 + 0.16 * rows)), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    equal = 1 / layers  # what every factor is at the beginning: white
+    farthest = max(abs(value - equal) for _, block in shown for row in block for value in row) or equal
+    for ax, (step, factors) in zip(panels, shown):
+        norm = CenteredNorm(vcenter=equal, halfrange=farthest)
+        image = ax.imshow(factors, cmap="RdBu_r", norm=norm, aspect="auto", interpolation="nearest")
+        frozen = ", frozen" if frozen_at and step >= frozen_at else ""
+        ax.set(title=f"step {step}{frozen}", xlabel="layer (0 is the first)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("block of the diffusion model")
+    figure.colorbar(image, ax=panels, label=f"weight (white: 1 / {layers}, Norm-Avg)")
+    return figure
+
+
+def _lines(trajectory: Sequence[tuple[int, Sequence[float]]], frozen_at: int | None) -> Figure:
     steps = [step for step, _ in trajectory]
     layers = len(trajectory[0][1])
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -230,15 +287,13 @@ def draw_trajectory(
         over_steps.plot(steps, [weights[i] for _, weights in trajectory], color=colour, label=label, linewidth=1.2)
     if frozen_at:
         over_steps.axvline(frozen_at, color="black", linestyle="--", linewidth=1, label="frozen")
-    over_steps.set(xlabel="training step", ylabel="weight (softmax)", title="over the run, a line per layer")
+    over_steps.set(xlabel="training step", ylabel="weight", title="over the run, a line per layer")
     over_steps.legend(fontsize=8, ncols=2)
-    shown = sorted({round(k * (len(trajectory) - 1) / 5) for k in range(6)})
-    for number, k in enumerate(shown):
-        step, weights = trajectory[k]
+    shown = _shown(trajectory)
+    for number, (step, weights) in enumerate(shown):
         colour = colormaps["plasma"](0.9 * number / max(1, len(shown) - 1))
         over_layers.plot(range(layers), weights, marker=".", color=colour, label=f"step {step}", linewidth=1.2)
     over_layers.axhline(1 / layers, color="grey", linestyle=":", linewidth=1, label="Norm-Avg")
     over_layers.set(xlabel="layer (0 is the first block)", title="over the layers")
     over_layers.legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    return figure
