@@ -1,6 +1,7 @@
 """The house: imports point one way, what ships stands alone, and private names of libraries that we use are there."""
 
 import ast
+import configparser
 import inspect
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def test_what_ships_imports_its_siblings_and_its_libraries_alone(path):
         assert not [module for module in imported(path) if module.startswith("granted")]
         foreign = {module.partition(".")[0] for module in imported(path)} - LIBRARIES
         assert foreign <= set(__import__("sys").stdlib_module_names)
+
+
+def test_an_installed_package_has_every_module():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in MODULES}
+    assert listed == {"granted" if folder == "." else f"granted.{folder.replace('/', '.')}" for folder in folders}
 
 
 def test_private_names_of_libraries_that_we_rely_on_are_what_we_take_them_for():

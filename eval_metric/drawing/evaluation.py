@@ -86,7 +86,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             write_rows(rows, data)
         plain = conditions.captions == "short_caption"
         own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
-        fingerprint = conditions.model.fingerprint()
+        fingerprint = feature_encoder(conditions.model, conditions.feature).fingerprint()
         for seed in settings.seeds:
             arm = {
                 "encoder": conditions.encoder,
