@@ -5,9 +5,9 @@
 
 A small training keeps neither a GPU nor a core busy, so several processes run the same `granted evaluate drawing` and
 share its arms, while one for each encoder runs `granted evaluate reading`. The groups of arms come one after the
-other: last layer and Norm-Avg with their controls, both raw, then layer weights that are learned (one row for all
-blocks, one for each block, of any sign). When the minutes are over, the tables are written of the arms that have
-ended. Given again, the script goes on where it stopped.
+other: last layer and Norm-Avg with their controls, layer weights that are learned (one row for each block, one for
+all, of any sign), both features raw, and single layers. When the minutes are over, the tables are written of the arms
+that have ended. Given again, the script goes on where it stopped.
 """
 
 import argparse
@@ -32,6 +32,7 @@ DRAWING = (
     ("--features", "learned", "--layer-weights", "two_step", "--controls="),
     ("--features", "last,norm_avg", "--no-standardize", "--controls="),
     ("--features", "learned", "--layer-weights", "signed", "--controls="),
+    ("--features", "layer_0,layer_3", "--controls="),
 )
 READING = ("--features", "last,norm_avg", "--controls", "random,words")
 TINY = {

@@ -51,7 +51,8 @@ def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
     if table is None:
         raise InputError("got an encoder without a table of word vectors, expected one: choose another control")
     limit = encoder.config.max_sequence_length
-    return _words_model(table.weight.detach().float().cpu(), encoder.tokenizer, limit, positions)
+    model = _words_model(table.weight.detach().float().cpu(), encoder.tokenizer, limit, positions)
+    return model.to(encoder.input_device)
 
 
 def vocabulary_alone(words: Sequence[str], width: int = 128) -> GrantedModel:

@@ -53,7 +53,7 @@ class DrawingArm(TextToImageTrainer):
         self._encoder, self._prompts, self._about = encoder, prompts, about
         super().__init__(config)
         images = [render_image(drawing, config.resolution) for drawing in single_figures(held_out=False)]
-        self.codec = CellCodec.of(torch.stack([to_tensor(image) for image in images]))
+        self.codec = CellCodec.of(torch.stack([to_tensor(image) for image in images])).to(self.accelerator.device)
         self.sample_shape = (CHANNELS, GRID, GRID)
 
     def load_encoder(self) -> tuple[str, GrantedModel]:

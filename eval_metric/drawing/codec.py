@@ -8,7 +8,7 @@ One figure in one colour is a mask times a colour, so that all cells lie in a sp
 diffusion model in it spends nothing on pixels that are always white, and learns what text tells several times sooner.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,10 @@ class CellCodec:
         # so that hardly a training step would ask the text for its place.
         scale = float((squares.amax(1).mean() / CHANNELS).sqrt())
         return cls(mean, basis, scale)
+
+    def to(self, device: torch.device) -> "CellCodec":
+        """The same on another device."""
+        return replace(self, mean=self.mean.to(device), basis=self.basis.to(device))
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, H) to latents (B, C, 3, 3)."""
