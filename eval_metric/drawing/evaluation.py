@@ -164,6 +164,7 @@ def _training(
         transformer=TRANSFORMER,
         max_sequence_length=128,
         **learning,
+        recompute_layers=False,  # of a few short captions they are small
         batch_size=settings.batch_size,
         max_steps=settings.steps,
         optimizer="muon",
