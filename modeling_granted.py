@@ -105,6 +105,55 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         """The factor of every layer, (L,) or (K, L), softmaxed where learned (Equation 3); detached."""
         return self.fusion.layer_weights().detach()
 
+    @contextmanager
+    def mixing(self, layer_weights: torch.Tensor | None) -> Iterator[None]:
+        """While it lasts, layers are summed with other factors than the model's own: of any sign and sum.
+
+        What is done to a layer before, such as its norm, stays, and so does what follows the sum.
+
+        Args:
+            layer_weights (`torch.Tensor` or lists of numbers, *optional*): (L,), or (K, L) for K sums, such as one for
+                each block of a diffusion model; (L + 1,) or (K, L + 1) with the embeddings, which come last. `None`
+                changes nothing.
+
+        Raises:
+            ValueError: another shape, what is not finite, or a model that sums no layers.
+        """
+        if layer_weights is None:
+            yield
+            return
+        own = self.fusion
+        given = torch.as_tensor(layer_weights, dtype=torch.float32)  # (L,) or (K, L)
+        mixture = self._mixture(given).to(own.layer_weights().device).requires_grad_(False)
+        with torch.no_grad():
+            mixture.weights.copy_(given[..., [index % given.shape[-1] for index in mixture.layers]])  # as given
+        self.fusion = mixture
+        try:
+            yield
+        finally:
+            self.fusion = own
+
+    def _mixture(self, given: torch.Tensor) -> LayerFusion:
+        """A sum of this encoder's layers with factors of the shape given."""
+        own, arrangement = self.fusion.options, self.fusion.arrangement
+        if arrangement not in ("sum", "stack") or (arrangement == "stack" and not own.has_weights()):
+            raise ValueError(
+                f"got layer weights for the fusion {self.config.fusion!r}, expected one that sums layers: choose one"
+            )
+        columns = own.num_layers + bool(self.config.embeddings)
+        outputs = own.output_count() if arrangement == "stack" else None
+        shape, legal = tuple(given.shape), f"({columns},) or (K, {columns})"
+        if outputs is not None:
+            legal = f"({outputs}, {columns})"
+            fits = shape == (outputs, columns)
+        else:
+            fits = given.ndim in (1, 2) and shape[-1] == columns
+        if not fits or not given.isfinite().all():
+            raise ValueError(f"got layer weights of shape {shape}, expected finite ones of shape {legal}")
+        options = self.config.layer_fusion() | {"fusion": "signed", "layer_index": -1, "layers": None}
+        options |= {"num_outputs": given.shape[0] if given.ndim == 2 else None, "layer_norm": own.norm()}
+        return LayerFusion(**options)
+
     def freeze_layer_weights(self) -> None:
         """Stop learning the layer weights (the second step of Section 3.5)."""
         self.fusion.requires_grad_(False)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 import torch
 from transformers.utils.logging import tqdm
 
+from .modeling_emphasis import Span, emphasized, find_spans, parse_emphasis, token_factors
 from .modeling_text_trunk import NotFiniteError, evaluating, not_finite
 
 
@@ -54,6 +55,8 @@ def cleaned(text: str, how: str) -> str:
 class TextInput:
     """What [`GrantedModel`] does with texts, by its tokenizer, configuration and forward pass."""
 
+    emphasized = staticmethod(emphasized)
+
     @torch.no_grad()
     def encode(
         self,
@@ -62,6 +65,8 @@ class TextInput:
         max_sequence_length: int | None = None,
         token_budget: int = 8192,
         show_progress: bool | None = None,
+        layer_weights: torch.Tensor | None = None,
+        emphasis: Mapping[str, float] | bool = False,
     ) -> list[torch.Tensor]:
         """Encode texts of any number and length.
 
@@ -72,19 +77,24 @@ class TextInput:
                 never more than the encoder has positions for.
             token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
             show_progress (`bool`, *optional*): a progress bar; by default for more than one batch.
+            layer_weights (`torch.Tensor`, *optional*): instead of the model's own, see [`~GrantedModel.mixing`].
+            emphasis (`dict[str, float]` or `bool`, defaults to `False`): words of the texts and their factors, or
+                `True` where texts say it themselves, as in `"a (red:1.5) cube"`; see [`emphasized`].
 
         Returns:
             One CPU tensor per text, (N_i, D) or as the fusion says, in the order given, without padding and without
             the template tokens that the configuration drops.
 
         Raises:
-            ValueError: what cannot be text, and features that are NaN or infinite; the message names the text.
+            ValueError: what cannot be text, features that are NaN or infinite (the message names the text), layer
+                weights of another shape, emphasis on words that are not in a text or are not read.
         """
-        texts = self.as_texts(texts)
+        texts, spans = self.read_emphasis(self.as_texts(texts), emphasis)
         token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
+        factors = self.emphasis_factors(texts, spans, token_ids)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
         features: list[torch.Tensor | None] = [None] * len(texts)
-        with evaluating(self):
+        with evaluating(self), self.mixing(layer_weights):
             for batch in tqdm(batches, disable=len(batches) < 2 if show_progress is None else not show_progress):
                 batch = sorted(batch)  # the first text that is not finite is the one named
                 input_ids, attention_mask = self.pad([token_ids[i] for i in batch])
@@ -94,8 +104,62 @@ class TextInput:
                     raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
                 self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
                 for i, row, mask in zip(batch, output, attention_mask.bool()):
-                    features[i] = row[..., mask, :][..., self.config.template_drop_tokens :, :].cpu()  # ([K,] N_i, D)
+                    row = row[..., mask, :][..., self.config.template_drop_tokens :, :].cpu()  # ([K,] N_i, D)
+                    features[i] = emphasized(row, factors[i]) if spans[i] else row
         return features
+
+    def read_emphasis(
+        self, texts: list[str], emphasis: Mapping[str, float] | bool
+    ) -> tuple[list[str], list[list[Span]]]:
+        """The texts without marks of emphasis, and for each the spans that have a factor.
+
+        Args:
+            texts (`list[str]`): prompts.
+            emphasis (`dict[str, float]` or `bool`): as of `encode`.
+
+        Raises:
+            ValueError: marks that cannot be read, or words that are not in a text.
+        """
+        if emphasis is True:
+            parsed = [parse_emphasis(text) for text in texts]
+            return [text for text, _ in parsed], [spans for _, spans in parsed]
+        return texts, [find_spans(text, emphasis) if emphasis else [] for text in texts]
+
+    def emphasis_factors(
+        self, texts: list[str], spans: list[list[Span]], token_ids: list[list[int]]
+    ) -> list[list[float]]:
+        """The factor of each token that is left of a text once template tokens are dropped; empty without a span.
+
+        Args:
+            texts (`list[str]`), spans (`list[list[Span]]`): of `read_emphasis`.
+            token_ids (`list[list[int]]`): of `tokenize`, for as many texts.
+
+        Raises:
+            ValueError: a tokenizer without character offsets, words that are not read, or a text that is changed by
+                the configuration's `text_cleaning`, so that places in it are lost.
+        """
+        return [self._token_factors(*one) if one[1] else [] for one in zip(texts, spans, token_ids)]
+
+    def _token_factors(self, text: str, spans: list[Span], token_ids: list[int]) -> list[float]:
+        if not self.tokenizer.is_fast:
+            raise ValueError("got emphasis for a tokenizer without character offsets, expected a fast one")
+        if cleaned(text, self.config.text_cleaning) != text:
+            raise ValueError(
+                f"got emphasis in {text[:60]!r}, which text_cleaning={self.config.text_cleaning!r} changes, expected "
+                "a text that it leaves as it is: write it so"
+            )
+        before = (self.config.prompt_template or "{prompt}").index("{prompt}")
+        shifted = [Span(span.start + before, span.end + before, span.factor) for span in spans]
+        offsets = self.tokenizer(
+            self._templated([text])[0],
+            truncation=True,
+            max_length=len(token_ids),
+            add_special_tokens=self.config.add_special_tokens,
+            return_offsets_mapping=True,
+        )["offset_mapping"]
+        self.tokenizer.backend_tokenizer.no_truncation()  # its rules would keep the limit of this call
+        factors = token_factors(offsets, shifted)
+        return (factors + [1.0] * (len(token_ids) - len(factors)))[self.config.template_drop_tokens :]
 
     @staticmethod
     def check_finite(features: torch.Tensor, mask: torch.Tensor, text_of: Callable[[int], str]) -> None:

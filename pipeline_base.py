@@ -10,7 +10,8 @@ import ast
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ class GrantedPipelineMixin:
         prompt_attention_mask: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         max_sequence_length: int | None = None,
+        layer_weights: torch.Tensor | None = None,
+        emphasis: Mapping[str, float] | bool = False,
     ) -> Conditioning:
         """Embeddings of prompts with their masks; all four go back into `__call__`. Gradients pass.
 
@@ -116,8 +119,11 @@ class GrantedPipelineMixin:
                 "negative_prompt", negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask
             )
         if prompts or negatives:  # one run of the encoder, and one warning, for all of them
-            embeds, masks = self._encode([*prompts, *negatives], max_sequence_length)  # (T, N, D), (T, N)
             count = len(prompts)
+            prompts, spans = self._read_emphasis(prompts, emphasis)
+            negatives, negative_spans = self._read_emphasis(negatives, emphasis is True)
+            texts, spans = [*prompts, *negatives], [*spans, *negative_spans]
+            embeds, masks = self._encode(texts, max_sequence_length, layer_weights, spans)  # (T, N, D), (T, N)
             if prompts:
                 prompt_embeds, prompt_attention_mask = _trim(embeds[:count], masks[:count])
             if negatives:
@@ -137,17 +143,27 @@ class GrantedPipelineMixin:
         # The images of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
         return tuple(t if t is None else t.to(device).repeat_interleave(num_images_per_prompt, 0) for t in tensors)
 
-    def _encode(self, texts: list[str], max_sequence_length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_emphasis(self, texts: list[str], emphasis: Mapping[str, float] | bool) -> tuple[list[str], list[list]]:
+        """The texts without marks of emphasis, and for each what they say."""
+        return self.text_encoder.read_emphasis(texts, emphasis) if emphasis else (texts, [[] for _ in texts])
+
+    def _encode(
+        self, texts: list[str], max_sequence_length: int | None, layer_weights: torch.Tensor | None, spans: list[list]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (T, N, D) of texts without the template tokens the configuration drops, and their mask (T, N)."""
         token_ids = self.text_encoder.tokenize(texts, self._token_limit(max_sequence_length), allow_empty=True)
         device = get_module_execution_device(self.text_encoder)  # not where the weights wait when they are offloaded
         input_ids, attention_mask = (tensor.to(device) for tensor in self.text_encoder.pad(token_ids))  # (T, M) each
-        features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, [K,] M, D)
+        with nullcontext() if layer_weights is None else self.text_encoder.mixing(layer_weights):
+            features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, [K,] M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
         self.text_encoder.check_finite(features, masks, texts.__getitem__)
         drop = self.text_encoder.config.template_drop_tokens
         # (N_i, D) or (N_i, K * D) each, whichever side was padded
         rows = [row[mask][drop:] for row, mask in zip(side_by_side(features), masks)]
+        if any(spans):
+            factors = self.text_encoder.emphasis_factors(texts, spans, token_ids)
+            rows = [self.text_encoder.emphasized(row, own) if own else row for row, own in zip(rows, factors)]
         ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]  # (N_i,) each
         return pad_sequence(rows, batch_first=True), pad_sequence(ones, batch_first=True)
 

@@ -15,7 +15,7 @@ Ships to the Hub; imports nothing but torch, transformers and diffusers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,12 +122,15 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
         cfg_trunc_ratio: float = 1.0,
         cfg_normalization: bool = True,
         max_sequence_length: int | None = None,
+        layer_weights: torch.Tensor | None = None,
+        emphasis: Mapping[str, float] | bool = False,
     ) -> ImagePipelineOutput | tuple:
         """Make images.
 
         Args:
             prompt, negative_prompt, num_images_per_prompt, prompt_embeds, negative_prompt_embeds,
-                prompt_attention_mask, negative_prompt_attention_mask, max_sequence_length: see `encode_prompt`.
+                prompt_attention_mask, negative_prompt_attention_mask, max_sequence_length,
+                layer_weights, emphasis: see `encode_prompt`.
             width, height (`int`, *optional*): in pixels; the transformer's `sample_size` by default.
             num_inference_steps (`int`, defaults to 50), guidance_scale (`float`, defaults to 4.0): as in the paper.
             sigmas (`list[float]`, *optional*): noise levels before the scheduler's shift; equal steps by default.
@@ -161,6 +164,8 @@ class GrantedLumina2Pipeline(GrantedPipelineMixin, Lumina2Pipeline):
             prompt_attention_mask,
             negative_prompt_attention_mask,
             max_sequence_length,
+            layer_weights,
+            emphasis,
         )
         count, channels = conditioning[0].shape[0], self.transformer.config.in_channels
         shape = (count, channels, height // factor, width // factor)
@@ -244,6 +249,8 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         device: torch.device | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
+        layer_weights: torch.Tensor | None = None,
+        emphasis: Mapping[str, float] | bool = False,
     ) -> Conditioning:
         """As [`GrantedPipelineMixin.encode_prompt`], but all embeddings and masks are of the length Wan reads.
 
@@ -261,6 +268,8 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
             prompt_attention_mask,
             negative_prompt_attention_mask,
             max_sequence_length,
+            layer_weights,
+            emphasis,
         )
 
     def _fit(self, conditioning: Conditioning, max_sequence_length: int | None) -> Conditioning:
@@ -305,12 +314,15 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006
         max_sequence_length: int | None = None,
+        layer_weights: torch.Tensor | None = None,
+        emphasis: Mapping[str, float] | bool = False,
     ) -> WanPipelineOutput | tuple:
         """Make videos.
 
         Args:
             prompt, negative_prompt, num_videos_per_prompt, prompt_embeds, negative_prompt_embeds,
-                prompt_attention_mask, negative_prompt_attention_mask, max_sequence_length: see `encode_prompt`.
+                prompt_attention_mask, negative_prompt_attention_mask, max_sequence_length,
+                layer_weights, emphasis: see `encode_prompt`.
             height (`int`, defaults to 480), width (`int`, defaults to 832): in pixels.
             num_frames (`int`, defaults to 81): one more than a multiple of the VAE's factor in time.
             num_inference_steps (`int`, defaults to 50), guidance_scale (`float`, defaults to 5.0): as in the paper.
@@ -354,6 +366,8 @@ class GrantedWanPipeline(GrantedPipelineMixin, WanPipeline):
             device,
             prompt_attention_mask,
             negative_prompt_attention_mask,
+            layer_weights,
+            emphasis,
         )
         count, channels = conditioning[0].shape[0], self.transformer.config.in_channels
         shape = (count, channels, latent_frames + 1, height // factor, width // factor)
