@@ -99,7 +99,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             raw = "" if settings.standardize else "__raw"
             folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
             tqdm.write(_cost(runs, arm))
-            config = _training(settings, conditions, data, folder, seed)
+            config = training_config(settings, conditions, data, folder, seed)
             DrawingArm(config, model, own, arm).run()
     return write_report(finished_arms(runs), settings.output)
 
@@ -122,7 +122,7 @@ def _cost(runs: Path, arm: dict[str, Any]) -> str:
     return f"{arm['encoder']}, {arm['feature']}, seed {arm['seed']}: {steps} steps of {size} images{took}"
 
 
-def _training(
+def training_config(
     settings: DrawingSettings, conditions: Conditions, data: Path, folder: Path, seed: int
 ) -> TextToImageConfig:
     learning = {"layer_weights": "as_saved"}
