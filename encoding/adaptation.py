@@ -27,7 +27,7 @@ from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.ridge import LinearMap, Moments, fit_ridge, mean_explained
 from granted.modeling_granted import GrantedModel
-from granted.utils.errors import InputError, refusing
+from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.versions import library_versions
 
@@ -124,6 +124,7 @@ def adapt(
     fused = fused_alone(new)
     texts, kept = list(dict.fromkeys(texts)), readable(old, fused, texts)
     parts = split(kept)
+    check_tokens(fused, parts["fit"])
     made = {CONTROLS[key][0]: as_read_by(fused, CONTROLS[key][1](fused)) for key in controls}
     sums = {
         name: PairSums(encoder, features) for name, encoder in {"map": fused, **made, "old onto itself": old}.items()
@@ -134,7 +135,6 @@ def adapt(
             for one in sums.values():
                 one.add(part, together, places, targets)
             bar.update(len(together))
-    check_tokens(sums["map"].all["fit"])
     maps = {name: one.fit() for name, one in sums.items()}
     report = {
         "explained_variance": {name: explained(maps[name], one) for name, one in sums.items()},
@@ -163,16 +163,15 @@ def load_feature(spec: str, feature: str | None, options: EncoderOptions) -> tup
     Raises:
         InputError: as of [`load_encoder`], a feature that the encoder does not have, or one for a saved model.
     """
-    name, path = split_spec(spec)
-    with refusing(f"encoder {path!r}", "a text encoder with its tokenizer: check the path or Hub id"):
-        saved = is_fused(path, options.revision)
-    if saved and feature is not None:
+    name, encoder = load_encoder(spec, options)
+    if not is_fused(split_spec(spec)[1], options.revision):
+        return name, feature_encoder(encoder, feature or "norm_avg")
+    if feature is not None:
         raise InputError(
             f"got the feature {feature} for {name}, a saved model, expected its own: leave the option out, or name "
             "the plain encoder"
         )
-    name, encoder = load_encoder(spec, options)
-    return name, encoder if saved else feature_encoder(encoder, feature or "norm_avg")
+    return name, encoder
 
 
 def save(found: Adaptation, output: str | os.PathLike, names: dict[str, str]) -> None:
@@ -206,16 +205,17 @@ def check_features(name: str, encoder: GrantedModel) -> None:
         raise InputError(f"got {name} with an untrained projection, expected a trained one: train it first")
 
 
-def check_tokens(sums: Moments) -> None:
-    """Refuse fewer pairs than a map has inputs.
+def check_tokens(encoder: GrantedModel, texts: Sequence[str]) -> None:
+    """Refuse texts of fewer tokens than an encoder has features.
 
     Raises:
         InputError: there are fewer.
     """
-    if sums.count < sums.inputs:
+    count, width = sum(map(len, token_places(encoder, texts))), encoder.config.hidden_size
+    if count < width:
         raise InputError(
-            f"got {sums.count} tokens to fit {sums.inputs} features, expected at least as many, and better ten times "
-            "as many: give more texts"
+            f"got {count} tokens to fit {width} features, expected at least as many, and better ten times as many: "
+            "give more texts"
         )
 
 
