@@ -18,7 +18,7 @@ from diffusers import Lumina2Transformer2DModel
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.scenes.shapes.rows import write_rows
-from granted.encoding.adaptation import PARTS, adapt, as_read_by, fused_alone, readable, split
+from granted.encoding.adaptation import PARTS, adapt, as_read_by, fused_alone, readable, split, token_features
 from granted.encoding.alignment import overlap_weights, token_places
 from granted.encoding.controls import random_weights, words_alone
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
@@ -33,8 +33,6 @@ from granted.eval_metric.drawing.scenes import Prompt, scored_prompts, training_
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_granted import GrantedModel
-from granted.training.diffusion.conditioning import Conditioning
-from granted.training.flow_matching import UNCONDITIONAL
 from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.program import run_as_command
 from granted.utils.versions import library_versions
@@ -108,22 +106,8 @@ class Store:
         missing = cache.missing(texts)
         for start in tqdm(range(0, len(missing), 64), "encoding", disable=len(missing) < 200):
             part = missing[start : start + 64]
-            said = iter(encoder.encode([text for text in part if text], show_progress=False))
-            cache.append(part, {"features": [next(said) if text else unconditional(encoder) for text in part]})
+            cache.append(part, {"features": token_features(encoder, part)})
         return [cache.read("features", text) for text in texts]
-
-
-@torch.no_grad()
-def unconditional(encoder: GrantedModel) -> torch.Tensor:
-    """What a model gives of no text, (N, D)."""
-    embeds, mask = Conditioning(encoder, accelerator=CPU).embed([UNCONDITIONAL])
-    return embeds[0][mask[0].bool()]
-
-
-class CPU:
-    """What [`Conditioning`] asks of an accelerator."""
-
-    device = torch.device("cpu")
 
 
 # -------------------------------------------------------------------------------------------------- what is drawn from

@@ -27,28 +27,39 @@ from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.ridge import LinearMap, Moments, fit_ridge, mean_explained
 from granted.modeling_granted import GrantedModel
+from granted.modeling_text_trunk import evaluating
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.versions import library_versions
 
 
 TEXTS_TOGETHER = 128
+TEXTS_FOR_AN_EMPTY_ONE = 10  # as captions are dropped in a training
 FEWEST_TEXTS = 10
 PARTS = ("fit", "chosen on", "test")  # of the texts: eight tenths, one, one
 Features = Callable[[GrantedModel, Sequence[str]], list[torch.Tensor]]
 READING = ("text_cleaning", "prompt_template", "add_special_tokens", "template_drop_tokens")
 
 
+@torch.no_grad()
 def token_features(encoder: GrantedModel, texts: Sequence[str]) -> list[torch.Tensor]:
-    """What an encoder gives of texts, (N_i, D) each.
+    """What an encoder gives of texts, (N_i, D) each; a text may be empty.
 
     Raises:
         InputError: features that are not finite.
     """
     try:
-        return encoder.encode(texts, show_progress=False)
+        said = iter(encoder.encode([text for text in texts if text], show_progress=False))
     except ValueError as error:
         raise InputError(str(error)) from error
+    return [next(said) if text else _of_no_text(encoder) for text in texts]
+
+
+def _of_no_text(encoder: GrantedModel) -> torch.Tensor:
+    """(N, D)."""
+    with evaluating(encoder):
+        features = encoder(*encoder.pad(encoder.tokenize([""], allow_empty=True))).last_hidden_state  # (1, N, D)
+    return features[0, encoder.config.template_drop_tokens :].cpu()
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,12 @@ class PairSums:
         self.own: dict[str, Moments] = {}  # without special tokens and templates
 
     def add(
-        self, part: str, texts: Sequence[str], old: Sequence[TokenPlaces], targets: Sequence[torch.Tensor]
+        self,
+        part: str,
+        texts: Sequence[str],
+        old: Sequence[TokenPlaces],
+        targets: Sequence[torch.Tensor],
+        times: int = 1,
     ) -> None:
         """Add the pairs of texts, whose old tokens stand at places and have the features (N_old, D_old) each."""
         places = token_places(self.encoder, texts)
@@ -88,7 +104,7 @@ class PairSums:
         y = torch.cat([overlap_weights(*pair) @ rows.double() for *pair, rows in zip(places, old, targets)])
         own = torch.cat([one.own for one in places])  # (sum N_new,)
         for sums, chosen in ((self.all, slice(None)), (self.own, own)):
-            sums.setdefault(part, Moments(x.shape[1], y.shape[1])).add(x[chosen], y[chosen])
+            sums.setdefault(part, Moments(x.shape[1], y.shape[1])).add(x[chosen], y[chosen], times)
 
     def fit(self) -> LinearMap:
         """The ridge of the first two parts, of the strength that the second one chooses."""
@@ -130,11 +146,11 @@ def adapt(
         name: PairSums(encoder, features) for name, encoder in {"map": fused, **made, "old onto itself": old}.items()
     }
     with tqdm(total=len(kept), desc=shown, unit="text", disable=not shown) as bar:
-        for part, together in in_turn(parts):
+        for part, together, times in in_turn(parts):
             places, targets = token_places(old, together), features(old, together)
             for one in sums.values():
-                one.add(part, together, places, targets)
-            bar.update(len(together))
+                one.add(part, together, places, targets, times)
+            bar.update(sum(map(bool, together)))
     maps = {name: one.fit() for name, one in sums.items()}
     report = {
         "explained_variance": {name: explained(maps[name], one) for name, one in sums.items()},
@@ -245,11 +261,15 @@ def split(texts: Sequence[str], seed: int = 0) -> dict[str, list[str]]:
     return dict(zip(PARTS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth])))
 
 
-def in_turn(parts: dict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
-    """Every part in batches of texts."""
+def in_turn(parts: dict[str, list[str]]) -> Iterator[tuple[str, list[str], int]]:
+    """Every part in batches of texts, and how often each of these counts.
+
+    Guidance reads the empty text at every step of drawing, so the map is fitted on it, too, and often.
+    """
+    yield "fit", [""], max(1, len(parts["fit"]) // TEXTS_FOR_AN_EMPTY_ONE)
     for part, texts in parts.items():
         for start in range(0, len(texts), TEXTS_TOGETHER):
-            yield part, texts[start : start + TEXTS_TOGETHER]
+            yield part, texts[start : start + TEXTS_TOGETHER], 1
 
 
 def fused_alone(encoder: GrantedModel) -> GrantedModel:

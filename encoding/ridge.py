@@ -14,6 +14,7 @@ import torch
 
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))  # of the penalty, per token and unit of variance
+HARDLY_MORE = 1.01  # of what the best strength leaves unexplained
 
 
 @dataclass
@@ -40,15 +41,15 @@ class Moments:
         for name, shape in shapes.items():
             setattr(self, name, torch.zeros(shape, dtype=torch.float64))
 
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add pairs: inputs (T, D_new) and targets (T, D_old)."""
+    def add(self, x: torch.Tensor, y: torch.Tensor, times: int = 1) -> None:
+        """Add pairs, once or several times: inputs (T, D_new) and targets (T, D_old)."""
         x, y = x.double().cpu(), y.double().cpu()
-        self.count += len(x)
-        self.x += x.sum(0)
-        self.y += y.sum(0)
-        self.xx.addmm_(x.T, x)
-        self.xy.addmm_(x.T, y)
-        self.yy += y.square().sum(0)
+        self.count += times * len(x)
+        self.x += times * x.sum(0)
+        self.y += times * y.sum(0)
+        self.xx.addmm_(x.T, x, alpha=times)
+        self.xy.addmm_(x.T, y, alpha=times)
+        self.yy += times * y.square().sum(0)
 
     def __add__(self, other: "Moments") -> "Moments":
         both = Moments(self.inputs, self.targets, self.count + other.count)
@@ -105,10 +106,12 @@ class LinearMap:
 def fit_ridge(sums: Moments, held_out: Moments | None = None, strengths: tuple[float, ...] = STRENGTHS) -> LinearMap:
     """The ridge regression of these pairs, in closed form.
 
+    The strength is the largest that leaves hardly more unexplained of other pairs than the best one does: features
+    that hardly vary, as those of a few words, else get weights that a word unseen so far multiplies by a thousand.
+
     Args:
         sums ([`Moments`]): what it is fitted on.
-        held_out ([`Moments`], *optional*): other pairs, on which the strength is chosen that explains most, in the
-            mean over channels; without them the first of the strengths.
+        held_out ([`Moments`], *optional*): the other pairs; without them the first of the strengths is taken.
         strengths (`tuple[float, ...]`): which are tried, per token and unit of variance.
     """
     mean, bias = sums.x / sums.count, sums.y / sums.count  # (D_new,), (D_old,)
@@ -118,14 +121,15 @@ def fit_ridge(sums: Moments, held_out: Moments | None = None, strengths: tuple[f
     xx, xy = xx / deviation.outer(deviation), xy / deviation.unsqueeze(1)
     values, vectors = torch.linalg.eigh(xx)  # (D_new,), (D_new, D_new)
     rotated = vectors.T @ xy  # (D_new, D_old)
-    best, best_score = None, -torch.inf
-    for strength in strengths if held_out else strengths[:1]:
+
+    def with_strength(strength: float) -> LinearMap:
         weight = vectors @ (rotated / (values.clamp(min=0) + strength).unsqueeze(1))  # (D_new, D_old)
-        found = LinearMap(mean, deviation, weight, bias, strength)
-        score = mean_explained(found.explained(held_out)) if held_out else 0.0
-        if best is None or score > best_score:
-            best, best_score = found, score
-    return best
+        return LinearMap(mean, deviation, weight, bias, strength)
+
+    if held_out is None:
+        return with_strength(strengths[0])
+    missed = {one: 1 - mean_explained(with_strength(one).explained(held_out)) for one in strengths}
+    return with_strength(max(one for one in strengths if missed[one] <= HARDLY_MORE * min(missed.values())))
 
 
 def mean_explained(shares: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from granted import GrantedModel
-from granted.encoding.adaptation import adapt, fused_alone, load_feature, save, split
+from granted.encoding.adaptation import adapt, fused_alone, load_feature, save, split, token_features
 from granted.encoding.alignment import overlap_weights, same_text, token_places
 from granted.encoding.features import feature_encoder
 from granted.encoding.options import EncoderOptions
@@ -154,7 +154,7 @@ def test_sums_fit_what_all_rows_at_once_fit():
     torch.testing.assert_close(one.explained(whole), shares)
 
 
-def test_the_strength_is_the_one_that_explains_most_of_other_pairs():
+def test_the_strength_is_the_largest_that_explains_hardly_less_of_other_pairs():
     x, signal = torch.randn(40, 30), torch.randn(30, 1)
     few, many = Moments(30, 1), Moments(30, 1)
     few.add(x, x @ signal + 10 * torch.randn(40, 1))
@@ -162,6 +162,16 @@ def test_the_strength_is_the_one_that_explains_most_of_other_pairs():
     many.add(x, x @ signal + 10 * torch.randn(1000, 1))
     shares = {strength: mean_explained(fit_ridge(few, many, (strength,)).explained(many)) for strength in (0.0, 1.0)}
     assert shares[1.0] > shares[0.0] and fit_ridge(few, many, (0.0, 1.0)).strength == 1.0
+    exact, x = Moments(30, 1), torch.randn(1000, 30)
+    exact.add(x, x @ signal)
+    assert fit_ridge(exact, exact, (1e-8, 1e-2)).strength == 1e-8
+    assert fit_ridge(many, many, (1e-8, 1e-2)).strength == 1e-2
+    twice, both = Moments(30, 1), Moments(30, 1)
+    twice.add(x, x @ signal, 2)
+    for _ in range(2):
+        both.add(x, x @ signal)
+    torch.testing.assert_close(twice.xx, both.xx)
+    assert twice.count == both.count == 2000
 
 
 def test_a_channel_that_never_varies_is_neither_divided_by_nor_counted():
@@ -219,6 +229,13 @@ def test_the_saved_model_gives_what_the_map_gives_and_draws_in_a_pipeline(found,
     torch.testing.assert_close(embeds[0][mask[0].bool()].double(), expected[0], atol=1e-4, rtol=1e-4)
     (image,) = pipe(texts[0], height=8, width=8, num_inference_steps=2, output_type="pt").images
     assert torch.isfinite(image).all()
+
+
+def test_no_text_becomes_what_it_was_for_guidance_reads_it(old, letters):
+    found = adapt(old, letters, make_texts(), ())  # letters has no token of no text but one of padding
+    expected = token_features(old, [""])[0].mean(0)  # (D_old,), of [CLS] and [SEP]
+    (ours,) = found.map(token_features(fused_alone(letters), [""])[0]).float()  # (D_old,)
+    assert (ours - expected).norm() < 0.3 * (found.map.bias - expected).norm()
 
 
 def test_the_template_of_the_new_encoder_and_layer_weights_of_a_saved_one_stay(tiny_encoder_folder, old, tmp_path):
