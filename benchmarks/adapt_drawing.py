@@ -18,7 +18,16 @@ from diffusers import Lumina2Transformer2DModel
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.scenes.shapes.rows import write_rows
-from granted.encoding.adaptation import PARTS, adapt, as_read_by, fused_alone, readable, split, token_features
+from granted.encoding.adaptation import (
+    PARTS,
+    adapt,
+    as_read_by,
+    fused_alone,
+    joined_layers,
+    readable,
+    split,
+    token_features,
+)
 from granted.encoding.alignment import overlap_weights, token_places
 from granted.encoding.controls import random_weights, words_alone
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
@@ -40,6 +49,7 @@ from granted.utils.versions import library_versions
 
 WORDINGS = ("seen", "form", "word")
 TEMPLATE = "<|im_start|>{prompt}<|im_end|>"  # one token before a text and one behind it, as the old encoder has
+JOINED = ("embeddings", "9", "19", "29")  # of 30 layers
 SIZES = (50, 150, 500)
 HIDDEN = 1024  # of the network that is tried in place of the map
 Rows = Callable[[Sequence[str]], list[torch.Tensor]]
@@ -140,6 +150,8 @@ def given_features(
     smollm, with_ends = feature_encoder(small, "norm_avg"), feature_encoder(framed, "norm_avg")
     yield from mapped(f"{second} norm_avg", old, smollm, captions, store, variants=True)
     yield from mapped(f"{second} norm_avg, with ends", old, with_ends, captions, store, variants=True)
+    joined = joined_layers(framed, JOINED)
+    yield from mapped(f"{second}, joined layers with ends", old, joined, captions, store, variants=True)
     words = as_read_by(with_ends, words_alone(framed))
     yield from mapped(f"{second}, words, with ends", old, words, captions, store)
     yield from mapped(f"{second}, random weights, with ends", old, random_weights(with_ends), captions, store)

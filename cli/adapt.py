@@ -24,6 +24,9 @@ class Adapt:
     output: Path = option(help="The folder to make: the adapted encoder and adapt.json.")
     old_feature: str | None = option(None, "What the diffusion model reads; norm_avg. A saved model has its own.")
     new_feature: str | None = option(None, "What is mapped: last, penultimate, layer_N, avg or norm_avg, the default.")
+    new_layers: list[str] = option(
+        [], "Instead: layers joined along the channels, such as embeddings,9,19,29 (0 is the first)."
+    )
     new_template: str | None = option(None, "Text with {prompt} in it, put around every text for the new encoder.")
     controls: list[Literal["random", "words"]] = option(
         ["words"], "Also fitted, to compare: its random weights, its words without context."
@@ -49,7 +52,7 @@ def adapt(settings: Adapt, encoder: EncoderOptions):
         raise InputError(f"got no text in {settings.texts}, expected one a line")
     old_name, old = load_feature(settings.old, settings.old_feature, encoder)
     new_options = replace(encoder, template=settings.new_template)
-    new_name, new = load_feature(settings.new, settings.new_feature, new_options)
+    new_name, new = load_feature(settings.new, settings.new_feature, new_options, settings.new_layers)
     found = adapt(old, new, texts, settings.controls, shown=f"from {new_name} to {old_name}")
     names = {"old": old_name, "new": new_name, "texts": settings.texts.name}
     save(found, settings.output, names)

@@ -34,10 +34,11 @@ from granted.utils.versions import library_versions
 
 
 TEXTS_TOGETHER = 128
-TEXTS_FOR_AN_EMPTY_ONE = 10  # as captions are dropped in a training
+SHARE_OF_NO_TEXT = 0.02  # of the tokens that are fitted; guidance reads the empty text at every step of drawing
 FEWEST_TEXTS = 10
 PARTS = ("fit", "chosen on", "test")  # of the texts: eight tenths, one, one
 Features = Callable[[GrantedModel, Sequence[str]], list[torch.Tensor]]
+EMBEDDINGS = "embeddings"
 READING = ("text_cleaning", "prompt_template", "add_special_tokens", "template_drop_tokens")
 
 
@@ -140,13 +141,13 @@ def adapt(
     fused = fused_alone(new)
     texts, kept = list(dict.fromkeys(texts)), readable(old, fused, texts)
     parts = split(kept)
-    check_tokens(fused, parts["fit"])
+    empty = SHARE_OF_NO_TEXT * count_tokens(fused, parts["fit"]) / len(token_places(fused, [""])[0])
     made = {CONTROLS[key][0]: as_read_by(fused, CONTROLS[key][1](fused)) for key in controls}
     sums = {
         name: PairSums(encoder, features) for name, encoder in {"map": fused, **made, "old onto itself": old}.items()
     }
     with tqdm(total=len(kept), desc=shown, unit="text", disable=not shown) as bar:
-        for part, together, times in in_turn(parts):
+        for part, together, times in in_turn(parts, max(1, round(empty))):
             places, targets = token_places(old, together), features(old, together)
             for one in sums.values():
                 one.add(part, together, places, targets, times)
@@ -169,25 +170,55 @@ def adapt(
     return Adaptation(with_map(new, maps["map"]), maps["map"], report)
 
 
-def load_feature(spec: str, feature: str | None, options: EncoderOptions) -> tuple[str, GrantedModel]:
+def load_feature(
+    spec: str, feature: str | None, options: EncoderOptions, layers: Sequence[str] = ()
+) -> tuple[str, GrantedModel]:
     """An encoder whose output is one feature; a saved model has its own.
 
     Args:
         spec (`str`), options ([`EncoderOptions`]): as of [`load_encoder`].
         feature (`str`, *optional*): name as of `granted.encoding.features`; `"norm_avg"` by default.
+        layers (`list[str]`): as of [`joined_layers`], in place of a feature.
 
     Raises:
-        InputError: as of [`load_encoder`], a feature that the encoder does not have, or one for a saved model.
+        InputError: as of [`load_encoder`], a feature or layer that the encoder does not have, or for a saved model.
     """
+    if layers and feature is not None:
+        raise InputError(f"got the feature {feature} and layers {','.join(layers)}, expected one of the two")
     name, encoder = load_encoder(spec, options)
+    asked = ",".join(layers) or feature
     if not is_fused(split_spec(spec)[1], options.revision):
-        return name, feature_encoder(encoder, feature or "norm_avg")
-    if feature is not None:
+        return name, joined_layers(encoder, layers) if layers else feature_encoder(encoder, feature or "norm_avg")
+    if asked:
         raise InputError(
-            f"got the feature {feature} for {name}, a saved model, expected its own: leave the option out, or name "
-            "the plain encoder"
+            f"got the feature {asked} for {name}, a saved model, expected its own: leave the option out, or name the "
+            "plain encoder"
         )
     return name, encoder
+
+
+def joined_layers(encoder: GrantedModel, layers: Sequence[str]) -> GrantedModel:
+    """A model whose output is some layers of an encoder along the channels, each normalised; the trunk is shared.
+
+    Args:
+        encoder ([`GrantedModel`]): a plain one.
+        layers (`list[str]`): their numbers, 0 is the first block and -1 the last; `"embeddings"` before them is what
+            enters the first block.
+
+    Raises:
+        InputError: no such layer, or one twice.
+    """
+    count = encoder.config.num_hidden_layers
+    embeddings = layers[0] == EMBEDDINGS
+    options = encoder.config.fusion_options() | {"fusion": "concat", "layer_norm": "layer_norm", "layer_index": -1}
+    try:
+        options |= {"layers": [int(one) for one in layers[embeddings:]], "embeddings": embeddings}
+        return GrantedModel.from_loaded(encoder.encoder, encoder.tokenizer, **options).requires_grad_(False)
+    except ValueError as error:
+        raise InputError(
+            f"got layers {','.join(layers)} of an encoder with {count}, expected different numbers from 0 to "
+            f"{count - 1}, or from -{count} to -1, with {EMBEDDINGS} before them or without"
+        ) from error
 
 
 def save(found: Adaptation, output: str | os.PathLike, names: dict[str, str]) -> None:
@@ -221,11 +252,11 @@ def check_features(name: str, encoder: GrantedModel) -> None:
         raise InputError(f"got {name} with an untrained projection, expected a trained one: train it first")
 
 
-def check_tokens(encoder: GrantedModel, texts: Sequence[str]) -> None:
-    """Refuse texts of fewer tokens than an encoder has features.
+def count_tokens(encoder: GrantedModel, texts: Sequence[str]) -> int:
+    """How many tokens an encoder gives of texts.
 
     Raises:
-        InputError: there are fewer.
+        InputError: fewer than it has features.
     """
     count, width = sum(map(len, token_places(encoder, texts))), encoder.config.hidden_size
     if count < width:
@@ -233,6 +264,7 @@ def check_tokens(encoder: GrantedModel, texts: Sequence[str]) -> None:
             f"got {count} tokens to fit {width} features, expected at least as many, and better ten times as many: "
             "give more texts"
         )
+    return count
 
 
 def readable(old: GrantedModel, new: GrantedModel, texts: Sequence[str]) -> list[str]:
@@ -261,12 +293,9 @@ def split(texts: Sequence[str], seed: int = 0) -> dict[str, list[str]]:
     return dict(zip(PARTS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth])))
 
 
-def in_turn(parts: dict[str, list[str]]) -> Iterator[tuple[str, list[str], int]]:
-    """Every part in batches of texts, and how often each of these counts.
-
-    Guidance reads the empty text at every step of drawing, so the map is fitted on it, too, and often.
-    """
-    yield "fit", [""], max(1, len(parts["fit"]) // TEXTS_FOR_AN_EMPTY_ONE)
+def in_turn(parts: dict[str, list[str]], empty: int) -> Iterator[tuple[str, list[str], int]]:
+    """Every part in batches of texts, and how often each of these counts; first the empty text, which is fitted."""
+    yield "fit", [""], empty
     for part, texts in parts.items():
         for start in range(0, len(texts), TEXTS_TOGETHER):
             yield part, texts[start : start + TEXTS_TOGETHER], 1

@@ -231,11 +231,15 @@ def test_the_saved_model_gives_what_the_map_gives_and_draws_in_a_pipeline(found,
     assert torch.isfinite(image).all()
 
 
-def test_no_text_becomes_what_it_was_for_guidance_reads_it(old, letters):
-    found = adapt(old, letters, make_texts(), ())  # letters has no token of no text but one of padding
+def test_no_text_is_fitted_too_for_guidance_reads_it(old, letters, monkeypatch):
     expected = token_features(old, [""])[0].mean(0)  # (D_old,), of [CLS] and [SEP]
-    (ours,) = found.map(token_features(fused_alone(letters), [""])[0]).float()  # (D_old,)
-    assert (ours - expected).norm() < 0.3 * (found.map.bias - expected).norm()
+    errors = []
+    for share in (0, 0.02, 0.5):
+        monkeypatch.setattr("granted.encoding.adaptation.SHARE_OF_NO_TEXT", share)
+        found = adapt(old, letters, make_texts(), ())  # letters has no token of no text but one of padding
+        (ours,) = found.map(token_features(fused_alone(letters), [""])[0]).float()  # (D_old,)
+        errors.append((ours - expected).norm())
+    assert errors[0] > errors[1] > errors[2]
 
 
 def test_the_template_of_the_new_encoder_and_layer_weights_of_a_saved_one_stay(tiny_encoder_folder, old, tmp_path):
@@ -271,8 +275,11 @@ def test_the_command_writes_an_encoder_and_says_how_good_it_is(
     assert GrantedModel.from_pretrained(tmp_path / "out").config.hidden_size == 32
     assert "which exists" in refused(granted, *command)
     command[command.index(tmp_path / "out")] = tmp_path / "again"
+    command += ["--new-layers", "embeddings,0,-1"]
     command[1] = command[2]  # the same encoder twice
     assert granted(*command)[0] == 0
+    model = GrantedModel.from_pretrained(tmp_path / "again")
+    assert model.config.hidden_size == 32 and model.config.fused_size() == 96
 
 
 def refused(granted, *arguments) -> str:
@@ -293,6 +300,9 @@ def test_what_cannot_be_adapted_is_one_line(granted, tiny_encoder_folder, tiny_b
         assert words in refused(granted, *command)
     texts.write_text("\n".join(make_texts()))
     assert "expected last, penultimate" in refused(granted, *command, "--old-feature", "layer_9")
+    for layers in ("0,9", "0,0", "first", "0,embeddings", "embeddings"):
+        assert f"got layers {layers} of an encoder with 4" in refused(granted, *command, "--new-layers", layers)
+    assert "one of the two" in refused(granted, *command, "--new-layers", "0", "--new-feature", "last")
     stacked = GrantedModel.from_encoder(tiny_bert_folder, fusion="stack", layers=[0, 1])
     stacked.save_pretrained(tmp_path / "stacked")
     command[1] = str(tmp_path / "stacked")
