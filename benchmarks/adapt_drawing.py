@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from granted.dataset_builders.scenes.shapes.rows import write_rows
 from granted.encoding.adaptation import (
     PARTS,
+    SHARE_OF_NO_TEXT,
     adapt,
     as_read_by,
     fused_alone,
@@ -200,7 +201,9 @@ def fitted_network(
     """A network of two layers on the same pairs, of the epoch that is best where the ridge chooses its strength."""
     parts = split(readable(old, new, captions))
     pairs = {part: pairs_of(old, new, parts[part], store) for part in PARTS}
-    x, y, _ = pairs["fit"]  # (T, D_new), (T, D_old)
+    said, nothing = pairs["fit"], pairs_of(old, new, [""], store)
+    times = max(1, round(SHARE_OF_NO_TEXT * len(said[0]) / len(nothing[0])))
+    x, y = (torch.cat([one, other.repeat(times, 1)]) for one, other in zip(said[:2], nothing))  # (T, D) each
     scales = [(one.mean(0), one.std(0).clamp(min=1e-6)) for one in (x, y)]
     torch.manual_seed(0)
     network = torch.nn.Sequential(

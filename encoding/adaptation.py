@@ -88,8 +88,9 @@ class PairSums:
 
     def __init__(self, encoder: GrantedModel, features: Features):
         self.encoder, self.features = encoder, features
-        self.all: dict[str, Moments] = {}
-        self.own: dict[str, Moments] = {}  # without special tokens and templates
+        self.sums: dict[str, Moments] = {}
+        self.tokens = dict.fromkeys(PARTS, 0)  # without special tokens and templates, as these:
+        self.own: Moments | None = None  # of the last part
 
     def add(
         self,
@@ -104,13 +105,16 @@ class PairSums:
         x = torch.cat(self.features(self.encoder, texts))  # (sum N_new, D_new)
         y = torch.cat([overlap_weights(*pair) @ rows.double() for *pair, rows in zip(places, old, targets)])
         own = torch.cat([one.own for one in places])  # (sum N_new,)
-        for sums, chosen in ((self.all, slice(None)), (self.own, own)):
-            sums.setdefault(part, Moments(x.shape[1], y.shape[1])).add(x[chosen], y[chosen], times)
+        self.tokens[part] += int(own.sum())
+        self.sums.setdefault(part, Moments(x.shape[1], y.shape[1])).add(x, y, times)
+        if part == PARTS[-1]:
+            self.own = self.own or Moments(x.shape[1], y.shape[1])
+            self.own.add(x[own], y[own])
 
     def fit(self) -> LinearMap:
         """The ridge of the first two parts, of the strength that the second one chooses."""
-        strength = fit_ridge(self.all["fit"], self.all["chosen on"]).strength
-        return fit_ridge(self.all["fit"] + self.all["chosen on"], strengths=(strength,))
+        fit, chosen_on = (self.sums[part] for part in PARTS[:2])
+        return fit_ridge(fit + chosen_on, strengths=(fit_ridge(fit, chosen_on).strength,))
 
 
 def adapt(
@@ -156,7 +160,7 @@ def adapt(
     report = {
         "explained_variance": {name: explained(maps[name], one) for name, one in sums.items()},
         "strength": maps["map"].strength,
-        "tokens": {part: one.count for part, one in sums["map"].all.items()},
+        "tokens": sums["map"].tokens,
         "texts": {
             "given": len(texts),
             "read otherwise": len(texts) - len(kept),
@@ -339,15 +343,15 @@ def explained(found: LinearMap, sums: PairSums) -> dict[str, float]:
     """Share of the variance that a map explains on test texts: of their own tokens, the mean over channels and the
     variance of all channels together; and with special tokens and templates, the mean over channels.
     """
-    shares = found.explained(sums.own["test"])  # (D_old,)
-    own = sums.own["test"]
+    own = sums.own
+    shares = found.explained(own)  # (D_old,)
     variance = own.yy / own.count - (own.y / own.count).square()  # (D_old,)
     known = ~shares.isnan()
     together = (shares * variance)[known].sum() / variance[known].sum().clamp(min=1e-300)
     return {
         "mean over channels": round(mean_explained(shares), 4),
         "of the whole variance": round(together.item(), 4),
-        "with special tokens": round(mean_explained(found.explained(sums.all["test"])), 4),
+        "with special tokens": round(mean_explained(found.explained(sums.sums["test"])), 4),
     }
 
 
@@ -357,8 +361,7 @@ def described(encoder: GrantedModel) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint,
         "features": identity_hash(feature_identity(encoder, fingerprint)),
-        "fusion": encoder.config.fusion,
-        "layer_index": encoder.config.layer_index,
+        **{name: getattr(encoder.config, name) for name in ("fusion", "layer_index", "layers", "embeddings")},
         "width": encoder.config.hidden_size,
         "standardized": encoder.config.standardize,
         "prompt_template": encoder.config.prompt_template,

@@ -15,6 +15,7 @@ import torch
 
 STRENGTHS = tuple(10.0**power for power in range(-8, 3))  # of the penalty, per token and unit of variance
 HARDLY_MORE = 1.01  # of what the best strength leaves unexplained
+ROUNDING = 1e-9  # less than this is nothing
 
 
 @dataclass
@@ -128,7 +129,7 @@ def fit_ridge(sums: Moments, held_out: Moments | None = None, strengths: tuple[f
 
     if held_out is None:
         return with_strength(strengths[0])
-    missed = {one: 1 - mean_explained(with_strength(one).explained(held_out)) for one in strengths}
+    missed = {one: max(1 - mean_explained(with_strength(one).explained(held_out)), ROUNDING) for one in strengths}
     return with_strength(max(one for one in strengths if missed[one] <= HARDLY_MORE * min(missed.values())))
 
 

@@ -166,6 +166,9 @@ def test_the_strength_is_the_largest_that_explains_hardly_less_of_other_pairs():
     exact.add(x, x @ signal)
     assert fit_ridge(exact, exact, (1e-8, 1e-2)).strength == 1e-8
     assert fit_ridge(many, many, (1e-8, 1e-2)).strength == 1e-2
+    same = Moments(30, 30)
+    same.add(x, x)  # explained to the last digit, or one beyond it
+    assert fit_ridge(same, same).strength <= 1e-4
     twice, both = Moments(30, 1), Moments(30, 1)
     twice.add(x, x @ signal, 2)
     for _ in range(2):
