@@ -150,7 +150,7 @@ def given_features(
     )
     smollm, with_ends = feature_encoder(small, "norm_avg"), feature_encoder(framed, "norm_avg")
     yield from mapped(f"{second} norm_avg", old, smollm, captions, store, variants=True)
-    yield from mapped(f"{second} norm_avg, with ends", old, with_ends, captions, store, variants=True)
+    yield from mapped(f"{second} norm_avg, with ends", old, with_ends, captions, store)
     joined = joined_layers(framed, JOINED)
     yield from mapped(f"{second}, joined layers with ends", old, joined, captions, store, variants=True)
     words = as_read_by(with_ends, words_alone(framed))
@@ -326,12 +326,21 @@ def main() -> None:
     arm.run()
     arm.choose(given.prompts)
     rows = read_json(given.output / "drawn.json") if (given.output / "drawn.json").exists() else []
+    order = []
     for one in given_features(old, captions[: given.texts], given, Store(given.output / "features")):
+        order.append(one.name)
         if one.name not in {row["features"] for row in rows}:
             rows.append(scored(one, arm.prompts, arm.draws(one)))
             print(table(rows), flush=True)  # noqa: T201
             write_json(given.output / "drawn.json", rows)
-    about = {"texts": given.texts, "prompts": given.prompts, "template": TEMPLATE, "steps": settings.steps}
+    rows.sort(key=lambda row: order.index(row["features"]))
+    about = {
+        "texts": given.texts,
+        "prompts": given.prompts,
+        "template": TEMPLATE,
+        "layers": list(JOINED),
+        "steps": settings.steps,
+    }
     about |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
     write_json(given.output / "adapt.json", {**about, "rows": rows})
     with atomic_path(given.output / "adapt.md") as temporary:
