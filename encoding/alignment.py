@@ -69,13 +69,12 @@ def token_places(encoder: GrantedModel, texts: Sequence[str]) -> list[TokenPlace
         verbose=False,
         add_special_tokens=config.add_special_tokens,
         return_offsets_mapping=True,
-        return_special_tokens_mask=True,
     )
     places = []
-    for text, offsets, added in zip(plain, found["offset_mapping"], found["special_tokens_mask"]):
+    for text, offsets in zip(plain, found["offset_mapping"]):
         spans = [(begin - len(before), end - len(before)) if end > begin else None for begin, end in offsets]
         spans += [None] * (config.template_drop_tokens + 1 - len(spans))  # an empty text has one of padding
-        places.append(_placed(text, spans, config.template_drop_tokens, cut=len(added) > limit))
+        places.append(_placed(text, spans, config.template_drop_tokens, cut=len(offsets) > limit))
     return places
 
 
