@@ -9,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 
 from granted import cli
-from granted.cli import data, encode, evaluate, generate, push, train  # noqa: F401  they register commands
+from granted.cli import adapt, data, encode, evaluate, generate, push, train  # noqa: F401  they register commands
 from granted.cli.registry import COMMANDS
 from granted.encoding.loading import EncoderOptions, LoadingOptions, choose_device, load_encoder, place, split_spec
 from granted.modeling_granted import GrantedModel
@@ -31,7 +31,7 @@ def test_the_commands_that_read_with_an_encoder_take_the_same_options():
     reading = [name for name, one in COMMANDS.items() if any(issubclass(k, EncoderOptions) for k in kinds(one))]
     instruments = [f"evaluate {name}" for name in ("ted", "reading", "ladder", "drawing")]
     trainings = [f"train {name}" for name in ("aggregator", "text-to-image", "text-to-video")]
-    assert {*reading} == {"encode", *instruments, *trainings}
+    assert {*reading} == {"adapt", "encode", *instruments, *trainings}
     loading = [name for name, one in COMMANDS.items() if any(issubclass(k, LoadingOptions) for k in kinds(one))]
     assert {*loading} == {*reading, "evaluate vqa", "evaluate generation"}
 
@@ -44,6 +44,7 @@ def kinds(command):
     "arguments",
     [
         ["encode", "ENCODER", "texts.txt", "--output", "out"],
+        ["adapt", "ENCODER", "ENCODER", "--texts", "texts.txt", "--output", "out"],
         ["evaluate", "ted", "ENCODER", "--pairs", "pairs.jsonl", "--output", "out"],
         ["evaluate", "ted", "ENCODER", "--aggregator", "aggregator", "--output", "out"],
         ["evaluate", "ted", "ENCODER", "--aggregator", "aggregator", "--shard", "1/2", "--output", "out"],

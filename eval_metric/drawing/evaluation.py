@@ -110,7 +110,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
             if settings.standardize:
                 model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
-            config = _training(settings, conditions, data, folder, seed)
+            config = training_config(settings, conditions, data, folder, seed)
             DrawingArm(config, model, own, arm).run()
             leave_folder(lock)
     return write_report(finished_arms(runs), settings.output)
@@ -148,7 +148,7 @@ def _cost(runs: Path, arm: dict[str, Any]) -> str:
     return f"{arm['encoder']}, {arm['feature']}, seed {arm['seed']}: {steps} steps of {size} images{took}"
 
 
-def _training(
+def training_config(
     settings: DrawingSettings, conditions: Conditions, data: Path, folder: Path, seed: int
 ) -> TextToImageConfig:
     learning = {"layer_weights": "as_saved"}
