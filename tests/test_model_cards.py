@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from huggingface_hub import ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaModel
 
 from granted import GrantedModel
 from granted.dataset_builders.ted_6k.export import export_dataset
@@ -466,3 +467,23 @@ def test_the_citation_is_that_of_the_citation_file():
     metric = " ".join((ROOT / "eval_metric/ted_accuracy/ted_accuracy.py").read_text().split())  # it ships alone
     assert all(f"{author['family-names']}, {author['given-names']}" in metric for author in stated["authors"])
     assert entry.partition(",")[0] in metric, "another key"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fusion": "learned", "num_outputs": 3}, "the mean of those of 3 blocks of the diffusion model: "),
+        ({"fusion": "signed"}, "Layer weights, first layer first: "),
+        ({"fusion": "stack", "layers": [0, 2]}, "chosen layers, each by itself"),
+    ],
+)
+def test_a_card_can_be_made_of_every_fusion(tmp_path, make_tokenizer, options, said):
+    tokenizer = make_tokenizer("[BOS]", None)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    model = GrantedModel.from_loaded(LlamaModel(LlamaConfig(**sizes, vocab_size=len(tokenizer))), tokenizer, **options)
+    model.save_pretrained(tmp_path / "granted")
+    card = model_card(tmp_path / "granted", license="mit")
+    assert said in card
+    if model.fusion.options.has_weights():
+        factors = model.layer_weights.reshape(-1, 4).mean(0).tolist()
+        assert ", ".join(f"{factor:.3f}" for factor in factors) in card
