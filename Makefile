@@ -30,7 +30,7 @@ test: setup lint
 # environment of its own: ten minutes, most of them for PyTorch.
 LOWEST := $(shell sed -n 's/^ *transformers>=\([0-9.]*\),.*/\1/p' setup.cfg)
 MODEL_TESTS := $(patsubst %,tests/test_%.py,configuration layer_fusion modeling_granted families context_aggregator \
-	remote_code pipeline_rules)
+	remote_code pipeline_rules pipeline_drop_in)
 LOWEST_DIFFUSERS := $(shell sed -n 's/^ *diffusers>=\([0-9.]*\),.*/\1/p' setup.cfg)
 
 test-matrix: setup .matrix/lowest .matrix/newest .matrix/datasets-3

@@ -28,6 +28,10 @@ from .modeling_pipeline_rules import pipeline_options, pipeline_rule
 from .modeling_text_trunk import find_text_trunk, input_embeddings, usable_positions
 
 
+# Fields of the configuration that decide what is read of an encoder's states.
+READ = {"fusion", "layer_index", "layers", "layer_norm", "embeddings", "num_outputs", "last_layer", "projection_dim"}
+
+
 class Building:
     """How a [`GrantedModel`] is made of an encoder, saved and loaded, its tokenizer with it."""
 
@@ -113,6 +117,10 @@ class Building:
     def for_pipeline(cls, pipeline: str, name_or_path: str | os.PathLike, **options) -> PreTrainedModel:
         """Build an encoder whose output is what a stock pipeline of diffusers makes of a positive prompt.
 
+        It can also be the `text_encoder` of that pipeline, which then reads it as its own. So where the pipeline joins
+        several states, or reads padding, `hidden_states` are the encoder's (`fused_hidden_states=False`), unless
+        `options` change what is read.
+
         Args:
             pipeline (`str`): its name in `modeling_pipeline_rules.PIPELINE_RULES`, such as `"krea2"` or `"flux2"`.
             name_or_path (`str`): the pipeline's encoder, or another to be read in the same way.
@@ -121,6 +129,8 @@ class Building:
         Raises:
             OSError, ValueError: an unknown pipeline, an encoder without the layers that it reads, or as there.
         """
+        if READ & options.keys():
+            options = {"fused_hidden_states": True} | options
         model = cls.from_encoder(name_or_path, **pipeline_rule(pipeline).options | options)
         for name, value in pipeline_options(pipeline, model.tokenizer).items():
             if name not in options:

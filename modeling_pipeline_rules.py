@@ -16,7 +16,9 @@ from typing import Any
 from .configuration_granted import FusionOptions
 
 
-DESCRIBE = "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the"
+DESCRIBE = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the"
+)
 QWEN_IMAGE = (
     f"<|im_start|>system\n{DESCRIBE} objects and background:<|im_end|>\n"
     "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -119,7 +121,13 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         options=LAST,
     ),
     "easyanimate": PipelineRule(
-        "EasyAnimatePipeline", "qwen2_vl", 256, chat=USER, parts=True, chat_options=PROMPTED, options=BEFORE_LAST
+        "EasyAnimatePipeline",
+        "qwen2_vl",
+        256,
+        chat=USER,
+        parts=True,
+        chat_options=PROMPTED,
+        options={**BEFORE_LAST, "fused_hidden_states": False},  # it reads the states of padding, too
     ),
     "ernie-image": PipelineRule("ErnieImagePipeline", "mistral3", options=BEFORE_LAST),
     "fibo": PipelineRule("BriaFiboPipeline", "smollm3", 3000, options={"fusion": "concat", "layers": [-1, -2]}),
@@ -194,7 +202,9 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         "qwen2_5_vl",
         552,
         40,
-        QWEN_IMAGE.replace("system\n", "system\nYou are a prompt engineer. ").removesuffix("\n<|im_start|>assistant\n"),
+        QWEN_IMAGE.replace("system\n", "system\nYou are a prompt engineer. ").removesuffix(
+            "\n<|im_start|>assistant\n"
+        ),
         options={**LAST, "text_cleaning": "unescape"},
     ),
     "kandinsky5-video": PipelineRule(
@@ -303,9 +313,7 @@ def read_states(rule: PipelineRule, num_layers: int) -> tuple[str, ...]:
     """
     options = rule_fusion(rule, num_layers)
     normed = rule.options.get("last_layer") != "pre_norm"
-    return tuple(
-        "last" if normed and index == num_layers - 1 else str(index + 1) for index in options.used_layers()
-    )
+    return tuple("last" if normed and index == num_layers - 1 else str(index + 1) for index in options.used_layers())
 
 
 def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
@@ -322,9 +330,12 @@ def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
     template = rule.template
     if rule.chat is not None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"got a tokenizer without a chat template for {name}, expected that of a {rule.encoder}, which has one")
+            raise ValueError(
+                f"got a tokenizer without a chat template for {name}, expected that of a {rule.encoder}, which has one"
+            )
         messages = [
-            {"role": role, "content": [{"type": "text", "text": text}] if rule.parts else text} for role, text in rule.chat
+            {"role": role, "content": [{"type": "text", "text": text}] if rule.parts else text}
+            for role, text in rule.chat
         ]
         template = tokenizer.apply_chat_template(messages, tokenize=False, **rule.chat_options)
     length = tokenizer.model_max_length if rule.length is None else rule.length
@@ -332,5 +343,6 @@ def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
         "prompt_template": template,
         "template_drop_tokens": rule.drop,
         "max_sequence_length": length,
+        "fused_hidden_states": rule.options["fusion"] == "single",  # a pipeline joins several states by itself
         **rule.options,
     }

@@ -12,25 +12,50 @@ to the bit. Nothing is added to the transformer's weights.
 Ships to the Hub as part of `pipeline_granted.py`; imports nothing but torch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 
 # Where the configurations of diffusers' transformers say how wide the text features are that they read.
-TEXT_WIDTHS = ("cap_feat_dim", "text_dim", "caption_channels", "joint_attention_dim")
+TEXT_WIDTHS = (
+    "cap_feat_dim",
+    "text_dim",
+    "caption_channels",
+    "joint_attention_dim",
+    "text_embed_dim",
+    "text_in_dim",
+    "in_text_dim",
+    "text_hidden_dim",
+    "llm_features_dim",
+)
+
+
+def width_in(config: Mapping[str, Any]) -> int | None:
+    """Width D of the text features that a diffusion model reads, as its configuration says; `None` if it does not."""
+    names = ("crossattn_proj_in_channels",) if config.get("use_crossattn_projection") else TEXT_WIDTHS  # Cosmos
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
 def text_width(transformer: nn.Module) -> int:
-    """Width D of the text features that a transformer of diffusers reads."""
-    return next(transformer.config[name] for name in TEXT_WIDTHS if name in transformer.config)
+    """Width D of the text features that a transformer of diffusers reads.
+
+    Raises:
+        ValueError: its configuration does not say.
+    """
+    width = width_in(transformer.config)
+    if width is None:
+        kind = type(transformer).__name__
+        raise ValueError(f"got a {kind}, expected one whose configuration has one of {', '.join(TEXT_WIDTHS)}")
+    return width
 
 
 def check_text_width(transformer: nn.Module, width: int, hidden_states: int = 1) -> None:
-    """Raise a ValueError unless a transformer reads text features of this width.
+    """Raise a ValueError unless a transformer reads text features of this width, and says so.
 
     Stock pipelines do not look; what they raise in their first step is about the shapes of two matrices.
 

@@ -1,10 +1,11 @@
 """The table of docs/pipelines.md: what stock pipelines read, and whether a model built by name gives the same.
 
-    python -m pytest -c tests/pytest.ini tests/test_pipeline_rules.py --junit-xml one.xml
+    python -m pytest -c tests/pytest.ini tests/test_pipeline_{rules,drop_in}.py --junit-xml one.xml
     python benchmarks/pipeline_table.py docs/pipelines.md one.xml
 
 `make test-matrix` runs both with the lowest and the newest allowed versions. A cell says "same" if one prompt and an
-uneven batch gave what the pipeline gives, and "differs" if not.
+uneven batch gave what the pipeline gives, and "differs" if not. "Drops in" is of the last run: whether the model, as
+text encoder of the pipeline itself, draws the same.
 """
 
 import sys
@@ -47,26 +48,32 @@ def row(name: str, rule: PipelineRule) -> list[str]:
     ]
 
 
-def outcomes(path: str) -> tuple[str, dict[str, str]]:
-    """The versions of a run, and per pipeline what came out."""
+def outcomes(path: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The versions of a run, and per pipeline what came out, and whether a model drops in."""
     suite = ElementTree.parse(path).getroot().find("testsuite")
     versions = suite.find("properties/property[@name='versions']").get("value")
     found: dict[str, str] = {}
+    drops_in: dict[str, str] = {}
     for case in suite.iter("testcase"):
-        name = case.get("name").partition("[")[2].rpartition("-")[0]
-        if name in PIPELINE_RULES:
-            failed = case.find("failure") is not None or case.find("error") is not None
+        tried = case.get("name").partition("[")[2].rstrip("]")
+        failed = case.find("failure") is not None or case.find("error") is not None
+        if case.get("classname").endswith("test_pipeline_drop_in"):
+            said = case.find("properties/property[@name='drops_in']")
+            drops_in[tried] = "differs" if failed or said is None else said.get("value")
+        elif (name := tried.rpartition("-")[0]) in PIPELINE_RULES:
             found[name] = "differs" if failed or found.get(name) == "differs" else "same"
-    return versions, found
+    return versions, found, drops_in
 
 
 def main(page: str, *runs: str) -> None:
     """Write the table between the marks of a Markdown page."""
     head = ["name", "pipeline", "encoder", "around the prompt", "states", "how", "tokens dropped", "most tokens"]
     made = [outcomes(run) for run in runs]
-    head += [versions for versions, _ in made]
+    head += [*(versions for versions, *_ in made), "drops in"]
     lines = [head, ["---"] * len(head)]
-    lines += [[*row(name, rule), *(found.get(name, "") for _, found in made)] for name, rule in PIPELINE_RULES.items()]
+    for name, rule in PIPELINE_RULES.items():
+        found = [same.get(name, "") for _, same, _ in made]
+        lines.append([*row(name, rule), *found, made[-1][2].get(name, "")])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     before, _, rest = Path(page).read_text(encoding="utf-8").partition(BEGIN)
     with atomic_path(page) as temporary:

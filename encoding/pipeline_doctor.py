@@ -9,18 +9,21 @@ what comes out. `modeling_pipeline_rules` says what the released pipeline would 
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedConfig
 
 from granted.configuration_granted import GrantedConfig
 from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states, rule_fusion
 from granted.modeling_text_trunk import find_text_trunk, hidden_of, streaming
+from granted.pipeline_blocks import width_in
 from granted.utils.errors import InputError
 
 
@@ -57,7 +60,7 @@ class Reading:
 
     Args:
         states (`tuple[str, ...]`): the states that are taken, by their number in `hidden_states`; `"last"` is the last
-            one after the final norm, `"fused"` what a GrantedModel gives.
+            one after the final norm, `"fused"` what a GrantedModel gives, `"fused 1"` the first of several sums.
         norm (`str`): what is done to each, one of `NORMS`.
         arrangement (`str`): `"single"`, `"concat"`, `"interleave"` or `"stack"`.
         dropped (`int`): real tokens before the first one that is taken.
@@ -114,7 +117,9 @@ def watching(encoder: nn.Module) -> Iterator[list[Run]]:
         runs[-1].mask = given.get("mask")
 
     def end_fused(module: nn.Module, args: tuple, output: Any) -> None:
-        runs[-1].states[FUSED] = hidden_of(output)[0].float()  # (N, D)
+        hidden = hidden_of(output)[0].float()  # (N, D), or (K, N, D) of several sums or a stack
+        sums = {FUSED: hidden} if hidden.ndim == 2 else {f"{FUSED} {k}": one for k, one in enumerate(hidden, 1)}
+        runs[-1].states |= sums  # (N, D) each
 
     handles = [encoder.register_forward_hook(end_fused)] if fused else []
     handles += [
@@ -180,7 +185,7 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
         run.mask = [i >= place for i in range(len(run.ids))]
     real = run.real
     ids = [run.ids[i] for i in real]
-    start, cut = _find_prompt(_tokenizer_of(pipe, component), prompt, ids)
+    start, cut = find_prompt(_tokenizer_of(pipe, component), prompt, ids)
     return Reading(
         states=states,
         norm=norm,
@@ -210,8 +215,10 @@ def findings(pipe: Any, prompts: Sequence[str], encode=encode, component: str = 
             lines.append(f"{named}: its first {reading.prompt_lost} tokens are dropped with the template")
         if reading.prompt_cut:
             lines.append(f"{named}: its end is not read, {len(reading.ids)} tokens are the most")
-        if reading.prompt_start is None and not reading.prompt_cut:
-            lines.append(f"{named}: its tokens are not among those that the encoder reads")
+        if reading.prompt_start is None:
+            other = _other_tokenizer(pipe, component, prompt, list(reading.ids))
+            found = f", which are of the pipeline's {other}" if other else ""
+            lines.append(f"{named}: its tokens are not among those that the encoder reads{found}")
     alone, together = (_features_of_first(pipe, texts, encode) for texts in (prompts[:1], prompts))
     shortest = min(alone.shape[-2], together.shape[-2])
     ends = (slice(None, shortest), slice(-shortest, None))  # padding may be after a text or before it
@@ -226,6 +233,11 @@ def rule_of(pipe: Any) -> tuple[str, PipelineRule] | None:
     return next(((name, rule) for name, rule in PIPELINE_RULES.items() if rule.pipeline in names), None)
 
 
+def encoder_family(config: PreTrainedConfig) -> str:
+    """The model type of an encoder as the rules call it, whichever part of the model it is."""
+    return config.model_type.removesuffix("_text").removesuffix("_encoder")
+
+
 def differences(pipe: Any, reading: Reading, component: str = "text_encoder") -> list[str]:
     """Where what was observed is not what the released pipeline does, a line each; none where there is no rule."""
     found, config = rule_of(pipe), getattr(pipe, component).config
@@ -233,7 +245,7 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
         return []
     name, rule = found
     lines = []
-    if config.model_type.removesuffix("_text").removesuffix("_encoder") != rule.encoder:
+    if encoder_family(config) != rule.encoder:
         lines.append(
             f"the encoder is a {config.model_type}, that of {name} a {rule.encoder}: what was trained with one cannot "
             "read the other"
@@ -246,6 +258,16 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
     if reading.dropped != rule.drop:
         lines.append(f"it drops {reading.dropped} tokens, {name} drops {rule.drop}")
     return lines
+
+
+def width_difference(reading: Reading, config: Mapping[str, Any]) -> list[str]:
+    """One line where features are of another width than the diffusion model reads, as its configuration says."""
+    width, expected = reading.shape[-1], width_in(config)
+    if reading.states[0].startswith(FUSED):  # several sums are for one block each
+        width //= len(reading.states)
+    if expected in (None, width):
+        return []
+    return [f"the features are {width} wide, the diffusion model reads a width of {expected}: it cannot read them"]
 
 
 def describe_states(states: Sequence[str], norm: str, arrangement: str) -> str:
@@ -272,7 +294,18 @@ def _tokenizer_of(pipe: Any, component: str) -> Any:
     return getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
 
 
-def _find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | None, bool]:
+def _other_tokenizer(pipe: Any, component: str, prompt: str, ids: list[int]) -> str | None:
+    """The tokenizer of a pipeline, not the encoder's own, by which a prompt is found among tokens."""
+    own = _tokenizer_of(pipe, component)
+    for name, part in getattr(pipe, "components", {}).items():
+        if name.startswith(("tokenizer", "processor")) and part is not None:
+            tokenizer = getattr(part, "tokenizer", part)
+            if tokenizer is not own and find_prompt(tokenizer, prompt, ids)[0] is not None:
+                return name
+    return None
+
+
+def find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | None, bool]:
     """Where a prompt begins among tokens, and whether its end is missing.
 
     Its first and its last token may be joined with what stands around it, so those between are looked for.
@@ -288,9 +321,9 @@ def _find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | Non
 def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, int, int] | None:
     """The states in some features, their norm and arrangement, the place of the first token that is taken, and how
     many places of padding come before it in the features."""
-    width = run.states["0"].shape[-1]
+    widths = dict.fromkeys(state.shape[-1] for state in run.states.values())  # a fused one may have its own
     tolerance = 1e-4 if features.dtype == torch.float32 else 2e-2
-    for arrangement, blocks in _layouts(features.float(), width):
+    for arrangement, blocks in chain.from_iterable(_layouts(features.float(), width) for width in widths):
         first = int(blocks.abs().sum((0, 2)).bool().int().argmax())  # padding on the left is zeros
         for norm, apply in NORMS.items():
             found = [_place(run, apply, block[first], tolerance) for block in blocks]
@@ -316,6 +349,8 @@ def _layouts(features: torch.Tensor, width: int) -> Iterator[tuple[str, torch.Te
 def _place(run: Run, norm, token: torch.Tensor, tolerance: float) -> tuple[str, int] | None:
     """The state that has this token (D,), and where."""
     for name, state in run.states.items():
+        if state.shape[-1] != token.shape[-1]:
+            continue
         distance = (norm(state) - token).abs().amax(-1)  # (N,)
         place = int(distance.argmin())
         if distance[place] <= tolerance * token.abs().max():

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, CogView4Pipeline, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
-from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import GrantedModel
-from granted.encoding.pipeline_doctor import differences, encode, findings, observe
-from granted.modeling_pipeline_rules import PIPELINE_RULES, read_states
+from granted.encoding.pipeline_doctor import differences, encode, findings, observe, width_difference
+from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options, read_states
 from granted.modeling_text_trunk import find_text_trunk
+from granted.pipeline_blocks import width_in
+from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.tests.test_pipeline_rules import (
     CASES,
     PROMPTS,
@@ -19,6 +22,7 @@ from granted.tests.test_pipeline_rules import (
     without_bos,
 )
 from granted.tests.tiny_models import SCALED_IMAGE_VAE, image_transformer
+from granted.tests.tiny_pipelines import DRAWINGS
 from granted.utils.errors import InputError
 
 
@@ -36,6 +40,14 @@ def test_what_is_observed_is_the_rule(name, tokenizer):  # noqa: F811
     assert reading.norm == rule.options.get("layer_norm", "none")
     assert reading.dropped == rule.drop and not reading.prompt_cut
     assert differences(pipe, reading, component) == []
+    if name in DRAWINGS and name != "ltx2":  # whose connectors stand between
+        assert width_difference(reading, DRAWINGS[name].make().config) == []
+
+
+def test_where_configurations_of_diffusion_models_say_no_width():
+    """HiDream has a list of widths; cross_attention_dim of the others need not be that of the text."""
+    silent = {name for name, drawing in DRAWINGS.items() if width_in(drawing.make().config) is None}
+    assert silent == {"hidream", "dreamlite", "lumina"}
 
 
 # --------------------------------------------------------------------------------------- broken on purpose, and found
@@ -106,11 +118,64 @@ def test_another_encoder_of_the_same_width_and_another_state_are_found(tokenizer
     assert line == "it reads state last, lumina2 reads state 3"
 
 
+def test_an_encoder_of_another_width_is_found(tokenizer):  # noqa: F811
+    torch.manual_seed(0)
+    pipe = lumina2(
+        tokenizer, LlamaModel(LlamaConfig(**decoder() | {"hidden_size": 48, "intermediate_size": 32})).eval()
+    )
+    (line,) = width_difference(observe(pipe, PROMPTS[0]), image_transformer(channels=4).config)
+    assert line == "the features are 48 wide, the diffusion model reads a width of 32: it cannot read them"
+
+
+def test_prompts_that_another_tokenizer_reads_are_found(tokenizer):  # noqa: F811
+    """The tokenizer of the glyph encoder, with other numbers for the same words, in place of the encoder's own."""
+    encoder = encoder_of(CASES["hunyuan-image"])
+    without_bos(tokenizer, encoder)
+    vocabulary = tokenizer.get_vocab()
+    turned = Tokenizer(models.WordLevel({word: len(vocabulary) - 1 - i for word, i in vocabulary.items()}, "[UNK]"))
+    turned.pre_tokenizer = pre_tokenizers.Whitespace()
+    pipe = pipeline_of("hunyuan-image", encoder, tokenizer)
+    pipe.tokenizer_2 = PreTrainedTokenizerFast(tokenizer_object=turned, unk_token="[UNK]", pad_token="[PAD]")
+
+    def swapped(pipe, prompts):
+        return pipe._get_qwen_prompt_embeds(pipe.tokenizer_2, pipe.text_encoder, prompts)
+
+    (line,) = findings(pipe, PROMPTS[:1], swapped)
+    assert line.endswith(
+        "its tokens are not among those that the encoder reads, which are of the pipeline's tokenizer_2"
+    )
+
+
 def test_a_fused_encoder_is_seen_as_such(tokenizer):  # noqa: F811
     model = GrantedModel.from_loaded(encoder_of(CASES["lumina2"]), tokenizer, fusion="norm_avg")
     pipe = lumina2(tokenizer, model)
     reading = observe(pipe, PROMPTS[0])
     assert reading.states == ("fused",) and findings(pipe, PROMPTS) == differences(pipe, reading) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "states", "arrangement"),
+    [
+        ({"fusion": "norm_avg", "projection_dim": 48, "projection_trained": True}, ("fused",), "single"),
+        ({"fusion": "learned", "num_outputs": 2}, ("fused 1", "fused 2"), "concat"),  # one for each block
+    ],
+)
+def test_projected_features_and_several_sums_are_seen(options, states, arrangement, tokenizer):  # noqa: F811
+    model = GrantedModel.from_loaded(encoder_of(CASES["lumina2"]), tokenizer, **options)
+    if "num_outputs" in options:
+        torch.nn.init.normal_(model.fusion.weights)
+    transformer = image_transformer(channels=4, cap_feat_dim=options.get("projection_dim", 32))
+    reading = observe(GrantedLumina2Pipeline(transformer, None, None, model, tokenizer=None), PROMPTS[0])
+    assert (reading.states, reading.arrangement) == (states, arrangement)
+    assert width_difference(reading, transformer.config) == []
+
+
+def test_a_model_built_for_a_pipeline_of_several_states_is_read_as_its_own_encoder(tokenizer):  # noqa: F811
+    encoder = encoder_of(CASES["flux2-klein"])
+    without_bos(tokenizer, encoder)
+    model = GrantedModel.from_loaded(encoder.model, tokenizer, **pipeline_options("flux2-klein", tokenizer))
+    pipe = pipeline_of("flux2-klein", model, tokenizer)
+    assert observe(pipe, PROMPTS[0]).states == ("9", "18", "27") and findings(pipe, PROMPTS) == []
 
 
 def test_features_that_no_state_explains_are_an_error(tokenizer):  # noqa: F811
@@ -131,9 +196,17 @@ def test_the_command_prints_a_table_and_exits_with_1_where_something_is_lost(tok
     code, out, error = granted("doctor", tmp_path / "pipe")
     assert code == 0, error
     assert "state 3" in out and "lumina2" in out and "nothing is lost" in out
+    assert "32; the transformer reads 32" in out
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red cube\n" + "a red cube on a blue sphere " * 40 + "\n")
     code, out, _ = granted("doctor", tmp_path / "pipe", "--prompts", prompts)
     assert code == 1 and "its end is not read" in " ".join(out.split())
     code, _, error = granted("doctor", tmp_path)
-    assert code == 2 and "expected a diffusers pipeline" in error and error.count("\n") == 1
+    assert code == 2 and "or a diffusers pipeline" in error and error.count("\n") == 1
+    code, _, error = granted("doctor", tmp_path / "pipe", "--dtype", "float32")
+    assert code == 2 and "got --dtype for the pipeline" in error and error.count("\n") == 1
+    LlamaModel(LlamaConfig(**decoder() | {"hidden_size": 48})).save_pretrained(tmp_path / "pipe" / "text_encoder")
+    index = tmp_path / "pipe" / "model_index.json"
+    index.write_text(index.read_text().replace("Gemma2Model", "LlamaModel"))
+    code, out, _ = granted("doctor", tmp_path / "pipe")
+    assert code == 1 and "48; the transformer reads 32" in out and "lost: the features are 48 wide" in out

@@ -292,8 +292,10 @@ def encoder_of(case: Case) -> torch.nn.Module:
     return encoder
 
 
-def pipeline_of(name: str, encoder: torch.nn.Module, tokenizer) -> diffusers.DiffusionPipeline:
-    """The stock pipeline with its text encoder and nothing that draws."""
+def pipeline_of(
+    name: str, encoder: torch.nn.Module, tokenizer, more: dict | None = None
+) -> diffusers.DiffusionPipeline:
+    """The stock pipeline with its text encoder and, unless further parts are given, nothing that draws."""
     kind, case = getattr(diffusers, PIPELINE_RULES[name].pipeline), CASES[name]
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     parts = {one.name: None for one in parameters if one.default is inspect.Parameter.empty}
@@ -301,9 +303,9 @@ def pipeline_of(name: str, encoder: torch.nn.Module, tokenizer) -> diffusers.Dif
     if name == "hidream":
         given = {"text_encoder_4": encoder, "tokenizer_4": tokenizer}
     names = {one.name for one in parameters}
-    if not case.built:
+    if not (case.built or more):
         return SimpleNamespace(**given)
-    given |= case.more(tokenizer)
+    given |= case.more(tokenizer) | (more or {})
     return kind(**parts | {part: value for part, value in given.items() if part in names})
 
 
@@ -362,3 +364,21 @@ def test_what_a_pipeline_cannot_be_built_for_is_one_clear_line(pipeline, message
 )
 def test_texts_are_cleaned_as_the_configuration_says(how, text):
     assert cleaned("  A &amp;amp;\n B ", how) == text
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "options", "fused"),
+    [
+        ("hidream", {}, False),  # it joins the states by itself
+        ("lumina2", {}, True),
+        ("hidream", {"fusion": "norm_avg"}, True),  # which the pipeline would not find among the encoder's own states
+        ("hidream", {"template_drop_tokens": 1}, False),
+        ("lumina2", {"fused_hidden_states": False}, False),
+        ("lumina2", {"fused_hidden_states": False, "layer_index": 0}, False),
+    ],
+)
+def test_the_states_that_a_stock_pipeline_will_find_in_a_model_built_for_it(
+    pipeline, options, fused, tiny_encoder_folder
+):
+    model = GrantedModel.for_pipeline(pipeline, tiny_encoder_folder, **options)
+    assert model.config.fused_hidden_states is fused
