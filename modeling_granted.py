@@ -7,6 +7,7 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,6 +189,12 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 count += tokens.shape[-2]
                 total += tokens.sum(-2, keepdim=tokens.ndim == 3)  # (D,) or (K, 1, D)
                 squares += tokens.square().sum(-2, keepdim=tokens.ndim == 3)  # the same
+        if not self.config.fused_hidden_states:
+            warnings.warn(
+                "hidden_states of this model stay the encoder's own (fused_hidden_states=False): a pipeline that reads "
+                "them gets nothing of the calibration, last_hidden_state has it",
+                stacklevel=2,
+            )
         mean = total / count  # (D,) or (K, 1, D)
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         deviation[deviation < 1e-6 * mean.abs().clamp(min=1e-6)] = 1

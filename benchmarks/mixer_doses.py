@@ -6,8 +6,8 @@
     python benchmarks/mixer_doses.py release/granted-lumina2 --prompts prompts.parquet --output doses
 
 Every prompt names one figure. Emphasis is put on its colour word, then on its shape word, by factors from -1 to 4: the
-named property should depend on the factor, the other should not. The layer weights go from the model's own (0) to one
-layer alone (1), and as far to the other side (-1). The same noise for a prompt in all arms. Writes `doses.json` and
+named property should depend on the factor, the other should not. The layer weights go from the model's own (0) to the
+first or last layer alone (1), and as far to the other side (-1). The same noise for a prompt in all arms. Writes `doses.json` and
 `doses.png`; each arm is drawn once, however often the script is broken off.
 """
 
@@ -29,7 +29,7 @@ from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.versions import library_versions
 
 
-FACTORS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
+FACTORS = (-1.0, 0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0)
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 SHOWN = ("shape", "colour", "position")
 STEPS = 20
@@ -73,7 +73,7 @@ def plan(captions: list[str], drawings: list[Drawing], weights: torch.Tensor):
                     raise ValueError(f"got {caption!r}, expected {told!r} in it")
                 prompts.append(before + marked[word] + after)
             yield f"emphasis on the {word}", factor, {"prompt": prompts, "emphasis": True}
-    for layer in range(len(weights)):
+    for layer in (0, len(weights) - 1):
         alone = torch.eye(len(weights))[layer]  # (L,)
         for dose in DOSES:
             mixed = weights + dose * (alone - weights)  # (L,)

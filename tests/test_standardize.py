@@ -25,6 +25,12 @@ def test_calibrated_features_have_mean_0_and_deviation_1(model):
     torch.testing.assert_close(torch.cat(model.encode(TEXTS)), tokens)
 
 
+def test_states_that_the_calibration_does_not_reach_are_named(tiny_bert_folder):
+    model = GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg", fused_hidden_states=False)
+    with pytest.warns(UserWarning, match="hidden_states of this model stay the encoder's own"):
+        model.calibrate(TEXTS)
+
+
 def test_padding_stays_exactly_zero(model):
     model.calibrate(TEXTS)
     input_ids, mask = model.pad(model.tokenize(TEXTS))
