@@ -191,8 +191,8 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 squares += tokens.square().sum(-2, keepdim=tokens.ndim == 3)  # the same
         if not self.config.fused_hidden_states:
             warnings.warn(
-                "hidden_states of this model stay the encoder's own (fused_hidden_states=False): a pipeline that reads "
-                "them gets nothing of the calibration, last_hidden_state has it",
+                "hidden_states of this model stay the encoder's own (fused_hidden_states=False): a pipeline that "
+                "reads them gets nothing of the calibration, last_hidden_state has it",
                 stacklevel=2,
             )
         mean = total / count  # (D,) or (K, 1, D)

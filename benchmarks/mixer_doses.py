@@ -7,8 +7,8 @@
 
 Every prompt names one figure. Emphasis is put on its colour word, then on its shape word, by factors from -1 to 4: the
 named property should depend on the factor, the other should not. The layer weights go from the model's own (0) to the
-first or last layer alone (1), and as far to the other side (-1). The same noise for a prompt in all arms. Writes `doses.json` and
-`doses.png`; each arm is drawn once, however often the script is broken off.
+first or last layer alone (1), and as far to the other side (-1). The same noise for a prompt in all arms. Writes
+`doses.json` and `doses.png`; each arm is drawn once, however often the script is broken off.
 """
 
 import argparse

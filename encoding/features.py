@@ -18,6 +18,7 @@ from granted.configuration_granted import ContextAggregatorConfig, FusionOptions
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.utils.errors import InputError
+from granted.utils.files import read_json
 
 
 def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
@@ -77,6 +78,11 @@ def read_layer_weights(path: str | os.PathLike, num_layers: int) -> torch.Tensor
         raise InputError(
             f"got {path}, expected a saved model or safetensors file with 'fusion.weights' ({error})"
         ) from error
+    settings = Path(path) / "config.json"
+    kind = read_json(settings).get("fusion", "learned") if settings.is_file() else "learned"
+    if weights.ndim > 1 or kind != "learned":
+        what = f"of {len(weights)} blocks" if weights.ndim > 1 else f"of a {kind} fusion"
+        raise InputError(f"got layer weights {what} in {path}, expected one learned row: load the model itself")
     if weights.shape != (num_layers,):
         raise InputError(f"got {weights.numel()} layer weights in {path}, expected {num_layers}: another encoder's")
     if not torch.isfinite(weights).all():

@@ -63,6 +63,7 @@ _TOKENIZER = (
     r"(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model"
 )
 TOKENIZER_FILES = re.compile(_TOKENIZER)
+CODE_OF_MODEL = {"AutoConfig": "configuration_granted.GrantedConfig", "AutoModel": "modeling_granted.GrantedModel"}
 MODEL_FILES = re.compile(
     rf"{WEIGHTS}|{_TOKENIZER}|(config|generation_config|processor_config|preprocessor_config|"
     r"video_preprocessor_config|scheduler_config)\.json|LICENSE|NOTICE"
@@ -221,6 +222,7 @@ def _copy_encoder(source: Path, folder: Path, dtype: str | None) -> None:
     if dtype is not None:
         config["dtype"] = config["encoder_config"]["dtype"] = dtype
         _cast(folder, dtype)
+    config["auto_map"] = CODE_OF_MODEL  # the encoder of a pipeline names the pipeline's one file
     write_json(folder / "config.json", config)
 
 

@@ -22,6 +22,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import PIL.Image
@@ -165,9 +166,19 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     if suffix == ".py":
         findings += check_code(parts[0][1], path.relative_to(folder).as_posix(), kind)
     if suffix == ".json" and path.name not in _VOCABULARIES:
-        names = filter(_CODE_ELSEWHERE.fullmatch, _strings(json.loads(parts[0][1])))
+        value = json.loads(parts[0][1])
+        names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
         findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
+        missing = sorted(module for module in _own_modules(value) if not (path.parent / f"{module}.py").is_file())
+        findings += [(None, f"names code in {module}.py, which is not beside it") for module in missing]
     return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
+
+
+def _own_modules(value: object) -> set[str]:
+    """The modules beside a configuration in which it says that its classes are."""
+    named = value.get("auto_map", {}) if isinstance(value, dict) else {}
+    classes = chain.from_iterable(one if isinstance(one, list) else [one] for one in named.values())
+    return {name.partition(".")[0] for name in classes if name and "--" not in name}
 
 
 def _leaks(parts: list[tuple[str | None, str]], paths: bool) -> list[Finding]:

@@ -198,6 +198,15 @@ def test_layer_weights_of_another_encoder_or_of_no_file_are_refused(encoder, tmp
     save_file({"fusion.weights": torch.zeros(7)}, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"got 7 layer weights .*expected 4"):
         train(encoder, tmp_path / "out", features=[f"weights:{tmp_path}/w.safetensors"])
+    save_file({"fusion.weights": torch.zeros(3, 4)}, tmp_path / "rows.safetensors")
+    with pytest.raises(InputError, match=r"layer weights of 3 blocks in .*expected one learned row"):
+        train(encoder, tmp_path / "out", features=[f"weights:{tmp_path}/rows.safetensors"])
+    signed = tmp_path / "signed"
+    signed.mkdir()
+    save_file({"fusion.weights": torch.zeros(4)}, signed / "model.safetensors")
+    (signed / "config.json").write_text('{"fusion": "signed"}')
+    with pytest.raises(InputError, match=r"layer weights of a signed fusion in .*expected one learned row"):
+        train(encoder, tmp_path / "out", features=[f"weights:{signed}"])
     for path in (tmp_path / "no", tmp_path):
         with pytest.raises(InputError, match=r"fusion\.weights"):
             train(encoder, tmp_path / "out", features=[f"weights:{path}"])
