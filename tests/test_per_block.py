@@ -15,9 +15,10 @@ from granted.modeling_granted import GrantedModel
 from granted.pipeline_blocks import check_text_outputs, text_blocks, text_by_block
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.tests.tiny_models import image_transformer, video_transformer
+from granted.training.diffusion.layer_weights_chart import draw_trajectory
 from granted.training.diffusion.text_to_image import TextToImageConfig, TextToImageTrainer
 from granted.training.diffusion.text_to_video import TextToVideoConfig, TextToVideoTrainer
-from granted.training.diffusion.two_step import LayerWeightSchedule, draw_trajectory, moved, set_fusion
+from granted.training.diffusion.two_step import LayerWeightSchedule, moved, set_fusion
 
 
 BLOCKS, LAYERS, WIDTH = 3, 4, 32

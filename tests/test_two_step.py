@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from PIL import Image
 
 from granted.modeling_granted import GrantedModel
+from granted.training.diffusion.layer_weights_chart import draw_trajectory
 from granted.training.diffusion.two_step import (
     LayerWeightSchedule,
-    draw_trajectory,
     freeze_step,
     moved,
     set_fusion,
