@@ -93,7 +93,8 @@ class DrawingArm(TextToImageTrainer):
                 image.save(temporary / f"{number:04d}.png")
         if self.schedule.mode != "as_saved":
             self.schedule.save(self.output)
-        scores = self._about | {"layer_weights": np.round(self.encoder.layer_weights.cpu().numpy(), 4).tolist()}
+        weights = self.encoder.layer_weights.double().cpu().numpy()  # (L,) or (K, L)
+        scores = self._about | {"layer_weights": np.round(weights, 4).tolist()}
         scores |= {"items": items, "log": self.log, "seconds_of_last_start": round(seconds, 1)}
         scores |= {"device": str(self.accelerator.device), "fingerprint": read_json(self.output / RUN)["encoder"]}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
