@@ -169,8 +169,10 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
         value = json.loads(parts[0][1])
         names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
         findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
-        missing = sorted(module for module in _own_modules(value) if not (path.parent / f"{module}.py").is_file())
-        findings += [(None, f"names code in {module}.py, which is not beside it") for module in missing]
+        places = (path.parent, folder)  # beside it, or in the repository's root, where transformers looks too
+        for module in sorted(_own_modules(value)):
+            if not any((place / f"{module}.py").is_file() for place in places):
+                findings.append((None, f"names code in {module}.py, which is not in the repository"))
     return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
 
 

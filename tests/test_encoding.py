@@ -31,7 +31,7 @@ def test_the_commands_that_read_with_an_encoder_take_the_same_options():
     reading = [name for name, one in COMMANDS.items() if any(issubclass(k, EncoderOptions) for k in kinds(one))]
     instruments = [f"evaluate {name}" for name in ("ted", "reading", "ladder", "drawing")]
     trainings = [f"train {name}" for name in ("aggregator", "text-to-image", "text-to-video")]
-    assert {*reading} == {"adapt", "encode", *instruments, *trainings}
+    assert {*reading} == {"adapt", "doctor", "encode", *instruments, *trainings}
     loading = [name for name, one in COMMANDS.items() if any(issubclass(k, LoadingOptions) for k in kinds(one))]
     assert {*loading} == {*reading, "evaluate vqa", "evaluate generation"}
 

@@ -453,7 +453,7 @@ def test_code_that_a_configuration_names_must_be_there(folder):
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoModel": "granted_text_encoder.GrantedModel"}
     (folder / "config.json").write_text(json.dumps(config))
-    assert "config.json: names code in granted_text_encoder.py, which is not beside it" in findings(folder)
+    assert "config.json: names code in granted_text_encoder.py, which is not in the repository" in findings(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ the card
