@@ -19,9 +19,11 @@ from itertools import pairwise
 import torch
 
 
-# Words without parentheses of their own, a colon and a number; a backslash makes a parenthesis part of the text.
-EMPHASIS = re.compile(r"(?<!\\)\(((?:\\.|[^()\\])*?):\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\)", re.DOTALL)
 ESCAPED = re.compile(r"\\([()\\])")
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+# What a backslash makes part of the text, which is read first; or words without parentheses of their own, a colon and
+# a number, between parentheses.
+MARKS = re.compile(rf"\\[()\\]|\(((?:\\[()\\]|[^()])*?):\s*({NUMBER})\s*\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,20 @@ def parse_emphasis(text: str) -> tuple[str, list[Span]]:
     Raises:
         ValueError: an emphasis within another one, or without words.
     """
-    plain, spans, read = "", [], 0
-    for found in EMPHASIS.finditer(text):
-        plain += ESCAPED.sub(r"\1", text[read : found.start()])
-        words = ESCAPED.sub(r"\1", found[1])
-        if not words.strip():
-            raise ValueError(f"got the emphasis {found[0]!r}, expected words before the colon")
-        spans.append(Span(len(plain), len(plain) + len(words), float(found[2])))
-        plain, read = plain + words, found.end()
-    rest = ESCAPED.sub(r"\1", text[read:])
-    if spans and re.search(r":\s*[-+]?\d*\.?\d+\s*\)", re.sub(r"\\.", "", EMPHASIS.sub("", text))):
+    plain, spans, read, left = "", [], 0, ""  # left: without marks
+    for found in MARKS.finditer(text):
+        before, words = text[read : found.start()], found[0]
+        if found[1] is None:
+            words = words[1:]
+        else:
+            words = ESCAPED.sub(r"\1", found[1])
+            if not words.strip():
+                raise ValueError(f"got the emphasis {found[0]!r}, expected words before the colon")
+            start = len(plain) + len(before)
+            spans.append(Span(start, start + len(words), float(found[2])))
+        plain, left, read = plain + before + words, f"{left}{before}\0", found.end()
+    rest = text[read:]
+    if spans and re.search(rf":\s*{NUMBER}\s*\)", left + rest):
         raise ValueError(f"got {text[:60]!r} with an emphasis within another one, expected each by itself")
     return plain + rest, spans
 
@@ -68,7 +74,8 @@ def find_spans(text: str, emphasis: Mapping[str, float]) -> list[Span]:
     """
     spans = []
     for words, factor in emphasis.items():
-        places = [found.start() for found in re.finditer(re.escape(words), text)] if words.strip() else []
+        whole = rf"(?<!\w){re.escape(words)}(?!\w)"  # not "red" in "hundred"
+        places = [found.start() for found in re.finditer(whole, text)] if words.strip() else []
         if not places:
             raise ValueError(f"got emphasis on {words!r}, expected words of the prompt {text[:60]!r}")
         spans += [Span(start, start + len(words), float(factor)) for start in places]

@@ -118,6 +118,9 @@ class GrantedPipelineMixin:
             negatives = self._check_text(
                 "negative_prompt", negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask
             )
+        for name, given in (("layer_weights", layer_weights is not None), ("emphasis", emphasis)):
+            if given and not prompts:
+                raise ValueError(f"got {name} with prompt_embeds, expected it with a prompt: embeddings are made")
         if prompts or negatives:  # one run of the encoder, and one warning, for all of them
             count = len(prompts)
             prompts, spans = self._read_emphasis(prompts, emphasis)

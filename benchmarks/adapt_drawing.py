@@ -37,7 +37,7 @@ from granted.encoding.features import feature_encoder
 from granted.encoding.loading import load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.encoding.token_features import padded_rows
-from granted.eval_metric.drawing.arm import DrawingArm, read_figure
+from granted.eval_metric.drawing.arm import DrawingArm, compare, largest_figure
 from granted.eval_metric.drawing.evaluation import CALIBRATION, SIDE, Conditions, training_config
 from granted.eval_metric.drawing.scenes import Prompt, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import DrawingSettings
@@ -88,7 +88,7 @@ class KeptArm(DrawingArm):
         self.conditioning = Lookup(given.rows, self.conditioning)
         with torch.no_grad():
             images = self.draw_prompts(self.prompts)
-        return [read_figure(prompt.drawing, image) for prompt, image in zip(self.prompts, images)]
+        return [compare(prompt.drawing, largest_figure(image)) for prompt, image in zip(self.prompts, images)]
 
 
 class Lookup:

@@ -65,12 +65,12 @@ def plan(captions: list[str], drawings: list[Drawing], weights: torch.Tensor):
             prompts = []
             for caption, drawing in zip(captions, drawings):
                 figure = drawing.figures[0]
-                told = f"{figure.colour} {figure.shape}"
+                figure_words = f"{figure.colour} {figure.shape}"
                 marked = {"colour": f"({figure.colour}:{factor}) {figure.shape}"}
                 marked["shape"] = f"{figure.colour} ({figure.shape}:{factor})"
-                before, found, after = caption.partition(told)
+                before, found, after = caption.partition(figure_words)
                 if not found:
-                    raise ValueError(f"got {caption!r}, expected {told!r} in it")
+                    raise ValueError(f"got {caption!r}, expected {figure_words!r} in it")
                 prompts.append(before + marked[word] + after)
             yield f"emphasis on the {word}", factor, {"prompt": prompts, "emphasis": True}
     for layer in (0, len(weights) - 1):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from granted.modeling_emphasis import Span, emphasized, find_spans, parse_emphasis, token_factors
 from granted.modeling_granted import GrantedModel
-from granted.tests.test_pipeline_granted import MAKERS, SHORT, SIZES, make_encoder, sample
+from granted.tests.test_pipeline_granted import MAKERS, SHORT, SIZES, conditioning, make_encoder, sample
 
 
 LAYERS = 4
@@ -92,6 +92,7 @@ def test_words_and_factors_are_read_and_other_parentheses_are_text():
     assert parse_emphasis("(a dog: -2)(b:.5)") == ("a dogb", [Span(0, 5, -2.0), Span(5, 6, 0.5)])
     assert parse_emphasis(r"a (photo) of \(red:1.5\)") == ("a (photo) of (red:1.5)", [])
     assert parse_emphasis(r"(12\(b\):2) at 10:30") == ("12(b) at 10:30", [Span(0, 5, 2.0)])
+    assert parse_emphasis(r"\\(a:1)\n (b\\:2)") == (r"\a\n b\ ".strip(), [Span(1, 2, 1.0), Span(5, 7, 2.0)])
     for text, message in (("((red:1.2) cube:1.5)", "within another one"), ("a (:2) cube", "expected words")):
         with pytest.raises(ValueError, match=message):
             parse_emphasis(text)
@@ -104,7 +105,10 @@ def marked(parts: list[tuple[str, float | None]]) -> str:
     return "".join(text if factor is None else f"({text}:{factor:g})" for text, factor in written)
 
 
-@given(st.lists(st.tuples(st.text(min_size=1), st.none() | st.integers(-9, 9).map(float)), max_size=5))
+TEXTS = st.text(min_size=1) | st.text("\\():1 a", min_size=1)
+
+
+@given(st.lists(st.tuples(TEXTS, st.none() | st.integers(-9, 9).map(float)), max_size=5))
 def test_any_text_comes_back_with_the_factors_of_its_parts(parts):
     parts = [(text if text.strip() else "a", factor) for text, factor in parts]
     plain, spans = parse_emphasis(marked(parts))
@@ -133,6 +137,7 @@ def test_features_move_from_their_mean_and_others_stay_to_the_bit():
 
 def test_every_place_of_the_words_is_found_and_absent_ones_are_named():
     assert find_spans("red on red", {"red": 2}) == [Span(0, 3, 2.0), Span(7, 10, 2.0)]
+    assert find_spans("a hundred red", {"red": 2}) == [Span(10, 13, 2.0)]
     with pytest.raises(ValueError, match="emphasis on 'blue', expected words of the prompt 'a red cube'"):
         find_spans("a red cube", {"blue": 2})
     with pytest.raises(ValueError, match="words within it"):
@@ -167,6 +172,10 @@ def test_pipelines_draw_with_emphasis_also_without_this_package(kind, encoder, t
     by_marks = sample(pipe, kind, "a (red:4) cube", emphasis=True)
     assert (by_marks - own).abs().max() > 1e-4
     assert torch.equal(sample(pipe, kind, SHORT, emphasis={"red": 4}), by_marks)
+    embeds = conditioning(pipe, SHORT)
+    for name, value in (("emphasis", {"red": 4}), ("layer_weights", torch.ones(LAYERS))):
+        with pytest.raises(ValueError, match=f"got {name} with prompt_embeds"):
+            sample(pipe, kind, **embeds, **{name: value})
     pipe.save_pretrained(tmp_path)
     loaded = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     loaded.set_progress_bar_config(disable=True)

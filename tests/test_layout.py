@@ -3,6 +3,7 @@
 import ast
 import configparser
 import inspect
+import runpy
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_an_installed_package_has_every_module():
     listed = set(settings["options"]["packages"].split())
     folders = {path.parent.relative_to(ROOT).as_posix() for path in MODULES}
     assert listed == {"granted" if folder == "." else f"granted.{folder.replace('/', '.')}" for folder in folders}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: path.name)
+def test_what_benchmarks_import_is_there(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parent)
+    runpy.run_path(str(path), run_name="imported")
 
 
 def test_private_names_of_libraries_that_we_rely_on_are_what_we_take_them_for():
