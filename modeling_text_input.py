@@ -67,6 +67,7 @@ class TextInput:
         show_progress: bool | None = None,
         layer_weights: torch.Tensor | None = None,
         emphasis: Mapping[str, float] | bool = False,
+        allow_empty: bool = False,
     ) -> list[torch.Tensor]:
         """Encode texts of any number and length.
 
@@ -80,6 +81,7 @@ class TextInput:
             layer_weights (`torch.Tensor`, *optional*): instead of the model's own, see [`~GrantedModel.mixing`].
             emphasis (`dict[str, float]` or `bool`, defaults to `False`): words of the texts and their factors, or
                 `True` where texts say it themselves, as in `"a (red:1.5) cube"`; see [`emphasized`].
+            allow_empty (`bool`, defaults to `False`): whether a text may be empty, as of `tokenize`.
 
         Returns:
             One CPU tensor per text, (N_i, D) or as the fusion says, in the order given, without padding and without
@@ -89,8 +91,8 @@ class TextInput:
             ValueError: what cannot be text, features that are NaN or infinite (the message names the text), layer
                 weights of another shape, emphasis on words that are not in a text or are not read.
         """
-        texts, spans = self.read_emphasis(self.as_texts(texts), emphasis)
-        token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
+        texts, spans = self.read_emphasis(self.as_texts(texts, allow_empty), emphasis)
+        token_ids = self.tokenize(texts, max_sequence_length, allow_empty)
         factors = self.emphasis_factors(texts, spans, token_ids)
         batches = length_sorted_batches([len(ids) for ids in token_ids], token_budget)
         features: list[torch.Tensor | None] = [None] * len(texts)

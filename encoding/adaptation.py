@@ -27,7 +27,6 @@ from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.ridge import LinearMap, Moments, fit_ridge, mean_explained
 from granted.modeling_granted import GrantedModel
-from granted.modeling_text_trunk import evaluating
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.versions import library_versions
@@ -50,17 +49,9 @@ def token_features(encoder: GrantedModel, texts: Sequence[str]) -> list[torch.Te
         InputError: features that are not finite.
     """
     try:
-        said = iter(encoder.encode([text for text in texts if text], show_progress=False))
+        return encoder.encode(texts, show_progress=False, allow_empty=True)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return [next(said) if text else _of_no_text(encoder) for text in texts]
-
-
-def _of_no_text(encoder: GrantedModel) -> torch.Tensor:
-    """(N, D)."""
-    with evaluating(encoder):
-        features = encoder(*encoder.pad(encoder.tokenize([""], allow_empty=True))).last_hidden_state  # (1, N, D)
-    return features[0, encoder.config.template_drop_tokens :].cpu()
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,9 @@ class Conditioning:
     def _encode_many(self, texts: Sequence[str]) -> list[torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said = [text for text in texts if text]
             limits = {"max_sequence_length": self.max_sequence_length, "token_budget": self.token_budget}
-            features = iter(self.encoder.encode(said, **limits, show_progress=False))  # ([K,] N_i, D) each
-        # (N_i, D) or (N_i, K * D) each
-        return [side_by_side(next(features)[None])[0] if text else self._encode([""])[0] for text in texts]
+            rows = self.encoder.encode(texts, **limits, show_progress=False, allow_empty=True)  # ([K,] N_i, D) each
+        return [side_by_side(row[None])[0] for row in rows]  # (N_i, D) or (N_i, K * D) each
 
     def _check_space(self, place: Path, features: list[torch.Tensor], count: int) -> None:
         needed = sum(row.numel() * row.element_size() for row in features)
