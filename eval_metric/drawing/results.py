@@ -4,7 +4,7 @@
 
 The rows of `drawing.json` are those of `granted evaluate reading` (`encoder, feature, instrument, wording, axis, rung,
 property, accuracy, ci95, n, guess, seeds`), with `control` in place of `guess`: the score of the same images on one
-another's prompts.
+another's prompts, and `by_seed`, the accuracy of each.
 """
 
 import os
@@ -93,6 +93,7 @@ def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict
                 "n": len(items[0]),
                 "control": round(sum(map(sum, control)) / sum(map(len, control)), 4),
                 "seeds": len(arms),
+                "by_seed": [round(sum(own) / len(own), 4) for own in score],
             }
 
 
@@ -100,14 +101,15 @@ def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: an arm a row, in the order of the rows; what was right in each wording."""
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
     arms = list(dict.fromkeys(map(_arm, rows)))
-    lines = [f"| encoder | feature | seeds | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
-    lines.append(f"|---|---|--:|{'--:|' * len(SHOWN)}")
+    lines = [f"| encoder | feature | by seed | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
+    lines.append(f"|---|---|---|{'--:|' * len(SHOWN)}")
     for arm in arms:
         shown = [percent(cells[(*arm, wording, name)]) for name, wording in SHOWN]
-        seeds = cells[(*arm, WORDINGS[0], HEADLINE)]["seeds"]
-        lines.append(f"| {arm[0]} | {arm[1]} | {seeds} | {' | '.join(shown)} |")
+        by_seed = ", ".join(f"{100 * share:.0f}" for share in cells[(*arm, WORDINGS[0], HEADLINE)]["by_seed"])
+        lines.append(f"| {arm[0]} | {arm[1]} | {by_seed} | {' | '.join(shown)} |")
     others = {name: [row["control"] for row in rows if row["property"] == name] for name, _ in SHOWN}
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
-    note = "% [95% interval over prompts]. look: shape and colour both right. Seeds differ more than prompts, most of"
-    lines += ["", f"{note} all in the place. The same images on one another's prompts: {means}."]
+    note = "% [95% interval over prompts]. look: shape and colour both right; by seed: the first column of it. Seeds"
+    note += " differ more than prompts, most of all in the place. The same images on one another's prompts:"
+    lines += ["", f"{note} {means}."]
     return "\n".join(lines) + "\n"
