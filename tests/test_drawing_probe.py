@@ -82,6 +82,8 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
         scores = json.loads((tmp_path / f"drawing_runs/tiny__learned_{mode}__seed0/scores.json").read_text())
         weights = np.array(scores["layer_weights"])
         assert np.abs(weights - 1 / weights.shape[-1]).max() > 5e-5, "the weights have moved"
+    with pytest.raises(InputError, match="an arm with other settings"):
+        evaluate(replace(learning, layer_weights_learning_rate=0.5), OPTIONS)
     held = replace(settings, seeds=[2], controls=[])
     folder = tmp_path / "drawing_runs/tiny__norm_avg__seed2"
     folder.mkdir()

@@ -26,7 +26,7 @@ from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, trai
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
-from granted.training.run_folder import RECORD, FolderHeld, hold_folder, leave_folder
+from granted.training.run_folder import RECORD, RUN, FolderHeld, hold_folder, leave_folder
 from granted.utils.errors import InputError
 from granted.utils.files import folder_name, read_json
 from granted.utils.settings import check_seeds, refuse_unused
@@ -98,7 +98,8 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             }
             raw = "" if settings.standardize else "__raw"
             folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
-            if _is_finished(folder, fingerprint):
+            config = training_config(settings, conditions, data, folder, seed)
+            if _is_finished(config, fingerprint):
                 continue
             try:
                 lock = hold_folder(folder)
@@ -110,23 +111,29 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
             if settings.standardize:
                 model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
-            config = training_config(settings, conditions, data, folder, seed)
             DrawingArm(config, model, own, arm).run()
             leave_folder(lock)
     return write_report(finished_arms(runs), settings.output)
 
 
-def _is_finished(folder: Path, fingerprint: str) -> bool:
-    """Whether an arm of this encoder has ended here; its budget and version have been looked at.
+def _is_finished(config: TextToImageConfig, fingerprint: str) -> bool:
+    """Whether this arm has ended, as its trainer would find after all has been loaded.
+
+    Args:
+        config ([`TextToImageConfig`]): of its training.
+        fingerprint (`str`): of its encoder.
 
     Raises:
-        InputError: it is another encoder's.
+        InputError: the folder holds an arm of another encoder or of other settings.
     """
+    folder = Path(config.output_dir)
     if not (folder / RECORD).exists():
         return False
-    found = read_json(folder / "scores.json")["fingerprint"]
-    if found != fingerprint:
-        raise InputError(f"got {folder}, an arm of an encoder with other weights: choose another folder or name")
+    found, own = read_json(folder / RUN), {"settings": config.identity() | {"kind": DrawingArm.kind}}
+    own["encoder"] = fingerprint
+    if different := [name for name, value in own.items() if found[name] != value]:
+        what = " and ".join(different)
+        raise InputError(f"got {folder}, an arm with other {what}, expected this one's: choose another folder")
     return True
 
 
