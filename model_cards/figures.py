@@ -122,6 +122,7 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
         "table": table,
         "has_baselines": any(run.baselines for run in results),
         "pairs": pairs,
+        "dtypes": sorted({run.provenance["dtype"] for run in results}),
     }
 
 

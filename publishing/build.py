@@ -43,7 +43,11 @@ from granted.pipeline_base import write_code
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
 from granted.publishing.checks import ReleasedFile, check_folder
 from granted.publishing.code_checks import with_imports
-from granted.publishing.sentence_transformers_files import AGGREGATOR_FOLDER, add_aggregator, load_saved
+from granted.publishing.sentence_transformers_files import (
+    AGGREGATOR_FOLDER,
+    load_saved,
+    write_sentence_transformers_files,
+)
 from granted.publishing.sources import Sources
 from granted.publishing.upload import check_tag
 from granted.training.run_folder import RECORD
@@ -197,16 +201,14 @@ def _build_model(folder: Path, sources: Sources, report: Callable[[str], object]
             write_json(folder / RECORD, without_folders(read_record(record)))
     else:
         _fetch_fusion(sources).save_pretrained(folder, fusion_only=True)
-    model = cache(lambda: load_saved(folder))
-    fingerprint = cache(lambda: model().fingerprint())  # of all weights
     if sources.aggregator is not None:
         report("loading granted and its aggregator, which must fit it")
         with _readable(sources.aggregator, "a context aggregator"):
             aggregator = ContextAggregator.from_pretrained(sources.aggregator)
-        add_aggregator(folder, aggregator, model(), fingerprint)
+        write_sentence_transformers_files(folder, aggregator)
     if results := _ted_results(sources):
         report("comparing the results on TED with the weights of granted")
-        _check_ted_results(GrantedConfig.from_pretrained(folder), fingerprint, results)
+        _check_ted_results(folder, results)
 
 
 def _copy_encoder(source: Path, folder: Path, dtype: str | None) -> None:
@@ -375,13 +377,16 @@ def _ted_results(sources: Sources) -> list[Path]:
     return sorted((Path(sources.scores) / "ted").glob("*.json")) if sources.scores is not None else []
 
 
-def _check_ted_results(config: GrantedConfig, fingerprint: Callable[[], str], paths: Sequence[Path]) -> None:
-    """Raise unless results are of the released encoder: of its very weights, or of its revision on the Hub."""
-    name, expected = "encoder_revision", config.encoder_revision
-    if config.encoder_in_checkpoint:
-        name, expected = "weights_fingerprint", fingerprint()
+def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
+    """Raise unless results are of the released encoder: of its weights, in whatever dtype, or of its revision."""
+    config = GrantedConfig.from_pretrained(folder)
+    fingerprint = cache(lambda dtype: load_saved(folder, dtype).fingerprint())  # of all weights
     for path in paths:
-        if (found := load_result(path).provenance[name]) != expected:
+        provenance = load_result(path).provenance
+        name, expected = "encoder_revision", config.encoder_revision
+        if config.encoder_in_checkpoint:
+            name, expected = "weights_fingerprint", fingerprint(provenance["dtype"])
+        if (found := provenance[name]) != expected:
             raise InputError(
                 f"got {path} with the {name} {found}, expected {expected} of the released encoder: score that one"
             )

@@ -9,7 +9,6 @@ Tiny, on CPU: tests/test_sentence_granted.py.
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -47,15 +46,7 @@ def write_sentence_transformers_files(folder: str | os.PathLike, aggregator: Con
             feature. Nothing is written then.
     """
     folder = Path(folder)
-    model = load_saved(folder)
-    add_aggregator(folder, aggregator, model, model.fingerprint)
-
-
-def add_aggregator(
-    folder: Path, aggregator: ContextAggregator, model: GrantedModel, fingerprint: Callable[[], str]
-) -> None:
-    """As [`write_sentence_transformers_files`], of the `model` in the folder and with a way to its fingerprint."""
-    _check_fit(model, fingerprint, aggregator, folder)
+    _check_fit(load_saved(folder), aggregator, folder)
     with atomic_path(folder / AGGREGATOR_FOLDER) as temporary:
         aggregator.save_pretrained(temporary)
         for code in temporary.glob("*.py"):
@@ -67,13 +58,16 @@ def add_aggregator(
     write_json(folder / "modules.json", MODULES)  # last: it is what makes the folder a SentenceTransformer
 
 
-def load_saved(folder: Path) -> GrantedModel:
-    """The model that `GrantedModel.save_pretrained` wrote, with its tokenizer; raises an InputError otherwise."""
+def load_saved(folder: Path, dtype: str = "auto") -> GrantedModel:
+    """The model that `GrantedModel.save_pretrained` wrote, with its tokenizer; raises an InputError otherwise.
+
+    `dtype` is that of its weights by default.
+    """
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("model_type") != GrantedModel.config_class.model_type:
         raise InputError(f"got {folder}, expected a folder that GrantedModel.save_pretrained wrote: save one there")
     try:
-        model = GrantedModel.from_pretrained(folder, dtype="auto")
+        model = GrantedModel.from_pretrained(folder, dtype=dtype)
         model.tokenizer  # noqa: B018 - raises where there is none
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
@@ -83,9 +77,7 @@ def load_saved(folder: Path) -> GrantedModel:
     return model
 
 
-def _check_fit(
-    model: GrantedModel, fingerprint: Callable[[], str], aggregator: ContextAggregator, folder: Path
-) -> None:
+def _check_fit(model: GrantedModel, aggregator: ContextAggregator, folder: Path) -> None:
     """Refuse an aggregator that would get other features than it was trained on."""
     config, width = aggregator.config, model.config.fused_size()
     if config.encoder_hidden_size != width:
@@ -93,7 +85,7 @@ def _check_fit(
             f"got an aggregator for features of width {config.encoder_hidden_size}, expected {width} as in {folder}: "
             "train one for that encoder"
         )
-    if config.encoder_fingerprint is not None and config.encoder_fingerprint != fingerprint():
+    if config.encoder_fingerprint is not None and config.encoder_fingerprint != model.fingerprint():
         raise InputError(
             f"got an aggregator trained for {config.encoder}, whose weights or dtype are not those of {folder}, "
             "expected one trained for that encoder: train one"
