@@ -4,8 +4,8 @@
     found = compare(drawing, read_scores("results/claim/reading.json:word/all"))
     found.pearson, found.spearman, found.kendall            # each with its interval
 
-Whatever `granted evaluate ted`, `reading`, `ladder` and `drawing` write can be compared. Few encoders and noisy scores
-make wide intervals: read them before the figure.
+Whatever `granted evaluate ted`, `reading`, `ladder` and `drawing` write can be compared, and what the paper printed.
+Few encoders and noisy scores make wide intervals: read them before the figure.
 """
 
 import os
@@ -17,16 +17,20 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau, pearsonr, spearmanr
+from scipy.stats import kendalltau, norm, pearsonr, spearmanr
 
+from granted.eval_metric.published import published_scores
 from granted.eval_metric.results import load_all
-from granted.eval_metric.seed_groups import group_seeds
+from granted.eval_metric.seed_groups import SeedGroup, group_seeds
+from granted.eval_metric.statistics import Estimate
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
 
 
 FEWEST = 4  # arms that a correlation is made of
 RESAMPLES = 1000
+POWER, LEVEL = 0.8, 0.05  # of the number of arms that a correlation needs
+PUBLISHED, WITHOUT = "published", "without "
 DEVIATIONS_OF_CI95 = 3.92  # how many standard deviations a 95% interval is wide
 MEASURES: dict[str, Callable] = {"pearson": pearsonr, "spearman": spearmanr, "kendall": kendalltau}
 
@@ -63,6 +67,8 @@ class Correlation:
         arms (`list[str]`): those that both have scored, the best of the reference first.
         left_out (`list[str]`): those that only one of them has scored.
         pearson, spearman, kendall (`Score`): each with its interval over arms and scores, see [`compare`].
+        p_value (`float`): of Pearson's, two-sided, exact where scores are normal; nan where there is none.
+        without (`dict[str, float]`): Pearson's when one arm is left out, by that arm.
     """
 
     reference: Scores
@@ -72,21 +78,27 @@ class Correlation:
     pearson: Score
     spearman: Score
     kendall: Score
+    p_value: float
+    without: dict[str, float]
 
 
 def read_scores(spec: str, name: str = "") -> Scores:
     """The scores of `PATH` or `PATH:PART`.
 
     Args:
-        spec (`str`): a folder of TED results, PART being `aggregator` or `mean` (both without it); `reading.json` or
-            `drawing.json`, PART being `WORDING/PROPERTY` such as `word/all`; `ladder.json`, PART being `threshold` or
-            a rung such as `facts=4`.
+        spec (`str`): a folder of TED results, PART being `aggregator` or `mean` (both without it), and behind a slash,
+            if only some items shall count, a category, `without` a category, or a rung such as `facts=4`;
+            `reading.json` or `drawing.json`, PART being `WORDING/PROPERTY` such as `word/all`; `ladder.json`, PART
+            being `threshold` or a rung; the word `published`, PART being a table of `published.yaml`.
         name (`str`): what to call them; the spec without its folder by default.
 
     Raises:
         InputError: there are no such results, or no such part of them.
     """
     path, part = (spec, "") if Path(spec).exists() else spec.rpartition(":")[::2]
+    if path == PUBLISHED:
+        scores = {arm: value / 100 for arm, value in published_scores(part).items()}
+        return Scores(name or spec, "%", {arm: Score(value, (value, value)) for arm, value in scores.items()})
     if not path or not Path(path).exists():
         raise InputError(f"got {spec}, expected a folder or file of results, with :PART behind it if need be")
     name = name or Path(path).name + (f":{part}" if part else "")
@@ -104,13 +116,26 @@ def read_scores(spec: str, name: str = "") -> Scores:
 
 def _of_ted(path: str, part: str) -> dict[str, Score]:
     groups = group_seeds(load_all(path))
-    if part:
-        groups = [group for group in groups if group.pooling == part]
+    pooling, _, items = part.partition("/")
+    if pooling:
+        groups = [group for group in groups if group.pooling == pooling]
     by_arm = {}
     for group in groups:
-        label = f"{group.encoder} · {group.feature}" if part else group.label
-        by_arm[label] = Score(group.estimate.accuracy, (group.estimate.low, group.estimate.high))
+        estimate = _of_items(group, items) if items else group.estimate
+        label = f"{group.encoder} · {group.feature}" if pooling else group.label
+        by_arm[label] = Score(estimate.accuracy, (estimate.low, estimate.high))
     return _some(by_arm, f"{path}:{part}", ["aggregator", "mean"])
+
+
+def _of_items(group: SeedGroup, items: str) -> Estimate:
+    """Of one category, of all others, or of one rung."""
+    parts = group.categories | {f"facts={rung}": estimate for rung, estimate in group.facts.items()}
+    left_out = items.removeprefix(WITHOUT)
+    if items.startswith(WITHOUT) and left_out in group.categories and len(group.categories) > 1:
+        return group.estimate_of(group.runs[0].column("category") != left_out)
+    if items not in parts:
+        raise InputError(f"got {items} behind the slash, expected one of {', '.join(parts)}, or 'without CATEGORY'")
+    return parts[items]
 
 
 def _some(by_arm: dict[str, Score], spec: str, parts: Sequence[str]) -> dict[str, Score]:
@@ -160,13 +185,28 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
         if (np.ptp(noisy, axis=1) > 0).all():  # constant scores have no correlation
             for measure, function in MEASURES.items():
                 resampled[measure].append(float(function(*noisy).statistic))
-    found = {}
-    for measure, function in MEASURES.items():
-        value = float(function(*values).statistic) if (np.ptp(values, axis=1) > 0).all() else float("nan")
+    found, p_values = {}, {}
+    for measure in MEASURES:
+        value, p_values[measure] = _correlation(measure, values)
         low, high = np.nanquantile(resampled[measure], [0.025, 0.975]) if resampled[measure] else (-1.0, 1.0)
         found[measure] = Score(value, (float(low), float(high)))
     left_out = sorted(reference.by_arm.keys() ^ other.by_arm.keys())
-    return Correlation(reference, other, arms, left_out, **found)
+    without = {arm: _correlation("pearson", np.delete(values, i, axis=1))[0] for i, arm in enumerate(arms)}
+    return Correlation(reference, other, arms, left_out, **found, p_value=p_values["pearson"], without=without)
+
+
+def _correlation(measure: str, values: np.ndarray) -> tuple[float, float]:
+    """Of two rows (2, A), with its p value; nan where one of them is constant."""
+    if (np.ptp(values, axis=1) == 0).any():
+        return float("nan"), float("nan")
+    found = MEASURES[measure](*values)
+    return float(found.statistic), float(found.pvalue)
+
+
+def arms_needed(correlation: float) -> int:
+    """How many arms show that a true Pearson correlation is not 0: power 80 %, two-sided at 5 % (Fisher's z)."""
+    quantiles = norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)
+    return max(FEWEST, int(np.ceil((quantiles / np.arctanh(abs(correlation))) ** 2 + 3)))
 
 
 def _best_first(arms: Set[str], reference: Scores) -> list[str]:
@@ -185,7 +225,8 @@ def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) ->
             for arm in one.arms
         ]
         names = {"reference": one.reference.name, "other": one.other.name}
-        content.append(names | measures | {"points": points, "left_out": one.left_out})
+        more = {"p_value": one.p_value, "without": one.without, "points": points, "left_out": one.left_out}
+        content.append(names | measures | more)
     text = comparison_table(found)
     write_json(output / "comparison.json", {"comparisons": content})
     with atomic_path(output / "comparison.md") as temporary:
@@ -202,10 +243,13 @@ def _stored(score: Score) -> list[float]:
 def comparison_table(found: Sequence[Correlation]) -> str:
     """Markdown: an instrument a row with its correlations, then an arm a row with all scores."""
     reference = found[0].reference
-    lines = [f"| against {reference.name} | n | Pearson | Spearman | Kendall |", "|---|--:|--:|--:|--:|"]
+    lines = [f"| against {reference.name} | n | Pearson | p | without one of them | Spearman | Kendall |"]
+    lines.append(f"|---|{'--:|' * 6}")
     for one in found:
-        cells = (_interval(getattr(one, measure)) for measure in MEASURES)
-        lines.append(f"| {one.other.name} | {len(one.arms)} | {' | '.join(cells)} |")
+        pearson, *others = (_interval(getattr(one, measure)) for measure in MEASURES)
+        apart = f"{min(one.without.values()):.2f} to {max(one.without.values()):.2f}"
+        cells = (one.other.name, str(len(one.arms)), pearson, f"{one.p_value:.2g}", apart, *others)
+        lines.append(f"| {' | '.join(cells)} |")
     sides = [reference, *(one.other for one in found)]
     arms = _best_first({arm for one in found for arm in one.arms}, reference)
     lines += ["", f"| encoder and feature | {' | '.join(f'{side.name}, {side.unit}' for side in sides)} |"]
@@ -214,6 +258,8 @@ def comparison_table(found: Sequence[Correlation]) -> str:
         scores = [(side.by_arm.get(arm), side.unit) for side in sides]
         lines.append(f"| {arm} | {' | '.join(_shown(*score) for score in scores)} |")
     lines += ["", "[95% interval, over encoder-feature combinations and over each one's scenes]"]
+    needed = ", ".join(f"{arms_needed(size)} for {size}" for size in (0.9, 0.7, 0.5, 0.3))
+    lines += ["", f"Combinations that show a true Pearson correlation, with a power of 80 %: {needed}."]
     left_out = sorted({arm for one in found for arm in one.left_out})
     if left_out:
         lines += ["", f"Scored by only one of two and left out there: {', '.join(left_out)}."]

@@ -50,7 +50,11 @@ class SeedGroup:
     @cached_property
     def estimate(self) -> Estimate:
         """Mean accuracy over seeds with its interval over captions."""
-        return bootstrap_accuracy(self.correct, self.runs[0].column("caption_id"))
+        return self.estimate_of(np.ones(self.correct.shape[1], dtype=bool))
+
+    def estimate_of(self, mask: np.ndarray) -> Estimate:
+        """The same over some of the items only; `mask` (n,) bool."""
+        return bootstrap_accuracy(self.correct[:, mask], self.runs[0].column("caption_id")[mask])
 
     @cached_property
     def categories(self) -> dict[str, Estimate]:
@@ -65,12 +69,8 @@ class SeedGroup:
     @cached_property
     def facts(self) -> dict[int, Estimate]:
         """The same per number of facts that a caption tells, of a benchmark of `granted data ted --facts`."""
-        captions = self.runs[0].column("caption_id")  # (n,)
-        told = np.array([facts_of(caption_id) or 0 for caption_id in captions])  # (n,)
-        return {
-            int(facts): bootstrap_accuracy(self.correct[:, told == facts], captions[told == facts])
-            for facts in np.unique(told[told > 0])
-        }
+        facts = np.array([facts_of(caption) or 0 for caption in self.runs[0].column("caption_id")])  # (n,)
+        return {int(rung): self.estimate_of(facts == rung) for rung in np.unique(facts[facts > 0])}
 
     @property
     def ties(self) -> float:
@@ -88,9 +88,8 @@ class SeedGroup:
         return float(np.ptp([run.accuracy for run in self.runs])) if len(self.runs) > 1 else None
 
     def _by(self, name: str, values: Sequence[str]) -> dict[str, Estimate]:
-        column, captions = self.runs[0].column(name), self.runs[0].column("caption_id")  # (n,), (n,)
-        masks = {value: column == value for value in values if (column == value).any()}  # each (n,) bool
-        return {value: bootstrap_accuracy(self.correct[:, mask], captions[mask]) for value, mask in masks.items()}
+        column = self.runs[0].column(name)  # (n,)
+        return {value: self.estimate_of(column == value) for value in values if (column == value).any()}
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def test_noisy_scores_and_few_arms_widen_the_interval():
 
 
 def test_constant_scores_have_no_correlation():
+    out = compare(scores("one", 0.2, 0.4, 0.6, 0.8, 0.1), scores("other", 0.2, 0.4, 0.6, 0.8, 0.9))
+    assert out.without["e4 · last"] == pytest.approx(1) and max(out.without.values()) == out.without["e4 · last"]
     found = compare(scores("one", 0.2, 0.4, 0.6, 0.8), scores("flat", 0.3, 0.3, 0.3, 0.3))
     assert np.isnan(found.pearson.value) and found.pearson.ci95 == (-1, 1)
 
@@ -99,6 +101,10 @@ def test_every_kind_of_results_is_read(tmp_path):
     assert read_scores(f"{ted}:aggregator").by_arm["tiny · learned"].value == pytest.approx(0.8)
     assert read_scores(f"{ted}:mean").by_arm["tiny · learned"].value == pytest.approx(0.4)
     assert len(read_scores(str(ted)).by_arm) == 8, "both poolings, apart"
+    some = read_scores(f"{ted}:aggregator/OCR").by_arm["tiny · learned"].value
+    rest = read_scores(f"{ted}:aggregator/without OCR").by_arm["tiny · learned"].value
+    ocr = sum(record["category"] == "OCR" for record in RECORDS)
+    assert some * ocr + rest * (len(RECORDS) - ocr) == pytest.approx(0.8 * len(RECORDS)), "the two parts are the whole"
     assert read_scores(f"{reading}:word/all", "read").by_arm["tiny · last"] == Score(0.3, (0.25, 0.35))
     assert read_scores(f"{ladder}:facts=4").by_arm["tiny · last"].value == 0.3
     threshold = read_scores(f"{ladder}:threshold")
@@ -109,6 +115,10 @@ def test_strangers_are_refused(tmp_path):
     reading = rows_file(tmp_path / "reading.json", "reading", (0.3, 0.4, 0.5, 0.6))
     with pytest.raises(InputError, match="expected one of these parts behind the colon: word/all"):
         read_scores(f"{reading}:seen/all")
+    ted = ted_folder(tmp_path / "ted", (0.2, 0.4, 0.6, 0.8))
+    for part in ("facts=3", "without OCRs", "Poetry"):
+        with pytest.raises(InputError, match=f"got {part} behind the slash, expected one of Action Recognition"):
+            read_scores(f"{ted}:aggregator/{part}")
     with pytest.raises(InputError, match="expected a folder or file of results"):
         read_scores(str(tmp_path / "nothing.json:word/all"))
     (tmp_path / "damaged.json").write_text("{")
