@@ -108,7 +108,7 @@ class Compare:
 
     reference: str = option(
         help="What is to be predicted: results of granted evaluate, as FOLDER:aggregator, FOLDER:mean, "
-        "reading.json:WORDING/PROPERTY, ladder.json:threshold or drawing.json:WORDING/PROPERTY.",
+        "reading.json:WORDING/PROPERTY, ladder.json:threshold or drawing.json:WORDING/PROPERTY, or published:TABLE.",
         positional=True,
     )
     others: list[str] = option(help="What may predict it, in the same form.", positional=True)
