@@ -1,4 +1,4 @@
-"""`granted evaluate ...` and `granted compare`: scores of encoders, vision-language models and generated images.
+"""`granted evaluate ...`, `compare`, `report`: scores of encoders, vision-language models and generated images.
 
 granted evaluate ted smollm2=SmolLM2-135M-Instruct.gguf --pairs pairs.parquet --features last,norm_avg
 """
@@ -128,6 +128,29 @@ def compare(settings: Compare):
     reference, *others = map(read_scores, specs, names)
     text = write_comparison([compare(reference, other) for other in others], settings.output)
     console.print(text, markup=False)
+
+
+@dataclass
+class Report:
+    """Options of `granted report`."""
+
+    folder: Path = option(help="Results of granted evaluate, however deep below it.", positional=True)
+    output: Path = option(Path("report"), "Folder for report.html and figures, as PNG with their data as CSV.")
+
+
+@command("report", models=False)
+def report(settings: Report):
+    """One page of everything that was measured: which encoder, which layers, what predicts what, what is published."""
+    from granted.eval_metric.overview.page import write_overview
+
+    with status("drawing the figures"):
+        evaluations = write_overview(settings.folder, settings.output)
+    table = Table("evaluation", "ranked by", "best", "encoders and features", title=str(settings.folder))
+    for one in evaluations:
+        best = max(one.headline.by_arm, key=lambda arm: one.headline.by_arm[arm].value)
+        table.add_row(one.path, one.headline.name, best, str(len(one.headline.by_arm)))
+    console.print(table)
+    console.print(f"wrote {settings.output / 'report.html'}")
 
 
 @command("evaluate reading")

@@ -114,6 +114,11 @@ def read_scores(spec: str, name: str = "") -> Scores:
     return Scores(name, "%", _some(by_arm, spec, sorted({one for row in rows for one in _parts(row)})))
 
 
+def published_pair(kind: str) -> Correlation:
+    """What TED says of GenAI-Bench in the paper's own columns, of `"images"` (Table 3) or `"videos"` (Table 4)."""
+    return compare(read_scores(f"{PUBLISHED}:{kind}_genai"), read_scores(f"{PUBLISHED}:{kind}_ted"))
+
+
 def _of_ted(path: str, part: str) -> dict[str, Score]:
     groups = group_seeds(load_all(path))
     pooling, _, items = part.partition("/")

@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES
 from granted.eval_metric.chart import category_chart
@@ -37,7 +38,16 @@ from granted.utils.files import atomic_path
 from granted.utils.templates import fill_template
 
 
-__all__ = ["HEADER", "Row", "category_chart", "facts_table", "html_report", "markdown_table", "table_rows"]
+__all__ = [
+    "HEADER",
+    "Row",
+    "category_chart",
+    "facts_table",
+    "html_report",
+    "markdown_table",
+    "page_style",
+    "table_rows",
+]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
 _BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
@@ -138,6 +148,7 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     page = fill_template(
         Path(__file__).with_name("report.html"),
         {"percent": _percent, "signed": _signed, "p": _p_value},
+        style=page_style(),
         **_heading(groups[0].runs[0].dataset),
         dataset=groups[0].runs[0].dataset,
         header=HEADER,
@@ -154,6 +165,11 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def page_style() -> Markup:
+    """The style sheet of pages, light and dark, on a phone and in print."""
+    return Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
 
 
 def _rows(groups: Sequence[SeedGroup]) -> list[Row]:

@@ -188,7 +188,8 @@ def _check_same_data(first: Result, other: Result) -> None:
                 f"got results on dataset {name} {first.dataset[name]!r} and {other.dataset[name]!r}, expected one "
                 "dataset: report each by itself"
             )
-    if any((first.column(name) != other.column(name)).any() for name in ("id", "label", "caption_id", "category")):
+    names = ("id", "label", "caption_id", "category")
+    if not all(np.array_equal(first.column(name), other.column(name)) for name in names):
         raise InputError(
             f"got other items in {other.encoder} {other.feature} than in {first.encoder} {first.feature} under one "
             "dataset fingerprint, expected the same: run the evaluation again"

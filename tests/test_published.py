@@ -3,16 +3,13 @@
 import pytest
 
 from granted.dataset_builders.ted_6k.records import CATEGORIES, OFFICIAL_COUNTS
-from granted.eval_metric.comparison import arms_needed, compare, read_scores
+from granted.eval_metric.comparison import arms_needed, published_pair, read_scores
 from granted.eval_metric.published import published, published_scores
 from granted.utils.errors import InputError
 
 
 def test_the_columns_give_the_correlation_printed_for_videos_and_a_higher_one_than_printed_for_images():
-    found = {
-        kind: compare(read_scores(f"published:{kind}_genai"), read_scores(f"published:{kind}_ted"))
-        for kind in ("images", "videos")
-    }
+    found = {kind: published_pair(kind) for kind in ("images", "videos")}
     printed = published()["correlations"]
     assert found["videos"].pearson.value == pytest.approx(printed["videos"], abs=5e-5)
     assert found["videos"].p_value == pytest.approx(0.04129, abs=5e-6)

@@ -2,61 +2,16 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
-from granted.eval_metric.results import Result, provenance
 from granted.eval_metric.seed_groups import between_encoders, compare, group_seeds, within_encoders
 from granted.model_cards.figures import ted_section
+from granted.tests.ted_results import ATTACK, RECORDS, Page, make, make_records
 from granted.utils.errors import InputError
-
-
-ATTACK = "<script>alert('x')</script> & \"quoted\""
-CATEGORY = ("OCR", "Adverb", "Quantity")
-
-
-def make_records(n=60):
-    return [
-        {
-            "id": f"c{i // 3:03d}/{i}",
-            "caption_id": f"c{i // 3:03d}",
-            "caption": f"A scene number {i // 3} with words. {ATTACK}",
-            "media": ("image", "video")[i // 3 % 2],
-            "category": CATEGORY[i % 3],
-            "question": "?",
-            "statements": [f"{ATTACK} {j}" for j in range(4)],
-            "label": i % 4,
-            "source": "test",
-        }
-        for i in range(n)
-    ]
-
-
-RECORDS = make_records()
-
-
-def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="synthetic", records=RECORDS, **origin):
-    rng = np.random.default_rng([seed or 0, len(encoder), len(feature)])
-    items = []
-    for record in records:
-        scores = rng.normal(size=4)
-        scores[record["label"]] += quality
-        kept = {name: record[name] for name in ("id", "caption_id", "media", "category", "label")}
-        items.append(kept | {"scores": scores.tolist()})
-    dataset = {
-        "name": "ted-6k",
-        "config": config,
-        "fingerprint": "f00",
-        "instances": len(records),
-        "captions": len(records) // 3,
-    }
-    made = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, encoder_revision="abc", **origin)
-    return Result(encoder, feature, pooling, seed, items, dataset, made, baseline_summary(records))
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +78,6 @@ def test_chart_of_many_series(tmp_path):
     category_chart([make("One", f"layer_{i}", records=records) for i in range(24)], tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as image:
         assert image.width == 1600
-
-
-class Page(HTMLParser):
-    """Collects tags, addresses and text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.addresses, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "srcset", "href", "action", "data")]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def write_page(results, records, folder):
