@@ -67,7 +67,7 @@ def write_overview(folder: Path, output: Path) -> list[Evaluation]:
     for name, own in groupby(correlations, key=lambda one: one.reference.name):
         path = figures / f"correlation_{name.replace(' ', '_')}.png"
         comparison_chart(list(own), path)
-        scatters.append({"light": _uri(path), "dark": _uri(path)})
+        scatters.append({"light": _uri(path), "dark": ""})
     page = fill_template(
         Path(__file__).with_name("page.html"),
         {"ranked": ranked, "interval": _interval, "floor": _is_floor},
@@ -120,7 +120,9 @@ def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
         "provenance": list(_provenance(evaluation)),
     }
     if evaluation.instrument == "reading" and single_layers(evaluation.rows):
-        section["layers"] = _both(figures / f"{name}_layers.png", lambda path, _: layers_chart(evaluation.rows, path))
+        path = figures / f"{name}_layers.png"
+        layers_chart(evaluation.rows, path)
+        section["layers"] = {"light": _uri(path), "dark": ""}
     if evaluation.groups:
         section["margins"] = margin_table(evaluation.groups)
     if len(evaluation.groups) >= FEWEST_OF_ITEMS:
