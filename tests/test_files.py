@@ -69,6 +69,13 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
     assert os.listdir(target) == ["old"]
 
 
+def test_nothing_replaces_a_device(tmp_path):
+    os.mkfifo(tmp_path / "null")  # as /dev/null is neither a file nor a folder
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        write_json(tmp_path / "null", {})
+    assert (tmp_path / "null").is_fifo() and os.listdir(tmp_path) == ["null"]
+
+
 def test_a_file_never_replaces_a_folder(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "precious").touch()

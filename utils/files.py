@@ -53,16 +53,19 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path (of a file or a folder to create), renamed to `path` when the block succeeds.
 
     The parent folder is created. If the block fails the temporary is removed and `path` is as it was before. A file
-    replaces a file and a folder replaces a folder as a whole; a file never replaces a folder, nor a folder a file.
+    replaces a file and a folder replaces a folder as a whole; a file never replaces a folder, nor a folder a file, and
+    nothing replaces a device such as `/dev/null`, which root could.
     What a killed process has left in the same parent folder is removed.
 
     Args:
         path (`str` or `os.PathLike`): the file or folder to make; of a link, what it points to.
 
     Raises:
-        InputError: the disk is full or the place is not writable.
+        InputError: the disk is full, the place is not writable, or something else than a file or folder is there.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise InputError(f"got {path}, which is neither a file nor a folder, expected a place to write to")
     workplace = None
     new_parents: list[Path] = []
     try:
