@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from granted.eval_metric.baselines import baseline_summary
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
 from granted.eval_metric.results import Result, provenance
 from granted.eval_metric.seed_groups import between_encoders, compare, group_seeds, within_encoders
