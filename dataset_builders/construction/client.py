@@ -9,8 +9,8 @@ again with growing pauses, or after the time that the server asks for. What cann
 wrong key, a wrong address, and a first call of a stage that is refused, such as an image sent to a model that cannot
 see. A later refusal is about its item only and becomes its answer. Tests: tests/test_construction_client.py.
 
-`huggingface_hub.AsyncInferenceClient` is not used: it rewrites a `json_schema` into a form of its own, sends a stored Hub
-token to any address when there is no key, and refuses a server of this machine under HF_HUB_OFFLINE.
+`huggingface_hub.AsyncInferenceClient` is not used: it rewrites a `json_schema` into a form of its own, sends a stored
+Hub token to any address when there is no key, and refuses a server of this machine under HF_HUB_OFFLINE.
 """
 
 import asyncio
@@ -192,7 +192,7 @@ class Endpoint:
         self.store.require_space()
         self._on_their_way += 1
         try:
-            urls = await asyncio.to_thread(request.data_urls)
+            urls = await asyncio.to_thread(request.data_urls) if request.media else []
             call = await self._answered(request, attempt, urls)
             self.store.add(key, call)
             self.spent = _sum(self.spent, call)
@@ -219,10 +219,11 @@ class Endpoint:
     async def _tried(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers, in as many tries as there may be."""
         first = not self._open
+        tries = min(self.settings.retries, FIRST_TRIES) if first else self.settings.retries
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Passing),
             wait=lambda state: max(_jitter(state), state.outcome.exception().wait),
-            stop=tenacity.stop_after_attempt(min(self.settings.retries, FIRST_TRIES) if first else self.settings.retries),
+            stop=tenacity.stop_after_attempt(tries),
             reraise=True,
         )
         try:
@@ -231,8 +232,8 @@ class Endpoint:
             self._failed_in_row += 1
             if first or self._failed_in_row > self.settings.concurrency:
                 raise InputError(
-                    f"got no answer from {self.settings.host} ({error}), expected an OpenAI-compatible server: start it "
-                    "or correct endpoint, and run the same command again"
+                    f"got no answer from {self.settings.host} ({error}), expected an OpenAI-compatible server: start "
+                    "it or correct endpoint, and run the same command again"
                 ) from None
             raise NoAnswer(str(error)) from None
 
@@ -274,7 +275,7 @@ class Endpoint:
             return
         able = f"a model that sees {request.media.split()[0]}s" if request.media else "a model that takes it"
         raise InputError(
-            f"got {refusal} from {self.settings.host} for the first call of stage {request.stage} (item {request.unit}), "
+            f"got {refusal} from {self.settings.host} for the first call of stage {request.stage} ({request.unit}), "
             f"expected {able}: choose another model, or remove the item if it alone is at fault"
         ) from None
 

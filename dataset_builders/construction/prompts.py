@@ -97,7 +97,8 @@ def read_prompts(folder: Path | None = None) -> dict[str, Prompt]:
             raise InputError(f"got no *.yaml in {folder}, expected prompt files: check the path")
         for name in theirs:
             if name not in files:
-                raise InputError(f"got the prompt {theirs[name]}, expected one of {', '.join(sorted(files))}: rename it")
+                known = ", ".join(sorted(files))
+                raise InputError(f"got the prompt {theirs[name]}, expected one of {known}: rename it")
         files |= theirs
     return {name: read_prompt(files[name]) for name in sorted(files)}
 
@@ -109,7 +110,8 @@ def read_prompt(path: Path) -> Prompt:
         InputError: the file cannot be read, lacks a field, or has one that is unknown or wrong.
     """
     given = read_yaml(path)
-    missing, unknown = [name for name in FIELDS if given.get(name) is None], [name for name in given if name not in FIELDS]
+    missing = [name for name in FIELDS if given.get(name) is None]
+    unknown = [name for name in given if name not in FIELDS]
     if missing or unknown:
         got = f"without {', '.join(missing)}" if missing else f"with the unknown {', '.join(unknown)}"
         raise InputError(f"got the prompt {path} {got}, expected {', '.join(FIELDS)}: complete it")
@@ -137,8 +139,8 @@ def _check_examples(examples: dict[str, Any], kind: AnswerKind, path: Path) -> N
             fits = fits and isinstance(example["material"], dict) and validator.is_valid(example["answer"])
         if not fits:
             raise InputError(
-                f"got examples of {media} in {path} that are not of the form [{{material: {{...}}, answer: {{...}}}}] with "
-                f"answers of the fields {', '.join(kind.properties)}, for image or video: correct them"
+                f"got examples of {media} in {path}, expected of image or video [{{material: {{...}}, answer: "
+                f"{{...}}}}], answers having the fields {', '.join(kind.properties)}: correct them"
             )
 
 

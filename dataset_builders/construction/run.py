@@ -3,20 +3,20 @@
     construct(settings)                         # goes on where it was
     plan(settings)                              # what would be asked, without a call
 
-Each stage has a folder in the run with `rows.parquet`, `set_aside.parquet` and `stage.json`, which appear together when
-it is complete; what a stage has been answered until then is in `calls.sqlite`. A stage is done again if what it is made
-of has changed, and takes the answers that still hold from there. How to run it tiny: docs/construction.md. Tests:
-tests/test_construction_run.py.
+Each stage has a folder in the run with `rows.parquet`, `set_aside.parquet` and `stage.json`, which appear together
+when it is complete; what a stage has been answered until then is in `calls.sqlite`. A stage is done again if what it
+is made of has changed, and takes the answers that still hold from there. How to run it tiny: docs/construction.md.
+Tests: tests/test_construction_run.py.
 """
 
 import asyncio
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from granted.dataset_builders.construction import curation, export
 from granted.dataset_builders.construction.client import Endpoint, NoAnswer, Request
+from granted.dataset_builders.construction.curation import curate
+from granted.dataset_builders.construction.export import export
 from granted.dataset_builders.construction.prompts import Prompt, read_prompts
 from granted.dataset_builders.construction.settings import ConstructionSettings
 from granted.dataset_builders.construction.stages import (
@@ -66,19 +67,23 @@ def construct(settings: ConstructionSettings, report: Callable[[str], object] = 
     with opened(settings, prompts) as store:
         report(f"curate: {curated(settings)}")
         for stage in STAGES.values():
-            report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store))}")
+            report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store)['counts'])}")
+        if settings.unreviewed or (settings.output / "review" / "rows.parquet").is_file():
+            report(f"export: {_counted(export(settings, settings.output))}")
+        else:
+            report("export: waits for the review of the benchmark, see docs/construction.md; then run this again")
 
 
 def curated(settings: ConstructionSettings) -> str:
     """Curate the source, if that is not done; its counts in words."""
     path = settings.output / "curate" / "stage.json"
     if not path.is_file():
-        curation.curate(settings, settings.output)
-    return _counted(read_json(path))
+        write_json(path, {"stage": "curate", "counts": curate(settings, settings.output, sys.stderr.isatty())})
+    return _counted(read_json(path)["counts"])
 
 
-def _counted(record: dict[str, Any]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in record["counts"].items())
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 @contextmanager
@@ -112,12 +117,12 @@ def _require_same(path: Path, settings: ConstructionSettings, prompts: dict[str,
         shown = [f"{name} {now.get(name)!r:.60} (before: {before.get(name)!r:.60})" for name in other[:3]]
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         raise InputError(
-            f"got {', '.join(shown)}{more} for {path.parent}, expected the settings that it was begun with: take those, "
-            "or another output, into which calls.sqlite may be copied so that no call is made twice"
+            f"got {', '.join(shown)}{more} for {path.parent}, expected the settings that it was begun with: take "
+            "those, or another output, into which calls.sqlite may be copied so that no call is made twice"
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- stages
+# -------------------------------------------------------------------------------------------------------------- stages
 
 
 def done_stage(
@@ -129,17 +134,17 @@ def done_stage(
         InputError: it cannot be finished now.
     """
     folder = settings.output / stage.name
-    made_of = _digest(settings.output / name / "rows.parquet" for name in ("curate", *stage.inputs))
+    made_of = _made_of(stage, settings)
     if (folder / "stage.json").is_file():
         record = read_json(folder / "stage.json")
         if record["input"] == made_of:
             return record
     total = sum(1 for _ in units_of(stage, settings, settings.output))
-    endpoint = asyncio.run(_ask_all(stage, settings, prompts, store, total))
+    not_sent = asyncio.run(_ask_all(stage, settings, prompts, store, total))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         counts = _write(temporary, stage, _replayed(stage, settings, prompts, store))
-        record = _record(stage, settings, prompts, store, endpoint)
+        record = _record(stage, settings, prompts, store, not_sent)
         write_json(temporary / "stage.json", record | {"counts": counts, "input": made_of})
     return read_json(folder / "stage.json")
 
@@ -161,8 +166,8 @@ async def _ask_all(
         if unanswered:
             unit, error = unanswered[0]
             raise InputError(
-                f"got no answer for {len(unanswered)} of {total} in stage {stage.name} ({name_of(unit)}: {error}), expected "
-                "one for each: run the same command again, which asks for these only"
+                f"got no answer for {len(unanswered)} of {total} in stage {stage.name} ({name_of(unit)}: {error}), "
+                "expected one for each: run the same command again, which asks for these only"
             )
         return sorted(endpoint.dropped)
 
@@ -212,9 +217,9 @@ def _replayed(
         return store.find(request.key(attempt))
 
     writer = Writer(settings, prompts, settings.output, recorded)
-    with asyncio.Runner() as runner:
+    with closing(asyncio.new_event_loop()) as loop:
         for unit in units_of(stage, settings, settings.output):
-            yield runner.run(take_step(stage, unit, writer))
+            yield loop.run_until_complete(take_step(stage, unit, writer))
 
 
 def _write(folder: Path, stage: Stage, outcomes: Iterable[Outcome]) -> dict[str, int]:
@@ -248,8 +253,12 @@ def _record(
         "model": settings.model,
         "endpoint": settings.host,
         "prompts": {
-            name: {"version": one.version, "hash": one.digest, "temperature": one.temperature,
-                   "max_tokens": one.max_tokens}
+            name: {
+                "version": one.version,
+                "hash": one.digest,
+                "temperature": one.temperature,
+                "max_tokens": one.max_tokens,
+            }
             for name, one in used.items()
         },
         "language": settings.language,
@@ -265,8 +274,9 @@ def _record(
 PROMPTS_OF = {name: "check_" if name == "check" else stage.prompt.partition("{")[0] for name, stage in STAGES.items()}
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+def _made_of(stage: Stage, settings: ConstructionSettings) -> str:
+    """A hash of the rows that a stage takes, and of the thresholds if it has some."""
+    digest = hashlib.sha256(json.dumps(settings.thresholds()).encode() if stage.name == "check" else b"")
+    for name in ("curate", *stage.inputs):
+        digest.update(hashlib.sha256((settings.output / name / "rows.parquet").read_bytes()).digest())
     return digest.hexdigest()

@@ -10,23 +10,18 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from granted.dataset_builders.construction.checks import CheckSettings
+from granted.dataset_builders.construction.curation import USES, CurationSettings, Fraction
+from granted.dataset_builders.construction.export import ExportSettings
+from granted.dataset_builders.ted_6k.records import CATEGORIES
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import (
-    Bounds,
-    Count,
-    Natural,
-    Positive,
-    Seed,
-    check_settings,
-)
+from granted.utils.settings import Count, Positive, check_settings
 
 
-Fraction = Annotated[float, Bounds("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-USES = ("ted", "pairs", "vqa")
 ASPECTS = (
     "attributes",
     "spatial relations",
@@ -37,7 +32,7 @@ ASPECTS = (
     "style and background",
 )
 VIDEO_ASPECTS = ("temporal order", "action")
-# These may change between two runs into one folder: the data stay the same.
+# These may change between two runs into one folder: the data of the stages stay the same.
 FREE = (
     "output",
     "endpoint",
@@ -48,59 +43,54 @@ FREE = (
     "retries",
     "max_calls",
     "max_tokens",
+    "license",
+    "source_license",
+    "unreviewed",
+    "duplicate_caption",
 )
+# With other thresholds the stage `check` is taken again, from the answers that are there.
+THRESHOLDS = ("min_supported", "min_contradicted", "max_blind", "max_shortcut", "max_longer")
 
 
-@dataclass
-class ConstructionSettings:
-    """Options of `granted data construct`. Only `source`, `output`, `endpoint` and `model` have no default."""
+@dataclass(kw_only=True)
+class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
+    """Options of `granted data construct`; those of the parts without a model stand with them."""
 
-    source: str = option(help="Folder, webdataset tars, or Hugging Face dataset of images and videos.")
-    output: Path = option(help="The folder of the run: every stage, the calls and the media.")
+    output: Path = option(help="The folder of the run: its stages, calls and media.")
     endpoint: str = option(help="Base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
     model: str = option(help="The vision-language model, as the endpoint names it.")
-    split: str = option("train", "Of a Hugging Face dataset.", group="Source")
-    limit: Count | None = option(None, "Most items taken from the source; all by default.", group="Source")
-    uses: list[Fraction] = option(
-        [0.2, 0.6, 0.2], "Shares of the items for the benchmark, for pairs and for VQA; one item has one use.",
-        group="Source",
+    captions: Literal["model", "source"] = option(
+        "model",
+        "Who has written the base captions: the model, or the source, whose caption_column they are.",
+        group="Writing",
     )
-    language: str = option("English", "Of everything that is written.", group="Writing")
     prompts: Path | None = option(None, "Folder of prompt files that replace those of their names.", group="Writing")
     categories: list[str] = option([], "Statement types of the benchmark; all nine by default.", group="Writing")
     aspects: list[str] = option([], "What is asked for VQA; all by default.", group="Writing")
     asks: Count = option(3, "Most times an answer is asked for until one can be used.", group="Writing")
     frames: Count = option(8, "Frames of a video that the model is shown.", group="Writing")
-    seed: Seed = option(0, "Sent with every call, and decides uses and orders.", group="Writing")
     caption_words: list[Count] = option([20, 400], "Fewest and most words of a caption.", group="Writing")
-    statement_words: list[Count] = option([3, 40], "Fewest and most words of a statement.", group="Writing")
-    key_variable: str = option("", "Environment variable with the endpoint's key; none is sent by default.",
-                               group="Endpoint")
+    key_variable: str = option(
+        "", "Environment variable with the endpoint's key; none is sent by default.", group="Endpoint"
+    )
     concurrency: Count = option(16, "Calls at a time.", group="Endpoint")
     calls_per_minute: Positive | None = option(None, "Most calls begun in a minute.", group="Endpoint")
     timeout: Positive = option(300.0, "Seconds until a call is given up and tried again.", group="Endpoint")
-    retries: Count = option(8, "Tries of a call that fails by HTTP 429 or 5xx, time-out or connection.",
-                            group="Endpoint")
-    max_calls: Count | None = option(None, "Most calls of the whole run; it can go on with more.", group="Endpoint")
-    max_tokens: Count | None = option(None, "Most tokens of the whole run, read and written.", group="Endpoint")
-    min_side: Count = option(256, "Least pixels of the shorter side.", group="Curation")
-    max_ratio: Positive = option(4.0, "Most of the longer side over the shorter.", group="Curation")
-    seconds: list[Positive] = option([2.0, 120.0], "Shortest and longest video.", group="Curation")
-    duplicate_bits: Natural = option(6, "Media whose perceptual hashes (64 bits) differ in no more are duplicates.",
-                                     group="Curation")
-    duplicate_caption: Fraction = option(0.8, "Captions that share this much of their words are duplicates.",
-                                         group="Curation")
-    min_motion: Fraction = option(0.004, "Least mean change from frame to frame of a video, 0 to 1.", group="Curation")
-    votes: Count = option(3, "Times that the model judges each statement.", group="Checks")
-    min_supported: Fraction = option(0.6, "Least share of votes that the caption supports the positive.",
-                                     group="Checks")
-    min_contradicted: Fraction = option(0.6, "Least share of votes that the caption contradicts a negative.",
-                                        group="Checks")
-    max_blind: Fraction = option(0.99, "Most votes that find the positive without the caption.", group="Checks")
-    max_overlap: Fraction = option(0.9, "Most word overlap of a negative with the positive.", group="Checks")
-    max_shortcut: Fraction = option(
-        0.5, "Most by which the positive shares more words with the caption than any negative.", group="Checks"
+    retries: Count = option(
+        8, "Tries of a call that fails by HTTP 429 or 5xx, time-out or connection.", group="Endpoint"
     )
+    max_calls: Count | None = option(None, "Most calls of the whole run; it can go on with more.", group="Endpoint")
+    max_tokens: Count | None = option(
+        None, "Most tokens of the whole run, read and written; calls on their way are finished.", group="Endpoint"
+    )
+    votes: Count = option(3, "Times that the model judges each statement.", group="Checks")
+    min_supported: Fraction = option(
+        0.6, "Least share of votes that the caption supports the positive.", group="Checks"
+    )
+    min_contradicted: Fraction = option(
+        0.6, "Least share of votes that the caption contradicts each negative.", group="Checks"
+    )
+    max_blind: Fraction = option(0.99, "Most of the votes that find the positive without the caption.", group="Checks")
 
     def __post_init__(self):
         check_settings(self)
@@ -129,8 +119,6 @@ class ConstructionSettings:
             raise InputError(f"got uses {self.uses}, expected three shares that sum to 1: of {', '.join(USES)}")
 
     def _check_names(self) -> None:
-        from granted.dataset_builders.ted_6k.records import CATEGORIES
-
         for name, legal in (("categories", CATEGORIES), ("aspects", ASPECTS)):
             chosen = getattr(self, name)
             unknown = [one for one in chosen if one not in legal]
@@ -138,9 +126,13 @@ class ConstructionSettings:
                 raise InputError(f"got {name} {', '.join(chosen)}, expected some of {', '.join(legal)}, each once")
 
     def of_the_data(self) -> dict[str, Any]:
-        """The settings that decide what is made, as JSON has them."""
-        return {name: value if not isinstance(value, Path) else str(value) for name, value in asdict(self).items()
-                if name not in FREE}
+        """The settings that decide what is made, as JSON has them; prompts are known by their hashes."""
+        left_out = (*FREE, *THRESHOLDS, "prompts")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def thresholds(self) -> dict[str, float]:
+        """What decides which instances are kept."""
+        return {name: getattr(self, name) for name in THRESHOLDS}
 
     def key(self) -> str:
         """The endpoint's key from its environment variable, or nothing.
@@ -160,6 +152,14 @@ class ConstructionSettings:
         """Of the endpoint, for provenance."""
         parts = urlsplit(self.endpoint)
         return parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}"
+
+
+@dataclass(kw_only=True)
+class ConstructOptions(ConstructionSettings):
+    """The settings, and what only the command line has."""
+
+    config: str = option("", "YAML file with the settings; options win.", positional=True)
+    dry_run: bool = option(False, "Show three prompts of each stage, and what it would cost; make no call.")
 
 
 def _check_range(name: str, values: list) -> None:

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from granted.dataset_builders.construction import media
 from granted.dataset_builders.construction.answers import read_answer
-from granted.dataset_builders.construction.checks import SCORES, model_free_checks
+from granted.dataset_builders.construction.checks import model_free_checks
 from granted.dataset_builders.construction.client import REFUSED, Request
+from granted.dataset_builders.construction.curation import USES
 from granted.dataset_builders.construction.prompts import Prompt, fill
-from granted.dataset_builders.construction.settings import ASPECTS, USES, VIDEO_ASPECTS, ConstructionSettings
+from granted.dataset_builders.construction.settings import ASPECTS, VIDEO_ASPECTS, ConstructionSettings
 from granted.dataset_builders.construction.store import Call
 from granted.dataset_builders.ted_6k.records import CATEGORIES, snake_case
 from granted.utils.errors import InputError, refusing
@@ -52,7 +53,9 @@ INSTANCE = pa.schema(
         ("label", pa.int64()),
     ]
 )
+TEXT_SCORES = ("overlap_positive", "overlap_negatives", "shortcut", "longer", "reordered")  # of model_free_checks
 MODEL_SCORES = ("supported", "contradicted", "paraphrased", "blind")
+SCORES = (*TEXT_SCORES, *MODEL_SCORES)
 SET_ASIDE = pa.schema([(name, pa.string()) for name in ("id", "category", "reason", "answer")])
 
 
@@ -160,24 +163,34 @@ async def take_step(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
     """What a stage makes of a unit: its rows, or why it is set aside."""
     if stage.step:
         return await stage.step(stage, unit, writer)
-    value, call = await writer.answer(stage, unit, stage.prompt_of(unit), {name: unit[name] for name in stage.material})
+    if stage.name == "caption" and writer.settings.captions == "source":
+        return _given_caption(unit)
+    material = {name: unit[name] for name in stage.material}
+    value, call = await writer.answer(stage, unit, stage.prompt_of(unit), material)
     if value is None:
         return Outcome(set_aside=[_set_aside(unit, call)])
     row = {name: (unit | value)[name] for name in stage.columns.names}
     return Outcome([row])
 
 
+def _given_caption(unit: Unit) -> Outcome:
+    if (unit["source_caption"] or "").strip():
+        return Outcome([{"id": unit["id"], "caption": unit["source_caption"].strip()}])
+    reason = "the source has no caption of it"
+    return Outcome(set_aside=[{"id": unit["id"], "category": None, "reason": reason, "answer": None}])
+
+
 async def check(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
     """An instance with its scores: those that need no model first, and the model's if those let it pass."""
     settings, outcome = writer.settings, Outcome()
     instance = instance_of(unit, settings.seed)
-    scores, reasons = model_free_checks(instance, settings)
+    found = model_free_checks(instance, settings)
+    scores, reasons = dict.fromkeys(SCORES) | found["scores"], found["reasons"]
     if not reasons:
         judged = await _judged(stage, unit, instance, writer, outcome)
         scores |= judged
         reasons = model_reasons(judged, settings)
-    empty = dict.fromkeys((*SCORES, *MODEL_SCORES))
-    outcome.rows.append(instance | empty | scores | {"reasons": reasons, "kept": not reasons})
+    outcome.rows.append(instance | scores | {"reasons": reasons, "kept": not reasons})
     return outcome
 
 
@@ -295,7 +308,7 @@ STAGES = {
             pa.schema(
                 [
                     *INSTANCE,
-                    *((name, pa.float64()) for name in (*SCORES, *MODEL_SCORES)),
+                    *((name, pa.float64()) for name in SCORES),
                     ("reasons", pa.list_(pa.string())),
                     ("kept", pa.bool_()),
                 ]
@@ -311,10 +324,12 @@ STAGES = {
 
 def units_of(stage: Stage, settings: ConstructionSettings, run: Path) -> Iterator[Unit]:
     """The units of a stage, from the rows of the stages before it."""
-    units: Iterable[Unit] = (item for item in read_rows(run, "curate") if item["use"] in stage.uses)
+    units = read_rows(run, "curate")
     for name in stage.inputs:
         units = along(units, read_rows(run, name))
     for unit in units:
+        if unit["use"] not in stage.uses:
+            continue
         if stage.per:
             yield from ({**unit, stage.per: part} for part in parts_of(stage.per, unit["media"], settings))
         elif unit.get("statement", "") is not None:
@@ -346,8 +361,8 @@ def along(left: Iterable[Unit], right: Iterable[Unit]) -> Iterator[Unit]:
             row = next(rows, None)
     if row is not None:
         raise InputError(
-            f"got a row of item {row['id']} that the stage before does not have, expected stages of one run: remove the "
-            "folders of the later stages and run the same command again; no call is made twice"
+            f"got a row of item {row['id']} that the stage before does not have, expected stages of one run: remove "
+            "the folders of the later stages and run the same command again; no call is made twice"
         )
 
 

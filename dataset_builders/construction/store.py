@@ -140,9 +140,7 @@ class CallStore:
             "TOTAL(finish = 'refused'), TOTAL(seconds)"
         )
         with self._refusing():
-            row = self._db.execute(
-                f"SELECT {sums} FROM calls WHERE ?1 IS NULL OR stage = ?1", (stage,)
-            ).fetchone()
+            row = self._db.execute(f"SELECT {sums} FROM calls WHERE ?1 IS NULL OR stage = ?1", (stage,)).fetchone()
         return Spent(*map(int, row[:6]), row[6])
 
     def require_space(self) -> None:
@@ -156,8 +154,8 @@ class CallStore:
 
     def _full(self) -> InputError:
         return InputError(
-            f"got a full disk at {self.path}, expected {RESERVE >> 20} MB of free space for answers: free some and run "
-            "the same command again; every answer so far is kept"
+            f"got a full disk at {self.path}, expected {RESERVE >> 20} MB of free space for answers: free some and "
+            "run the same command again; every answer so far is kept"
         )
 
     @contextmanager
