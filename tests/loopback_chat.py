@@ -140,7 +140,10 @@ class LoopbackChat:
             return None
         if fault == "no completion":
             return _send(http, 200, {"object": "list", "data": []})
-        made = self.model(asked)
+        try:
+            made = self.model(asked)
+        except ConnectionError as error:  # a model that has crashed
+            return _send(http, 500, {"error": str(error)})
         text = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False)
         finish = "stop"
         if fault == "cut":

@@ -35,7 +35,8 @@ from granted.dataset_builders.construction.store import Call, CallStore, Spent
 from granted.utils.errors import InputError
 
 
-FIRST_TRIES = 4  # of the first call: a wrong address is to be known soon
+# Of the first calls, before there is an answer: a wrong address or a server that is gone is to be known soon.
+FIRST_TRIES, FIRST_CALLS = 4, 3
 LONGEST_WAIT = 600.0  # seconds that a server may ask us to wait
 LONGEST_ANSWER = 4 << 20  # bytes
 DISPENSABLE = ("response_format", "seed")  # some servers refuse them, and an answer is checked anyway
@@ -218,8 +219,7 @@ class Endpoint:
 
     async def _tried(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers, in as many tries as there may be."""
-        first = not self._open
-        tries = min(self.settings.retries, FIRST_TRIES) if first else self.settings.retries
+        tries = self.settings.retries if self._open else min(self.settings.retries, FIRST_TRIES)
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Passing),
             wait=lambda state: max(_jitter(state), state.outcome.exception().wait),
@@ -230,12 +230,16 @@ class Endpoint:
             return await retrying(self._sent, body)
         except Passing as error:
             self._failed_in_row += 1
-            if first or self._failed_in_row > self.settings.concurrency:
+            if self._failed_in_row >= self._patience():
                 raise InputError(
                     f"got no answer from {self.settings.host} ({error}), expected an OpenAI-compatible server: start "
                     "it or correct endpoint, and run the same command again"
                 ) from None
             raise NoAnswer(str(error)) from None
+
+    def _patience(self) -> int:
+        """How many calls in a row may stay without an answer: none of a server that has never given one."""
+        return self.settings.concurrency + 1 if self._open else FIRST_CALLS if self.spent.calls else 1
 
     async def _sent(self, body: dict[str, Any]) -> dict[str, Any]:
         """One try, or another at once if the server does not take a field that can be left out."""

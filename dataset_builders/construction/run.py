@@ -101,19 +101,24 @@ def opened(settings: ConstructionSettings, prompts: dict[str, Prompt]) -> Iterat
             stack.enter_context(lock)
         except filelock.Timeout:
             raise InputError(f"got {run}, in which another process is working, expected none: wait for it") from None
-        _require_same(run / "settings.json", settings, prompts)
-        yield stack.enter_context(CallStore(run / "calls.sqlite"))
+        store = stack.enter_context(CallStore(run / "calls.sqlite"))
+        _require_same(run / "settings.json", settings, prompts, store)
+        yield store
 
 
-def _require_same(path: Path, settings: ConstructionSettings, prompts: dict[str, Prompt]) -> None:
+def _require_same(path: Path, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore) -> None:
+    """Until the first call settings may change, as after a plan; then what was made by others is made again."""
     now = settings.of_the_data() | {f"prompt {name}": prompt.digest for name, prompt in prompts.items()}
     now = json.loads(json.dumps(now))
+    before = read_json(path) if path.is_file() else now
+    other = [name for name in now | before if now.get(name) != before.get(name)]
     if not path.is_file():
         write_json(path, now)
-        return
-    before = read_json(path)
-    other = [name for name in now | before if now.get(name) != before.get(name)]
-    if other:
+    elif other and not store.spent().calls:
+        for name in ("curate", *STAGES):
+            (path.parent / name / "stage.json").unlink(missing_ok=True)
+        write_json(path, now)
+    elif other:
         shown = [f"{name} {now.get(name)!r:.60} (before: {before.get(name)!r:.60})" for name in other[:3]]
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         raise InputError(

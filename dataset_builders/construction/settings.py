@@ -8,7 +8,7 @@ Tests: tests/test_construction_run.py.
 
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -55,6 +55,8 @@ THRESHOLDS = ("min_supported", "min_contradicted", "max_blind", "max_shortcut", 
 @dataclass(kw_only=True)
 class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
     """Options of `granted data construct`; those of the parts without a model stand with them."""
+
+    help_groups = ("Options", "Source", "Curation", "Writing", "Checks", "Endpoint", "Export")
 
     output: Path = option(help="The folder of the run: its stages, calls and media.")
     endpoint: str = option(help="Base URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
@@ -128,7 +130,8 @@ class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
     def of_the_data(self) -> dict[str, Any]:
         """The settings that decide what is made, as JSON has them; prompts are known by their hashes."""
         left_out = (*FREE, *THRESHOLDS, "prompts")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        names = [one.name for one in fields(ConstructionSettings) if one.name not in left_out]
+        return {name: getattr(self, name) for name in names}
 
     def thresholds(self) -> dict[str, float]:
         """What decides which instances are kept."""
