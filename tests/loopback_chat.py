@@ -71,6 +71,7 @@ class LoopbackChat:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # an answer leaves in one piece: the second of two would wait for 40 ms
 
             def do_POST(self):
                 server.handle(self)

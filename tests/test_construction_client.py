@@ -103,7 +103,7 @@ def test_a_call_without_an_answer_is_its_units_alone_until_the_server_is_gone(tm
                     for _ in range(2):
                         with pytest.raises(NoAnswer, match="HTTP 500"):
                             await endpoint.ask(request(1), 0)
-                    with pytest.raises(InputError, match="got no answer from 127.0.0.1"):
+                    with pytest.raises(InputError, match="got no answer from 127"):
                         await endpoint.ask(request(1), 0)
                     assert store.spent().calls == 1
 
@@ -115,7 +115,7 @@ def test_no_server_is_one_line(tmp_path):
         taken.bind(("127.0.0.1", 0))  # nobody listens
         server = LoopbackChat(echo)
         server.url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        with pytest.raises(InputError, match="got no answer from 127.0.0.1:.*start it or correct endpoint"):
+        with pytest.raises(InputError, match=r"got no answer from 127\.0\.0\.1:.*start it or correct endpoint"):
             ask(tmp_path, server, (request(), 0))
 
 
@@ -147,7 +147,7 @@ def test_no_key_is_sent_where_none_is_named(tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_see_is_one_line(tmp_path):
     with LoopbackChat(echo, blind=True) as server:
-        with pytest.raises(InputError, match="text only.* expected a model that sees images"):
+        with pytest.raises(InputError, match=r"text only.* expected a model that sees images"):
             ask(tmp_path, server, (request(images=1), 0))
         assert ask(tmp_path, server, (request(), 0))[0].fault is None
 
@@ -155,7 +155,7 @@ def test_a_model_that_cannot_see_is_one_line(tmp_path):
 def test_a_wrong_address_is_one_line(tmp_path):
     with LoopbackChat(echo) as server:
         server.url += "/v2"
-        with pytest.raises(InputError, match="HTTP 404 .*correct endpoint or model"):
+        with pytest.raises(InputError, match=r"HTTP 404 .*correct endpoint or model"):
             ask(tmp_path, server, (request(), 0))
 
 
@@ -178,7 +178,7 @@ def test_a_field_that_the_server_does_not_take_is_left_out_from_then_on(tmp_path
 
 def test_a_cap_on_calls_holds_and_can_be_raised(tmp_path):
     with LoopbackChat(echo) as server:
-        with pytest.raises(InputError, match="got to max_calls=2 in stage check.*higher --max-calls"):
+        with pytest.raises(InputError, match=r"got to max_calls=2 in stage check.*higher --max-calls"):
             ask(tmp_path, server, *((request(i), 0) for i in range(5)), max_calls=2)
         assert paid(server) == 2
         ask(tmp_path, server, *((request(i), 0) for i in range(5)), max_calls=5)
