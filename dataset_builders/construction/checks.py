@@ -1,8 +1,8 @@
 """Checks of a statement and its negatives that need no model: pure functions of their texts.
 
-    result = model_free_checks(instance, CheckSettings())
-    result["scores"]        # {"overlap_positive": 0.8, ...}
-    result["reasons"]       # ["a negative is a paraphrase of the positive"]; empty for a good instance
+    scores, reasons = model_free_checks(instance, CheckSettings())
+    scores              # {"shortcut": 0.1, ...}, of the names in SCORES
+    reasons             # ["a negative says the same as the positive"]; empty for a good instance
 
 What only a reader can decide (whether the caption supports the positive and contradicts the negatives) is asked of a
 model elsewhere. Rules about words are for English and are left out in other languages. Tests:
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import inflect
@@ -24,6 +25,7 @@ from granted.dataset_builders.construction.curation import Fraction
 from granted.dataset_builders.ted_6k.baselines import word_overlap
 from granted.utils.options import option
 from granted.utils.settings import Count
+from granted.utils.settings_file import read_yaml
 
 
 # A Chinese or Japanese character counts as a word.
@@ -32,25 +34,17 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 _QUOTED = re.compile(
     r"[\"“”„]([^\"“”„]+)[\"“”]|(?<!\w)['‘]((?:[^'‘’]|(?<=\w)['’](?=\w))+)['’](?!\w)|[「『«‹]([^」』»›]+)[」』»›]"
 )
+SCORES = ("shortcut", "longer", "reordered")
 _DROPPED = frozenset(("a", "an", "the", "and"))
 _NUMBER = inflect.engine()
 _DIGITS = {_NUMBER.number_to_words(number): str(number) for number in range(21)}
 # What agrees with a noun's number.
 _AGREEING = {"are": "is", "were": "was", "have": "has", "do": "does", "these": "this", "those": "that"}
-_QUANTITIES = frozenset(_DIGITS) | frozenset(
-    ["pair", "pairs", "couple", "dozen", "dozens", "several", "few", "many", "both", "single", "only", "no", "none", "half", "double", "triple", "trio", "duo", "quartet", "hundred", "hundreds", "thousand", "thousands", "multiple", "each", "every", "all", "once", "twice", "thrice", "numerous", "solitary", "lone", "alone"]
-)
-_TIMES = frozenset(
-    ["after", "afterwards", "afterward", "again", "already", "as", "at", "before", "beforehand", "begin", "beginning", "begins", "continues", "during", "earlier", "end", "ending", "ends", "eventually", "finally", "first", "firstly", "following", "followed", "follows", "immediately", "initially", "later", "last", "lastly", "meanwhile", "moment", "next", "once", "preceded", "precedes", "prior", "second", "secondly", "sequence", "shortly", "simultaneously", "since", "soon", "start", "starting", "starts", "subsequently", "then", "third", "throughout", "time", "until", "upon", "when", "whenever", "while", "previously", "concludes", "concluding"]
-)
-_PLACES = frozenset(
-    ["above", "across", "adjacent", "against", "ahead", "along", "alongside", "amid", "among", "apart", "around", "aside", "at", "atop", "away", "back", "background", "behind", "below", "beneath", "beside", "besides", "between", "beyond", "bottom", "by", "centre", "center", "central", "close", "corner", "down", "downward", "east", "edge", "facing", "far", "foreground", "front", "from", "here", "in", "inside", "interior", "into", "left", "lower", "middle", "near", "nearby", "next", "north", "off", "on", "onto", "opposite", "out", "outside", "over", "past", "right", "round", "row", "side", "sides", "south", "surround", "surrounded", "surrounding", "surrounds", "there", "through", "to", "top", "toward", "towards", "under", "underneath", "up", "upper", "upon", "west", "with", "within"]
-)
+MISSING = {"Quantity": "a number", "Temporal": "a word of time", "Spatial Relationship": "a word of place"}
 _WORDS_OF = {
-    "Quantity": (_QUANTITIES, "without a number"),
-    "Temporal": (_TIMES, "without a word of time"),
-    "Spatial Relationship": (_PLACES, "without a word of place"),
+    name: frozenset(words) for name, words in read_yaml(Path(__file__).with_name("category_words.yaml")).items()
 }
+_WORDS_OF["Quantity"] |= frozenset(_DIGITS)
 
 
 @dataclass(kw_only=True)
@@ -69,7 +63,7 @@ class CheckSettings:
     )
 
 
-def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> dict[str, Any]:
+def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> tuple[dict[str, float], list[str]]:
     """Check one instance.
 
     Args:
@@ -77,8 +71,11 @@ def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> d
         settings ([`CheckSettings`]): the thresholds.
 
     Returns:
-        `dict`: `"scores"` (`dict[str, float]`, the same names for every instance) and `"reasons"` (`list[str]`, why
-        it should not be kept).
+        `tuple[dict[str, float], list[str]]`: its `SCORES`, and why it should not be kept:
+
+        - `shortcut`: by how much more of the positive's words are in the caption than of any negative's;
+        - `longer`: the part of its length by which the positive is longer than every negative (below 0: shorter);
+        - `reordered`: negatives that have the positive's words in another order, which only a reader can judge.
     """
     statements = list(instance["statements"])
     positive = statements.pop(instance["label"])
@@ -88,8 +85,6 @@ def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> d
     own, others = read(positive), [read(one) for one in statements]
     overlap = word_overlap([{"id": "", "caption": instance["caption"], "statements": [positive, *statements]}])[0]
     scores = {
-        "overlap_positive": overlap[0],
-        "overlap_negatives": max(overlap[1:]),
         "shortcut": overlap[0] - max(overlap[1:]),
         "longer": _longer(positive, statements),
         "reordered": float(sum(sorted(own) == sorted(one) and not _rotated(own, one) for one in others)),
@@ -105,7 +100,7 @@ def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> d
         reasons.append("its length tells the positive")
     reasons += _lengths([positive, *statements], settings)
     reasons += _category_faults(instance, positive, english)
-    return {"scores": scores, "reasons": reasons}
+    return scores, reasons
 
 
 # --------------------------------------------------------------------------------------------------------- paraphrases
@@ -179,11 +174,9 @@ def _category_faults(instance: Mapping[str, Any], positive: str, english: bool) 
             faults.append("an OCR statement without quoted text")
         elif not all(_plain(quote) and _inside(_plain(quote), _plain(instance["caption"])) for quote in quotes):
             faults.append("an OCR statement whose text is not in the caption")
-    if english and category in _WORDS_OF:
-        legal, what = _WORDS_OF[category]
-        words = words_of(positive)
-        if not any(word in legal or word.isdigit() or word.rpartition("-")[0] in legal for word in words):
-            faults.append(f"a {category} statement {what}")
+    needed = _WORDS_OF.get(category) if english else None
+    if needed and not any(word in needed or word.isdigit() for word in words_of(positive)):
+        faults.append(f"a {category} statement without {MISSING[category]}")
     return faults
 
 

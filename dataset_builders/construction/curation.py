@@ -14,8 +14,8 @@ tests/test_construction_curation.py.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,13 +32,15 @@ from granted.dataset_builders.construction.media import Measures, measure, suffi
 from granted.dataset_builders.construction.sources import SourceItem, SourceSettings, read_source
 from granted.dataset_builders.visual_vqa.rows import RowError
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path
+from granted.utils.files import atomic_path, write_json
 from granted.utils.options import option
 from granted.utils.settings import Bounds, Count, Natural, Positive, Seed
+from granted.utils.versions import library_versions
 
 
 USES = ("ted", "pairs", "vqa")
 Fraction = Annotated[float, Bounds("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+LIBRARIES = ("granted", "pillow", "av", "ImageHash")
 BITS = 64  # of a perceptual hash
 BLOCK = 2048  # items compared at a time with all others
 SHINGLE = 9  # characters; captions are compared by these, in any language
@@ -128,10 +130,17 @@ def curate(settings: CurationSettings, run_folder: str | Path, show_progress: bo
             f"got no usable image or video in {settings.source} ({reasons or 'it is empty'}), expected at least one: "
             "check the source, or lower the thresholds of curation"
         )
+    uses = Counter(item["use"] for item in items.values())
+    counts = {"kept": len(items), **{use: uses[use] for use in USES}, **_reasons(removed)}
     _write(folder / "curate" / "removed.parquet", removed, REMOVED)
     _write(folder / "curate" / "rows.parquet", list(items.values()), ITEMS)
-    uses = Counter(item["use"] for item in items.values())
-    return {"kept": len(items), **{use: uses[use] for use in USES}, **_reasons(removed)}
+    record = {"stage": "curate", "settings": _thresholds(settings), "versions": library_versions(*LIBRARIES)}
+    write_json(folder / "curate" / "stage.json", record | {"counts": counts})  # last: then the stage is done
+    return counts
+
+
+def _thresholds(settings: CurationSettings) -> dict[str, Any]:
+    return {one.name: getattr(settings, one.name) for one in fields(CurationSettings) if one.name != "source"}
 
 
 def _reasons(removed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -306,26 +315,27 @@ def _groups(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
 # ------------------------------------------------------------------------------------------------------------ captions
 
 
-def near_duplicate_captions(captions: Mapping[str, str], similarity: float) -> list[tuple[str, str]]:
+def near_duplicate_captions(captions: Mapping[Hashable, str], similarity: float) -> list[tuple[Hashable, Hashable]]:
     """Pairs of captions that are almost the same text.
 
     Texts are compared by the sets of their runs of nine characters, without regard to case and white space (Jaccard).
     MinHash finds candidates, which are then compared exactly.
 
     Args:
-        captions (`Mapping[str, str]`): by id.
-        similarity (`float`): the least, above 0 and up to 1.
+        captions (`Mapping[Hashable, str]`): by name.
+        similarity (`float`): the least share of all runs that both have, 0.5 to 1.
 
     Returns:
-        `list[tuple[str, str]]`: an id and an earlier one.
+        `list[tuple]`: a name and an earlier one.
     """
-    index = MinHashLSH(threshold=max(0.5, similarity - 0.1), num_perm=128)
+    index = MinHashLSH(threshold=similarity - 0.1, num_perm=128)
+    order = {name: place for place, name in enumerate(captions)}
     shingles = {name: _shingles(text) for name, text in captions.items()}
     found = []
     for name, parts in shingles.items():
         sketch = MinHash(num_perm=128, seed=1)
         sketch.update_batch([part.encode() for part in parts])
-        for other in sorted(index.query(sketch), key=list(captions).index):
+        for other in sorted(index.query(sketch), key=order.__getitem__):
             if len(parts & shingles[other]) >= similarity * len(parts | shingles[other]):
                 found.append((name, other))
         index.insert(name, sketch)

@@ -1,19 +1,20 @@
 """What was checked and reviewed as files that `granted evaluate ted` and `granted train` take: the stage `export`.
 
-    export(settings, "run")         # {"instances": 214, "pairs": 590, "vqa rows": 402, ...}
+    export(settings, "run")         # {"instances": 214, "caption pairs": 590, "conversations": 402, ...}
 
     run/export/README.md            the card of what is for training
     run/export/pairs.parquet        two captions each, for context aggregators
     run/export/vqa.parquet          questions and answers with their images and videos inside, for stage 1
-    run/export/ted-6k/              the benchmark, with a card of its own; `granted push --ted` takes it
+    run/export/ted-6k/              the benchmark, with a card of its own
 
-The three share no item, and no text either: pairs and questions about what is described like a caption of the
-benchmark are left out. Tests: tests/test_construction_export.py.
+`granted push --ted run/export/ted-6k --training-data run/export` takes both. The three share no item, and no text
+either: what is described almost like an item of the benchmark is not used for training. Tests:
+tests/test_construction_export.py.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value, Video
 
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
-from granted.dataset_builders.construction.curation import Fraction, near_duplicate_captions
-from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.construction.card import ExportSettings, language_code, made_section, training_card
+from granted.dataset_builders.construction.curation import near_duplicate_captions
+from granted.dataset_builders.construction.verdicts import verdicts_of
+from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.records import TedRecord, snake_case
 from granted.dataset_builders.ted_6k.statistics import pairs_apart
-from granted.utils.errors import InputError
+from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path
-from granted.utils.options import option
 
 
-SOURCE = "granted data construct"  # of the records: names of a user's files stay at home
+SOURCE = "granted data construct"  # of all records: the names of a user's files are not passed on
 BYTES_PER_GROUP = 64 * 2**20  # of media in a row group
 _TEXT = Value("string")
 VQA_FEATURES = Features(
@@ -46,147 +48,152 @@ VQA_FEATURES = Features(
 )
 
 
-@dataclass(kw_only=True)
-class ExportSettings:
-    """What the outcome is called, and under which licences it stands."""
+@dataclass
+class Exported:
+    """What is exported of a run, and what is not."""
 
-    license: str = option("", "Licence of the texts, such as cc-by-4.0; needed by the export.", group="Export")
-    source_license: str = option("", "Licence of the images and videos; needed by the export.", group="Export")
-    unreviewed: bool = option(False, "Also export instances that nobody has reviewed.", group="Export")
-    duplicate_caption: Fraction = option(
-        0.8, "Captions that share this much of their runs of characters are duplicates.", group="Export"
-    )
+    records: list[TedRecord] = field(default_factory=list)
+    pairs: list[CaptionPair] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def export(settings: ExportSettings, run_folder: str | Path) -> dict[str, int]:
-    """Write everything that a run has made.
+    """Write everything that a run has made. An earlier export is replaced as a whole.
 
     Args:
         settings ([`ExportSettings`]): the licences, and whether a person must have seen what is exported.
         run_folder (`str` or `Path`): of the whole run.
 
     Returns:
-        `dict[str, int]`: how many were written of each kind, and how many instances were left out for which reason.
+        `dict[str, int]`: how many were written of each kind, and how many were left out for which reason.
 
     Raises:
         InputError: a licence is missing, nothing is there to export, or the disk is full.
     """
-    for name in ("license", "source_license"):
+    for name, whose in (("license", "of captions and statements"), ("source_license", "of the images and videos")):
         if not getattr(settings, name).strip():
-            raise InputError(f"got no {name}, expected one such as cc-by-4.0: data are not passed on without, set it")
+            raise InputError(
+                f"got no {name}, expected that {whose}, such as cc-by-4.0, as nobody may use data without one"
+            )
     run = Path(run_folder)
     items = {row["id"]: row for row in read_rows(run, "curate")}
-    captions = {row["id"]: row["caption"] for row in read_rows(run, "caption")}
-    counts: Counter[str] = Counter()
-    records = list(_records(run, settings, counts))
-    again = near_duplicate_captions(
-        {record["caption_id"]: record["caption"] for record in records}, settings.duplicate_caption
-    )
-    repeated = {name for name, _ in again}
-    counts["instances of repeated captions"] = sum(record["caption_id"] in repeated for record in records)
-    records = [record for record in records if record["caption_id"] not in repeated]
-    tested = {f"ted {record['caption_id']}": record["caption"] for record in records}
-    others = {name: text for name, text in captions.items() if items[name]["use"] != "ted"}
-    alike = {
-        name
-        for pair in near_duplicate_captions(tested | others, settings.duplicate_caption)
-        for name in pair
-        if any(one.startswith("ted ") for one in pair) and not name.startswith("ted ")
-    }
-    output = run / "export"
-    counts["instances"] = len(records)
-    if records:
-        export_dataset(records, output / "ted-6k", config_name="custom", source_note="Made by granted data construct.")
-    seconds = {row["id"]: row["caption"] for row in read_rows(run, "second_caption")}
-    left_out: list[str] = []
-    made = [
-        CaptionPair(
-            id=name,
-            media=items[name]["media"],
-            caption_a=captions[name],
-            caption_b=second,
-            source=SOURCE,
-        )
-        for name, second in seconds.items()
-        if name in captions and name not in alike
-    ]
-    pairs = list(pairs_apart(made, records, left_out))
-    if pairs:
-        counts["pairs"] = write_pairs(pairs, output / "pairs.parquet")
-    counts["vqa rows"] = _write_vqa(_vqa_rows(run, items, alike), output / "vqa.parquet")
-    return dict(counts)
+    chosen = Exported()
+    chosen.records = _records(run, settings, chosen.counts)
+    alike = _described_like(chosen.records, run, items, settings.duplicate_caption)
+    chosen.counts["items described like the benchmark"] = len(alike)
+    chosen.pairs = _pairs(run, items, alike, chosen)
+    with atomic_path(run / "export") as folder:
+        folder.mkdir()
+        chosen.counts["conversations"] = _write_vqa(_conversations(run, items, alike), folder / "vqa.parquet")
+        if chosen.pairs:
+            write_pairs(chosen.pairs, folder / "pairs.parquet")
+        if not (chosen.records or chosen.pairs or chosen.counts["conversations"]):
+            reasons = ", ".join(f"{count} {name}" for name, count in chosen.counts.items() if count) or "no rows"
+            raise InputError(
+                f"got nothing to export from {run} ({reasons}), expected at least one instance, pair or question: run "
+                "the stages before, review instances, or set unreviewed"
+            )
+        made = made_section(run, settings, chosen.counts, chosen.records)
+        if chosen.records:
+            origin = Origin(settings.license, settings.language, language_code(settings.language), made)
+            note = "Made from a user's own images and videos; see *How it was made*."
+            export_dataset(chosen.records, folder / "ted-6k", config_name="custom", source_note=note, origin=origin)
+        if chosen.pairs or chosen.counts["conversations"]:
+            (folder / "README.md").write_text(training_card(folder, settings, made), encoding="utf-8")
+    return {name: count for name, count in chosen.counts.items() if count}
 
 
 def read_rows(run: Path, stage: str) -> list[dict[str, Any]]:
-    """The rows of a stage; none where it has not run."""
+    """The rows of a stage; none where it has not been taken."""
     path = run / stage / "rows.parquet"
-    return pq.read_table(path).to_pylist() if path.is_file() else []
+    if not path.is_file():
+        return []
+    with refusing(str(path), "the rows of a stage: remove its folder and run the same command again"):
+        return pq.read_table(path).to_pylist()
 
 
-def _records(run: Path, settings: ExportSettings, counts: Counter[str]) -> Iterator[TedRecord]:
+# ----------------------------------------------------------------------------------------------------------- benchmark
+
+
+def _records(run: Path, settings: ExportSettings, counts: Counter[str]) -> list[TedRecord]:
+    """The instances that are kept, as records; `counts` says what became of all."""
     verdicts = verdicts_of(read_rows(run, "review"))
+    counts.update({"instances": 0, "caption pairs": 0, "conversations": 0})  # first
+    records = []
     for row in read_rows(run, "check"):
-        name, statements, label = row["instance"], row["statements"], row["label"]
+        verdict = verdicts.get(row["instance"])
         if not row["kept"]:
             counts["set aside by checks"] += 1
-            continue
-        if name in verdicts:
-            verdict = verdicts[name]
-            counts[verdict.name] += 1
-            if verdict.statements is None and verdict.name != "accepted":
-                continue
-            statements, label = verdict.statements or statements, label if verdict.label is None else verdict.label
-        else:
+        elif verdict is None:
             counts["unreviewed"] += 1
-            if not settings.unreviewed:
-                continue
-        yield TedRecord(
-            id=f"{row['id']}/{snake_case(row['category'])}",
-            caption_id=row["id"],
-            caption=row["caption"],
-            media=row["media"],
-            category=row["category"],
-            question=row["question"],
-            statements=statements,
-            label=label,
+        else:
+            counts[verdict.name] += 1
+        if row["kept"] and (verdict.kept if verdict else settings.unreviewed):
+            changed = (
+                {"statements": list(verdict.statements), "label": verdict.label}
+                if verdict and verdict.statements
+                else {}
+            )
+            records.append(_record(row | changed))
+    captions = {record["caption_id"]: record["caption"] for record in records}
+    repeated = {name for name, _ in near_duplicate_captions(captions, settings.duplicate_caption)}
+    counts["of a repeated caption"] = sum(record["caption_id"] in repeated for record in records)
+    records = [record for record in records if record["caption_id"] not in repeated]
+    counts["instances"] = len(records)
+    return records
+
+
+def _record(row: Mapping[str, Any]) -> TedRecord:
+    return TedRecord(
+        id=f"{row['id']}/{snake_case(row['category'])}",
+        caption_id=row["id"],
+        caption=row["caption"],
+        media=row["media"],
+        category=row["category"],
+        question=row["question"],
+        statements=row["statements"],
+        label=row["label"],
+        source=SOURCE,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def _described_like(
+    records: Iterable[TedRecord], run: Path, items: Mapping[str, Mapping[str, Any]], similarity: float
+) -> set[str]:
+    """The items for training whose first or second caption is almost one of the benchmark's."""
+    texts = {("ted", record["caption_id"]): record["caption"] for record in records}
+    for stage in ("caption", "second_caption"):
+        rows = read_rows(run, stage)
+        texts |= {(stage, row["id"]): row["caption"] for row in rows if items[row["id"]]["use"] != "ted"}
+    pairs = near_duplicate_captions(texts, similarity)
+    return {name for (stage, name), (other, _) in pairs if other == "ted" and stage != "ted"}
+
+
+def _pairs(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str], chosen: Exported) -> list[CaptionPair]:
+    captions = {row["id"]: row["caption"] for row in read_rows(run, "caption")}
+    made = (
+        CaptionPair(
+            id=row["id"],
+            media=items[row["id"]]["media"],
+            caption_a=captions[row["id"]],
+            caption_b=row["caption"],
             source=SOURCE,
         )
+        for row in read_rows(run, "second_caption")
+        if row["id"] in captions and row["id"] not in alike
+    )
+    left_out: list[str] = []
+    pairs = list(pairs_apart(made, chosen.records, left_out))
+    chosen.counts["caption pairs"] = len(pairs)
+    chosen.counts["pairs with a text of the benchmark"] = len(left_out)
+    return pairs
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What reviewers have decided about an instance: `name` is accepted, fixed, rejected, null or undecided."""
-
-    name: str
-    statements: list[str] | None = None
-    label: int | None = None
-
-
-def verdicts_of(decisions: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
-    """The verdict on every instance that was reviewed: the last decision of each reviewer counts, and most decide."""
-    last: defaultdict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
-    for one in sorted(decisions, key=lambda one: one["when"]):
-        if not one["gold"]:
-            last[one["instance"]][one["reviewer"]] = one
-    return {name: _verdict(list(by_reviewer.values())) for name, by_reviewer in last.items()}
-
-
-def _verdict(decisions: Sequence[Mapping[str, Any]]) -> Verdict:
-    kept = [one for one in decisions if one["decision"] in ("accept", "fix")]
-    dropped = [one for one in decisions if one["decision"] in ("reject", "null")]
-    if len(kept) == len(dropped):
-        return Verdict("undecided")
-    if len(kept) < len(dropped):
-        nulls = sum(one["decision"] == "null" for one in dropped)
-        return Verdict("null" if 2 * nulls > len(dropped) else "rejected")
-    fixes = [one for one in kept if one["decision"] == "fix"]
-    if 2 * len(fixes) < len(kept):
-        return Verdict("accepted")
-    return Verdict("fixed", fixes[-1]["statements"], fixes[-1]["label"])
-
-
-def _vqa_rows(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[dict[str, Any]]:
-    """Conversations about one item, all questions of one aspect in one."""
+def _conversations(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[dict[str, Any]]:
+    """Rows of VQA: all questions of one aspect about one item in one, so that its media are stored as few times."""
     asked: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in read_rows(run, "questions"):
         if row["id"] not in alike:
@@ -211,20 +218,25 @@ def _vqa_rows(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]
 
 
 def _write_vqa(rows: Iterable[dict[str, Any]], path: Path) -> int:
-    count, group, size = 0, [], 0
-    schema = VQA_FEATURES.arrow_schema
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        row: dict[str, Any] | None = first
-        while row is not None:
-            group.append(row)
-            size += sum(len(one["bytes"]) for one in (*row["images"], *row["videos"]))
-            count += 1
-            row = next(rows, None)
-            if size >= BYTES_PER_GROUP or row is None:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                group, size = [], 0
+    """Write rows, one row group at a time, and say how many; no file where there is none."""
+    count = 0
+    for group in _groups(rows):
+        if not count:
+            writer = pq.ParquetWriter(path, VQA_FEATURES.arrow_schema)
+        writer.write_table(pa.Table.from_pylist(group, schema=VQA_FEATURES.arrow_schema))
+        count += len(group)
+    if count:
+        writer.close()
     return count
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group, size = [], 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(one["bytes"]) for one in (*row["images"], *row["videos"]))
+        if size >= BYTES_PER_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

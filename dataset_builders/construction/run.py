@@ -68,17 +68,18 @@ def construct(settings: ConstructionSettings, report: Callable[[str], object] = 
         report(f"curate: {curated(settings)}")
         for stage in STAGES.values():
             report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store)['counts'])}")
-        if settings.unreviewed or (settings.output / "review" / "rows.parquet").is_file():
-            report(f"export: {_counted(export(settings, settings.output))}")
+        run, counts = settings.output, read_json(settings.output / "check" / "stage.json")["counts"]
+        if settings.unreviewed or not counts["rows"] or (run / "review" / "rows.parquet").is_file():
+            report(f"export: {_counted(export(settings, run))}")
         else:
-            report("export: waits for the review of the benchmark, see docs/construction.md; then run this again")
+            report(f"export: waits for the review of the benchmark (granted data review {run}); then run this again")
 
 
 def curated(settings: ConstructionSettings) -> str:
     """Curate the source, if that is not done; its counts in words."""
     path = settings.output / "curate" / "stage.json"
     if not path.is_file():
-        write_json(path, {"stage": "curate", "counts": curate(settings, settings.output, sys.stderr.isatty())})
+        curate(settings, settings.output, sys.stderr.isatty())
     return _counted(read_json(path)["counts"])
 
 

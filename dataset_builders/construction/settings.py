@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from granted.dataset_builders.construction.card import ExportSettings
 from granted.dataset_builders.construction.checks import CheckSettings
 from granted.dataset_builders.construction.curation import USES, CurationSettings, Fraction
-from granted.dataset_builders.construction.export import ExportSettings
 from granted.dataset_builders.ted_6k.records import CATEGORIES
 from granted.utils.errors import InputError
 from granted.utils.options import option

@@ -35,7 +35,7 @@ class SourceSettings:
     """Where images and videos come from."""
 
     source: str = option(
-        help="A folder of images and videos, webdataset tar files (with commas between them), or a dataset: Parquet or "
+        help="A folder of images and videos, webdataset tar files (commas between them), or a dataset: Parquet or "
         "JSON Lines, a saved folder or a Hub id.",
         group="Source",
     )

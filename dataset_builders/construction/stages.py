@@ -53,7 +53,7 @@ INSTANCE = pa.schema(
         ("label", pa.int64()),
     ]
 )
-TEXT_SCORES = ("overlap_positive", "overlap_negatives", "shortcut", "longer", "reordered")  # of model_free_checks
+TEXT_SCORES = ("shortcut", "longer", "reordered")  # of model_free_checks
 MODEL_SCORES = ("supported", "contradicted", "paraphrased", "blind")
 SCORES = (*TEXT_SCORES, *MODEL_SCORES)
 SET_ASIDE = pa.schema([(name, pa.string()) for name in ("id", "category", "reason", "answer")])
@@ -184,8 +184,8 @@ async def check(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
     """An instance with its scores: those that need no model first, and the model's if those let it pass."""
     settings, outcome = writer.settings, Outcome()
     instance = instance_of(unit, settings.seed)
-    found = model_free_checks(instance, settings)
-    scores, reasons = dict.fromkeys(SCORES) | found["scores"], found["reasons"]
+    found, reasons = model_free_checks(instance, settings)
+    scores = dict.fromkeys(SCORES) | found
     if not reasons:
         judged = await _judged(stage, unit, instance, writer, outcome)
         scores |= judged
