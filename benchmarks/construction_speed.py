@@ -4,8 +4,8 @@
     python benchmarks/construction_speed.py kills --items 60 --output kills.json         # 30% faults, ten kills
     python benchmarks/construction_speed.py speed --items 200 --output tiny.json         # tiny
 
-`speed` sends the items to a server in a process of its own, which makes `--at-once` answers at a time, each in
-`--seconds`: its limit is their ratio. The same calls are also made by a bare loop, without store and checks. `kills`
+`speed` sends the items, `--concurrency` at a time, to a server in a process of its own, which makes `--at-once` answers
+at a time, each in `--seconds`: its limit is their ratio. The same calls are also made by a bare loop, without store and checks. `kills`
 makes data twice, once undisturbed and once with faults and with ten kills (SIGKILL) of the command at random moments.
 """
 
@@ -72,7 +72,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict:
     try:
         url = server.stdout.readline().strip()
         make_items(folder / "run", options.items, ("pairs",))
-        settings, prompts = settings_for(folder / "run", url, options.at_once), read_prompts()
+        settings, prompts = settings_for(folder / "run", url, options.concurrency), read_prompts()
         bare = asyncio.run(bare_loop(settings, prompts, min(BARE, options.items)))
         memory, done = {}, threading.Event()
 
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "kills"))
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)

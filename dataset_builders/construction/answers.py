@@ -11,6 +11,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -49,6 +50,11 @@ class AnswerKind:
             "additionalProperties": False,
         }
 
+    @cached_property
+    def validator(self) -> Draft202012Validator:
+        """Says whether a value is of this form."""
+        return Draft202012Validator(self.schema)
+
 
 def read_answer(
     kind: AnswerKind, text: str, finish: str, material: Mapping[str, Any], settings: ConstructionSettings
@@ -71,7 +77,7 @@ def read_answer(
         value = json.loads(_unfenced(text), object_pairs_hook=_unique, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         return None, f"it is no JSON: {error}"
-    broken = next(iter(Draft202012Validator(kind.schema).iter_errors(value)), None)
+    broken = next(kind.validator.iter_errors(value), None)
     if broken:
         where = "".join(f" of {part}" for part in reversed(broken.absolute_path))
         return None, f"it is not of the form that was asked for ({broken.validator}{where})"
@@ -106,7 +112,7 @@ def _text_fault(text: str) -> str | None:
     """What keeps a text out of the data, whatever it says."""
     if text != text.strip() or not text:
         return "a text is empty or begins or ends with white space"
-    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")), None)
+    bad = next((c for c in sorted(set(text)) if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")), None)
     return bad and f"a text has the character U+{ord(bad):04X} or a line break"
 
 

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from granted.dataset_builders.construction.answers import ANSWERS, AnswerKind
 from granted.dataset_builders.ted_6k.records import MEDIA
 from granted.utils.errors import InputError
@@ -131,12 +129,11 @@ def read_prompt(path: Path) -> Prompt:
 
 
 def _check_examples(examples: dict[str, Any], kind: AnswerKind, path: Path) -> None:
-    validator = Draft202012Validator(kind.schema)
     for media, given in examples.items():
         fits = media in MEDIA and isinstance(given, list) and given
         for example in given if fits else ():
             fits = fits and isinstance(example, dict) and set(example) == {"material", "answer"}
-            fits = fits and isinstance(example["material"], dict) and validator.is_valid(example["answer"])
+            fits = fits and isinstance(example["material"], dict) and kind.validator.is_valid(example["answer"])
         if not fits:
             raise InputError(
                 f"got examples of {media} in {path}, expected of image or video [{{material: {{...}}, answer: "
