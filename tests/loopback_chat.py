@@ -79,10 +79,15 @@ class LoopbackChat:
             def log_message(self, *args):
                 pass
 
-        ThreadingHTTPServer.request_queue_size = 256
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, *args):
+                pass  # a client that was killed
+
+        self._server = Server(("127.0.0.1", self._port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

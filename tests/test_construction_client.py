@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -197,6 +198,13 @@ def test_a_cap_on_tokens_needs_a_server_that_counts_them(tmp_path):
             ask(tmp_path, server, (request(), 0), max_tokens=300)
         assert ask(tmp_path, server, (request(), 0))[0].prompt_tokens is None
     assert paid(server) == 1
+
+
+def test_calls_are_begun_at_an_even_pace(tmp_path):
+    begun = time.monotonic()
+    with LoopbackChat(echo) as server:
+        ask(tmp_path, server, *((request(i), 0) for i in range(4)), calls_per_minute=600)
+    assert time.monotonic() - begun >= 0.3  # the first at once, and three a tenth of a second apart
 
 
 def test_a_cut_or_wrong_answer_is_kept_with_its_fault(tmp_path):
