@@ -18,7 +18,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from granted.dataset_builders.construction.curation import Fraction
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
-from granted.dataset_builders.ted_6k.export import SIZE_CATEGORIES
+from granted.dataset_builders.ted_6k.export import SIZE_CATEGORIES, sha256_of
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.shortcuts import shortcut_report
 from granted.utils.files import read_json
@@ -154,10 +154,8 @@ def training_card(folder: Path, settings: ExportSettings, made: str) -> str:
         made (`str`): of [`made_section`].
     """
     names = {"pairs": "caption pairs", "vqa": "conversations"}
-    tables = {
-        name: pq.ParquetFile(folder / f"{name}.parquet") for name in names if (folder / f"{name}.parquet").is_file()
-    }
-    rows = {name: table.metadata.num_rows for name, table in tables.items()}
+    files = {name: folder / f"{name}.parquet" for name in names}
+    rows = {name: pq.read_metadata(path).num_rows for name, path in files.items() if path.is_file()}
     total = sum(rows.values())
     data = DatasetCardData(
         language=language_code(settings.language),
@@ -167,7 +165,12 @@ def training_card(folder: Path, settings: ExportSettings, made: str) -> str:
         tags=["text-encoder", "text-to-image", "text-to-video", "synthetic"],
         size_categories=[next(name for most, name in SIZE_CATEGORIES.items() if total < most)],
         configs=[
-            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}.parquet"}]} for name in tables
+            {
+                "config_name": name,
+                "description": f"SHA-256 of the file: {sha256_of([folder / f'{name}.parquet'])}",
+                "data_files": [{"split": "train", "path": f"{name}.parquet"}],
+            }
+            for name in rows
         ],
     )
     text = fill_template(

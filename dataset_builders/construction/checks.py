@@ -133,8 +133,8 @@ def _one(word: str) -> str:
 def _rotated(words: Sequence[str], others: Sequence[str]) -> bool:
     """Whether two texts are the same words, perhaps begun at another place.
 
-    "On the left, a dog sleeps" is "A dog sleeps on the left", and "a cat and a dog" is "a dog and a cat". Any other
-    order may mean something else: "a dog chases a cat" is not "a cat chases a dog".
+    "On the left, a dog sleeps" is "A dog sleeps on the left", and "two cats and a dog" is "a dog and two cats". Any
+    other order may mean something else: "a dog chases a cat" is not "a cat chases a dog".
     """
     if len(words) != len(others):
         return False

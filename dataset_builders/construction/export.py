@@ -24,7 +24,7 @@ from datasets import Features, Image, List, Value, Video
 
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
 from granted.dataset_builders.construction.card import ExportSettings, language_code, made_section, training_card
-from granted.dataset_builders.construction.curation import near_duplicate_captions
+from granted.dataset_builders.construction.duplicates import near_duplicate_captions
 from granted.dataset_builders.construction.verdicts import verdicts_of
 from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.records import TedRecord, snake_case

@@ -17,7 +17,7 @@ import imagehash
 import numpy as np
 import PIL.Image
 
-from granted.dataset_builders.visual_vqa.media import open_image, open_video, to_rgb
+from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import RowError
 
 
@@ -29,6 +29,7 @@ VIDEO_SUFFIXES = {"mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "gif": ".gif
 VIDEO_SUFFIXES |= {"mpeg": ".mpg", "asf": ".wmv", "ogg": ".ogv"}
 EXIF_ORIENTATION = 0x0112
 HASHED_FRAMES = 8  # of a video: these are hashed and compared with one another
+PARTS = 4  # of a side, whose colours are compared
 SMALL = 32  # side in pixels of the frames in which motion is looked for
 
 
@@ -41,6 +42,8 @@ class Measures:
         width, height (`int`): in pixels, as it is shown.
         seconds (`float`, *optional*): of a video.
         hashes (`list[str]`): the perceptual hash of 64 bits of the image, or of frames of the video, in hexadecimal.
+        colours (`list[int]`): red, green and blue (0 to 255) of the 4 x 4 parts of the image, or of the first frame,
+            which a perceptual hash does not see.
         motion (`float`, *optional*): of a video, the mean absolute difference between one of these frames and the
             next, from 0 (still) to 1.
     """
@@ -50,6 +53,7 @@ class Measures:
     height: int
     seconds: float | None
     hashes: list[str]
+    colours: list[int]
     motion: float | None
 
 
@@ -134,7 +138,7 @@ def measure(content: bytes, media: str) -> Measures:
     """
     if media == "image":
         image = open_image(content)
-        return Measures("image", *image.size, None, [_hash(image)], None)
+        return Measures("image", *image.size, None, [_hash(image)], _colours(image), None)
     video = open_video(content, max_frames=HASHED_FRAMES)
     frames = [PIL.Image.fromarray(frame) for frame in video.frames]
     if not video.fps:
@@ -143,8 +147,13 @@ def measure(content: bytes, media: str) -> Measures:
         )
     small = np.stack([np.asarray(frame.convert("L").resize((SMALL, SMALL))) for frame in frames]) / 255  # (T, 32, 32)
     motion = float(np.abs(np.diff(small, axis=0)).mean()) if len(small) > 1 else 0.0
-    return Measures("video", *frames[0].size, len(frames) / video.fps, [_hash(frame) for frame in frames], motion)
+    seconds, hashes = len(frames) / video.fps, [_hash(frame) for frame in frames]
+    return Measures("video", *frames[0].size, seconds, hashes, _colours(frames[0]), motion)
 
 
 def _hash(image: PIL.Image.Image) -> str:
-    return str(imagehash.phash(to_rgb(image)))
+    return str(imagehash.phash(image))
+
+
+def _colours(image: PIL.Image.Image) -> list[int]:
+    return np.asarray(image.resize((PARTS, PARTS), PIL.Image.Resampling.BOX)).ravel().tolist()

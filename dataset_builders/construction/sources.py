@@ -98,12 +98,11 @@ def _read_folder(folder: Path) -> Iterator[SourceItem]:
         owners = {PurePosixPath(name).stem for name in names if name not in texts}
         for name in sorted(names):
             path = Path(place) / name
-            beside = name in texts and PurePosixPath(name).stem in owners
-            if beside or name.startswith(".") or path.is_symlink():
+            if name.startswith(".") or path.is_symlink() or (name in texts and path.stem in owners):
                 continue
             shown = path.relative_to(folder).as_posix()
+            captions = [path.with_suffix(end) for end in CAPTIONS if path.stem + end in texts - {name}]
             try:
-                captions = [path.with_suffix(end) for end in CAPTIONS if path.stem + end in texts]
                 yield _item(shown, path.read_bytes(), [(one.suffix, one.read_bytes()) for one in captions])
             except OSError as error:
                 yield SourceItem(shown, None, problem=error.strerror or str(error))
@@ -138,11 +137,11 @@ def _read_tars(paths: list[Path]) -> Iterator[SourceItem]:
         with refusing(str(path), expected):
             tar = tarfile.open(path, "r|*")  # noqa: SIM115
         with tar:
-            for _, members in _samples(readable(_members(tar), str(path))):
-                texts = [(suffix, content) for suffix, content in members if suffix in CAPTIONS]
-                for suffix, content in members:
+            for key, sample in _samples(readable(_members(tar), str(path))):
+                texts = [(suffix, content) for suffix, content in sample if suffix in CAPTIONS]
+                for suffix, content in sample:
                     if suffix not in CAPTIONS:
-                        yield _item(f"{path.name}/{_}{suffix}", content, texts)
+                        yield _item(f"{path.name}/{key}{suffix}", content, texts)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:

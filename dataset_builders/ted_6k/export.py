@@ -198,7 +198,7 @@ def render_card(
         configs=[
             {
                 "config_name": name,
-                "description": f"SHA-256 of the files: {_sha256_of(folder / file for file in files[name])}",
+                "description": f"SHA-256 of the files: {sha256_of(folder / file for file in files[name])}",
                 **({"default": True} if name == "default" else {}),
                 "data_files": [{"split": "test", "path": patterns[name]}],
             }
@@ -209,7 +209,7 @@ def render_card(
     text = fill_template(
         HERE / "card.md",
         citation=bibtex(),
-        code_sha256=_sha256_of([HERE / "ted_6k.py"]),
+        code_sha256=sha256_of([HERE / "ted_6k.py"]),
         config_name=config_name,
         configs=list(files),
         fields=[
@@ -231,7 +231,8 @@ def render_card(
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
-def _sha256_of(files: Iterable[Path]) -> str:
+def sha256_of(files: Iterable[Path]) -> str:
+    """The hash of files, one after the other; in a card it tells `load_dataset` what it has not read yet."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
