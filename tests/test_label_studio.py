@@ -83,11 +83,11 @@ def test_what_label_studio_exports_is_read():
     (one,) = from_tasks([task()], INSTANCES)
     assert one.when == "2026-02-03T04:05:06.789012+00:00" and one.reviewer == "ana"
     account = {"id": 1, "email": "bo@example.org", "first_name": "", "last_name": ""}
-    said = [result("decision", choices=["reject"]), result("reason", text="too easy")]
+    said = [result("decision", choices=["Reject"]), result("reason", text="too easy")]
     (one,) = from_tasks([task(completed_by=account, result=said, lead_time=None)], INSTANCES)
     assert (one.reviewer, one.decision, one.reason, one.seconds) == ("bo@example.org", "reject", "too easy", 0.0)
     assert from_tasks([task(was_cancelled=True)], INSTANCES) == []
-    fixed = [result("decision", choices=["fix"]), result("reviewer", text=["bo"]), result("fixed_2", text=["was"])]
+    fixed = [result("decision", choices=["Fix"]), result("reviewer", text=["bo"]), result("fixed_2", text=["was"])]
     (one,) = from_tasks([task(result=fixed)], INSTANCES)
     assert one.statements == ("It", "was", "a", "sign.") and one.label == 3
 
@@ -109,13 +109,16 @@ WHO = result("reviewer", text=["ana"])
         ([task(result=None)], "got result None in annotation 0 of task 0"),
         ([task(result=[{"value": {}}])], "got from_name None in a result"),
         ([task(result=[result("decision"), WHO])], "got decision None"),
-        ([task(result=[result("decision", choices=["accept", "null"]), WHO])], "expected one text"),
-        ([task(result=[result("decision", choices=["accept"])] * 2)], "expected one text"),
+        ([task(result=[result("decision", choices=["Accept", "Fix"]), WHO])], "expected one text"),
+        ([task(result=[result("decision", choices=["Accept"])] * 2)], "expected one text"),
         ([task(result=[WHO])], "got '' as ana's decision about a"),
         ([task(result=[result("decision", choices=["good"]), WHO])], "got 'good' as ana's decision about a"),
-        ([task(result=[result("decision", choices=["fix"]), WHO])], "nothing changed"),
-        ([task(result=[result("decision", choices=["fix"]), result("true", choices=["5"]), WHO])], "label -1"),
-        ([task(result=[result("decision", choices=["accept"])])], "got no reviewer in annotation 0"),
+        ([task(result=[result("decision", choices=["Fix"]), WHO])], "nothing changed"),
+        (
+            [task(result=[result("decision", choices=["Fix"]), result("true_one", choices=["Statement 5"]), WHO])],
+            "label -1",
+        ),
+        ([task(result=[result("decision", choices=["Accept"])])], "got no reviewer in annotation 0"),
         ([task(created_at=None)], "got created_at None"),
         ([task(created_at="yesterday")], "got created_at 'yesterday'"),
         ([task(lead_time="long")], "got lead_time 'long'"),

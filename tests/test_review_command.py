@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_and_changes_nothing(granted, run, tmp_path):
     assert granted("data", "review", run, "--to-label-studio", tmp_path / "studio")[0] == 0
     tasks = json.loads((tmp_path / "studio" / "image.json").read_text())
     (said,) = [one for one in tasks[0]["annotations"][0]["result"] if one["from_name"] == "decision"]
-    said["value"]["choices"] = ["null"]
+    said["value"]["choices"] = ["Not in the caption"]
     tasks[1]["annotations"].append(tasks[1]["annotations"][0] | {"result": [said]})
     bad.write_text(json.dumps(tasks))
     refused(run, "--from-label-studio", bad, words=["got no reviewer"])

@@ -11,7 +11,6 @@ An annotation says everything in its results (decision, reason, fixed texts, the
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from .decisions import DECISIONS, Decision, check_decision, check_name
 from .instances import STATEMENTS, Instance
@@ -20,6 +19,8 @@ from .refusal import ReviewError
 
 FILES = "/data/local-files/?d="  # where Label Studio serves what lies under LOCAL_FILES_DOCUMENT_ROOT
 NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]
+# What its choices are called: it takes `null`, `true` and `1` for values of JSON.
+WORDS = {"accept": "Accept", "fix": "Fix", "reject": "Reject", "null": "Not in the caption"}
 HOTKEYS = {"accept": "a", "fix": "f", "reject": "r", "null": "n"}
 DATA = ("instance", "id", "media", "file", "caption", "category", "question")
 Task = dict[str, Any]
@@ -32,28 +33,30 @@ def label_config(media: str) -> str:
         media (`str`): `"image"` or `"video"`; Label Studio wants a project for each.
     """
     tag = "Image" if media == "image" else "Video"
-    choices = "".join(f'<Choice value="{name}" hotkey="{HOTKEYS[name]}"/>' for name in DECISIONS)
-    shown = 'visibleWhen="choice-selected" whenTagName="decision" whenChoiceValue='
+    choices = "".join(f'<Choice value="{WORDS[name]}" hotkey="{HOTKEYS[name]}"/>' for name in DECISIONS)
+    numbers = "".join(f'<Choice value="Statement {number}"/>' for number in NUMBERS)
+    fix, reject = (
+        f'visibleWhen="choice-selected" whenTagName="decision" whenChoiceValue="{WORDS[name]}"'
+        for name in ("fix", "reject")
+    )
+    text = 'toName="caption" maxSubmissions="1"'
     lines = [
         "<View>",
         f'  <{tag} name="media" value="${media}"/>',
-        '  <Header value="$category: $question"/>',
+        '  <Header value="$asked"/>',
         '  <Text name="claim" value="$claim"/>',
     ]
     for number in NUMBERS:
-        lines.append(f'  <Text name="statement_{number}" value="$statement_{number}"/>')
-        lines.append(
-            f'  <TextArea name="fixed_{number}" toName="statement_{number}" maxSubmissions="1" {shown}"fix" '
-            f"placeholder={quoteattr(f'Statement {number}, where it is to be another')}/>"
-        )
-    numbers = "".join(f'<Choice value="{number}"/>' for number in NUMBERS)
+        statement = f"statement_{number}"
+        lines.append(f'  <Text name="{statement}" value="${statement}"/>')
+        lines.append(f'  <TextArea name="fixed_{number}" toName="{statement}" maxSubmissions="1" {fix}/>')
     lines += [
         '  <Header value="Caption"/>',
         '  <Text name="caption" value="$caption"/>',
         f'  <Choices name="decision" toName="caption" choice="single" required="true">{choices}</Choices>',
-        f'  <Choices name="true" toName="claim" choice="single" {shown}"fix">{numbers}</Choices>',
-        f'  <TextArea name="reason" toName="caption" maxSubmissions="1" {shown}"reject" placeholder="Reason"/>',
-        '  <TextArea name="reviewer" toName="caption" maxSubmissions="1" required="true" placeholder="Your name"/>',
+        f'  <Choices name="true_one" toName="claim" choice="single" {fix}>{numbers}</Choices>',
+        f'  <TextArea name="reason" {text} {reject} placeholder="Reason"/>',
+        f'  <TextArea name="reviewer" {text} required="true" placeholder="Your name"/>',
         "</View>",
     ]
     return "\n".join(lines) + "\n"
@@ -79,17 +82,18 @@ def to_tasks(instances: Mapping[str, Instance], decisions: Iterable[Decision], r
 def _data(one: Instance, root: str) -> dict[str, Any]:
     data = {name: getattr(one, name) for name in DATA} | {"label": one.label}
     data |= {f"statement_{number}": text for number, text in zip(NUMBERS, one.statements)}
+    data["asked"] = f"{one.category}: {one.question}"
     data["claim"] = f"Statement {one.label + 1} is claimed to be true, the others to be false."
     data[one.media] = FILES + "/".join(part for part in (root.strip("/"), one.file) if part)
     return data
 
 
 def _annotation(one: Decision, instance: Instance) -> dict[str, Any]:
-    results = [_choice("decision", "caption", one.decision), _text("reviewer", "caption", one.reviewer)]
+    results = [_choice("decision", "caption", WORDS[one.decision]), _text("reviewer", "caption", one.reviewer)]
     if one.reason is not None:
         results.append(_text("reason", "caption", one.reason))
     if one.statements is not None:
-        results.append(_choice("true", "claim", NUMBERS[one.label]))
+        results.append(_choice("true_one", "claim", f"Statement {one.label + 1}"))
         for number, text, before in zip(NUMBERS, one.statements, instance.statements):
             if text != before:
                 results.append(_text(f"fixed_{number}", f"statement_{number}", text))
@@ -151,11 +155,12 @@ def _of_task(task: Any, place: str, instances: Mapping[str, Instance]) -> Iterat
 
 def _of_annotation(annotation: dict[str, Any], instance: Instance, place: str) -> Decision:
     said = _said(annotation, place)
-    decision = said.get("decision", "")
+    word = said.get("decision", "")
+    decision = next((name for name in DECISIONS if WORDS[name] == word), word)
     statements, label = None, instance.label
     if decision == "fix":
         statements = tuple(said.get(f"fixed_{n}", text) for n, text in zip(NUMBERS, instance.statements))
-        true = said.get("true", NUMBERS[label])
+        true = said.get("true_one", f"Statement {label + 1}").removeprefix("Statement ")
         label = NUMBERS.index(true) if true in NUMBERS else -1
     seconds = annotation.get("lead_time") or 0.0
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):

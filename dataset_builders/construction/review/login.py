@@ -4,7 +4,7 @@
     users.allows("ana", "a password")     # what gradio asks
     granted data review RUN --users-file users.txt --add-user ana
 
-Tests: tests/test_review_login.py.
+Tests: tests/test_review_command.py.
 """
 
 import base64
