@@ -22,12 +22,14 @@ def main():
     spec = importlib.util.spec_from_file_location(name, HERE / "__init__.py", submodule_search_locations=[str(HERE)])
     sys.modules[name] = importlib.util.module_from_spec(spec)
     load = importlib.import_module
-    login, page, reviewing = (load(f"{name}.{part}") for part in ("login", "page", "reviewing"))
+    login, refusal = load(f"{name}.login"), load(f"{name}.refusal")
+    host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), os.environ.get("GRADIO_SERVER_PORT")
     try:
-        review = reviewing.Review(os.environ.get("REVIEW_RUN", HERE / "run"))
-        host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), os.environ.get("GRADIO_SERVER_PORT")
-        page.serve(review, host, int(port) if port else None, login.Users.from_environment())
-    except load(f"{name}.refusal").ReviewError as error:
+        users = login.Users.from_environment()
+        login.require_login(host, users)  # before the libraries of the page, which take seconds
+        review = load(f"{name}.reviewing").Review(os.environ.get("REVIEW_RUN", HERE / "run"))
+        load(f"{name}.page").serve(review, host, int(port) if port else None, users)
+    except refusal.ReviewError as error:
         sys.exit(f"review: {error}")
 
 

@@ -130,7 +130,7 @@ class Page:
         ]
         known = [self.reviewer, self.shown]
 
-        def on(event: Callable, answer: Callable, inputs: list | None = None, js: str | None = None) -> None:
+        def on(event: Callable, answer: Callable, inputs: list | set | None = None, js: str | None = None) -> None:
             private = {"api_visibility": "private", "show_progress": "hidden"}
             then = event(answer, known if inputs is None else inputs, changed, **private)
             if js:
@@ -143,7 +143,7 @@ class Page:
         on(self.null.click, self.on_null)
         on(self.undo.click, self.on_undo)
         on(self.fix.click, self.on_fix, js=FOCUS.format("#fixed-1 textarea"))
-        on(self.save_fix.click, self.on_save_fix, [*known, self.true, *self.texts])
+        on(self.save_fix.click, self.on_save_fix, {*known, self.true, *self.texts})
         on(self.reject.click, self.on_reject)
         on(self.save_reason.click, self.on_reason, [*known, self.reason])
         for button, reason in zip(self.reasons, REASONS):
@@ -178,16 +178,16 @@ class Page:
         """What is shown is rejected for a reason."""
         return self._decide(name, shown, request, "reject", reason=reason)
 
-    def on_save_fix(self, name: str, shown: str, true: str, *texts_and_request: Any) -> Update:
-        """Other texts, or another true statement, replace those that are shown."""
-        *texts, request = texts_and_request
+    def on_save_fix(self, values: dict[Any, Any], request: gr.Request) -> Update:
+        """Other texts, or another true statement, replace those that are shown; all fields come as a dict."""
+        name, shown = values[self.reviewer], values[self.shown]
         instance = self._instance(shown)
         statements, label = [""] * STATEMENTS, -1
         if instance:
             order = self.review.shown_order(self._who(name, request), instance)
-            for index, text in zip(order, texts):
-                statements[index] = text
-            label = order[NUMBERS.index(true)]
+            for index, field in zip(order, self.texts):
+                statements[index] = values[field]
+            label = order[NUMBERS.index(values[self.true])]
         return self._decide(name, shown, request, "fix", fixed=(statements, label))
 
     def on_undo(self, name: str, shown: str, request: gr.Request) -> Update:
