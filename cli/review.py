@@ -94,7 +94,7 @@ def _add_user(settings: DataReview) -> None:
 def _serve(review: "Review", settings: DataReview, users: "Users | None") -> None:
     from granted.dataset_builders.construction.review.page import serve
 
-    console.print(f"{len(review.instances)} instances at http://{settings.host}:{settings.port}, Ctrl-C ends the page")
+    console.print(f"{len(review.instances)} instances to review; Ctrl-C ends the page")
     serve(review, settings.host, settings.port, users)
 
 

@@ -380,8 +380,9 @@ def test_a_run_that_cannot_be_reviewed_is_one_clear_line(tmp_path):
     refused("same", [rows[0] | {"statements": ["a", "b", "c", " A"]}], "twice in row 0")
     refused("label", [rows[0] | {"label": 4}], "label 4")
     refused("null", [rows[0] | {"caption": None}], "got caption None in row 0")
-    refused("outside", [rows[0] | {"file": "../secret.png"}], "which is outside")
-    refused("absolute", [rows[0] | {"file": "/etc/passwd"}], "which is outside")
+    refused("outside", [rows[0] | {"file": "media/../secret.png"}], "expected one within")
+    refused("absolute", [rows[0] | {"file": "/etc/passwd"}], "expected one within")
+    refused("page", [rows[0] | {"file": "media/a.SVG"}], "expected an image or a video")
     (tmp_path / "text" / "check").mkdir(parents=True)
     (tmp_path / "text" / "check" / "rows.parquet").write_text("no")
     with pytest.raises(ReviewError, match="is not Parquet"):

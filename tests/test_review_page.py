@@ -53,10 +53,10 @@ def free_port():
 
 
 @contextlib.contextmanager
-def served(run, users="", port=None, folder=SPACE, host="127.0.0.1"):
-    """The page of a run as its folder serves it, as a Space does; ends by kill -9."""
+def served(run, users="", port=None, folder=SPACE, host="127.0.0.1", command=("app.py",)):
+    """The page of a run as its folder serves it, as a Space does, or as a command; ends by kill -9."""
     port = port or free_port()
-    left_out = ("GRADIO", "REVIEW", "PYTHONPATH")
+    left_out = ("GRADIO", "REVIEW", *(["PYTHONPATH"] if command == ("app.py",) else []))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)} | {
         **{"REVIEW_RUN": str(run), "REVIEW_USERS": users, "GRADIO_SERVER_PORT": str(port)},
         "GRADIO_SERVER_NAME": host,
@@ -64,14 +64,14 @@ def served(run, users="", port=None, folder=SPACE, host="127.0.0.1"):
     log = run.parent / f"log-{port}-{time.monotonic_ns()}"
     with open(log, "w") as out:
         server = subprocess.Popen(
-            [sys.executable, "-u", "app.py"], cwd=folder, env=environment, stdout=out, stderr=out
+            [sys.executable, "-u", *command], cwd=folder, env=environment, stdout=out, stderr=out
         )
     try:
         until = time.monotonic() + 600
         while "Running on" not in log.read_text():
             assert server.poll() is None and time.monotonic() < until, log.read_text()[-2000:]
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/", log
+        yield f"http://127.0.0.1:{port}/", log, server
     finally:
         server.send_signal(signal.SIGKILL)
         server.wait(30)
@@ -91,7 +91,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(run, browser):
-    with served(run) as (url, _):
+    with served(run) as (url, *_):
         yield url
 
 
@@ -259,10 +259,11 @@ def test_on_a_phone_image_and_statements_are_in_sight_and_nothing_overlaps(page,
         page.wait_for_function("[...document.querySelectorAll('#media img')].every((image) => image.naturalWidth > 0)")
         boxes = [page.locator("#media :is(img, video)").bounding_box()]
         boxes += [item.bounding_box() for item in page.locator("#statements li").all()]
-        top = page.locator("#actions").bounding_box()["y"]
+        actions = page.locator("#actions").bounding_box()
+        top = actions["y"]
         ends = [box["y"] + box["height"] for box in boxes]
         starts = [box["y"] for box in boxes[1:]] + [top]
-        assert boxes[0]["y"] >= 0 and boxes[0]["height"] > 150
+        assert actions["y"] + actions["height"] <= 844 and boxes[0]["y"] >= 0 and boxes[0]["height"] > 150
         assert all(end <= start for end, start in zip(ends, starts)), "something covers something"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         press(page, review, name, "a")
@@ -281,11 +282,12 @@ def test_a_video_is_played_and_stopped(page, address, run):
 def test_a_server_that_is_killed_loses_nothing_and_goes_on_where_it_was(browser, tmp_path):
     run, port = make_run(tmp_path / "run", items=2), free_port()
     review, page = Review(run), browser.new_page()
-    with served(run, port=port) as (address, _):
+    with served(run, port=port) as (address, *_):
         begin(page, address, "ana")
         first = press(page, review, "ana", "a")
         second = press(page, review, "ana", "n")
-    with served(run, port=port):
+    command = ["-m", "granted.cli", "data", "review", run, "--port", str(port)]
+    with served(run, port=port, folder=tmp_path, command=command) as (*_, server):
         page.reload()  # the address knows the reviewer
         page.wait_for_selector("#statements li")
         assert review.decisions() == [first, second] and shown(page) == expected(review, "ana")
@@ -297,6 +299,10 @@ def test_a_server_that_is_killed_loses_nothing_and_goes_on_where_it_was(browser,
         assert page.is_disabled("#accept") and page.is_enabled("#undo") and review.next("ana") is None
         page.keyboard.press("u")
         page.wait_for_selector("#statements li")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    rows = pq.read_table(run / "review" / "rows.parquet").to_pylist()
+    assert [row["decision"] for row in rows] == ["accept", "null", "accept"], "Ctrl-C has not written the decisions"
     page.close()
 
 
@@ -306,10 +312,12 @@ def test_two_people_log_in_to_a_copy_of_the_folder_as_to_a_space(browser, tmp_pa
     run = make_run(tmp_path / "run", items=3)
     Review(run, share=0.99)
     users = f"ana:{hashed(PASSWORD)}\nbo:{hashed(PASSWORD)}\n"
-    with served(run, users, folder=space, host="0.0.0.0") as (address, log):
+    with served(run, users, folder=space, host="0.0.0.0") as (address, log, _):
         page = browser.new_page()
         media = f"{address}gradio_api/file={next((run / 'media').iterdir())}"
         assert page.request.get(media).status == 401, "media are shown without a login"
+        for asked in ("gradio_api/queue/join", "gradio_api/run/predict"):
+            assert page.request.post(f"{address}{asked}", data={"data": [], "fn_index": 0}).status == 401, asked
         for name in ("ana", "bo"):
             page.goto(address)
             page.wait_for_selector("input[type=password]")

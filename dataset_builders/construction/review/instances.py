@@ -21,6 +21,8 @@ from .refusal import ReviewError
 
 ROWS = "check/rows.parquet"
 MEDIA = ("image", "video")
+FOLDER = "media"  # of the run; the page shows nothing outside it
+PAGES = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xht", ".xml"}  # in which a browser runs code
 STATEMENTS = 4
 TEXTS = ("instance", "id", "media", "file", "caption", "category", "question")
 COLUMNS = (*TEXTS, "statements", "label", "kept")
@@ -126,12 +128,14 @@ def statements_problem(statements: Any, label: Any) -> str | None:
 
 
 def _require_media(run: Path, instances: list[Instance]) -> None:
-    """Refuse media that are not there, or that lie outside the run, which the page would then show to anyone."""
-    folder = os.path.realpath(run)
+    """Refuse media that are not there, that lie elsewhere, or that are no media but pages."""
+    folder = os.path.realpath(run / FOLDER)
     files = {one.file: one.instance for one in instances}
     for file, name in files.items():
         if not os.path.realpath(run / file).startswith(folder + os.sep):
-            raise ReviewError(f"got the file {file!r} of {name}, which is outside {run}, expected one within it")
+            raise ReviewError(f"got the file {file!r} of {name}, expected one within {run / FOLDER}")
+        if Path(file).suffix.lower() in PAGES:
+            raise ReviewError(f"got the file {file!r} of {name}, expected an image or a video: convert it")
     missing = [file for file in files if not (run / file).is_file()]
     if missing:
         raise ReviewError(

@@ -33,7 +33,7 @@ def progress_bar(one: Progress) -> str:
 def media(one: Instance, run: Path) -> str:
     """The image or the video."""
     source = escape("gradio_api/file=" + quote(str(run / one.file)), quote=True)
-    if one.media == "image":
+    if one.media == "image" or one.file.lower().endswith(".gif"):
         return f'<img src="{source}" alt="The image that the caption describes">'
     return f'<video src="{source}" controls autoplay muted loop playsinline tabindex="0"></video>'
 

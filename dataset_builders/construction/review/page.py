@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from . import markup
 from .decisions import LONGEST, LONGEST_NAME, AlreadyDecidedError, decisions_table
-from .instances import STATEMENTS, Instance
+from .instances import FOLDER, STATEMENTS, Instance
 from .login import Users, require_login
 from .refusal import ReviewError
 from .reviewing import Review
@@ -38,6 +38,7 @@ NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]
 TITLE = "Review"
 HERE = Path(__file__).parent
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font is fetched from elsewhere
+TOP = "() => scrollTo(0, 0)"  # an instance is shown from its beginning
 # In the address, so that a page that is loaded again knows the name.
 KEEP_NAME = """(name) => {
   const url = new URL(location);
@@ -139,15 +140,15 @@ class Page:
         on(self.blocks.load, self.on_load, [])
         on(self.start.click, self.on_start, [self.name], KEEP_NAME)
         on(self.name.submit, self.on_start, [self.name], KEEP_NAME)
-        on(self.accept.click, self.on_accept)
-        on(self.null.click, self.on_null)
-        on(self.undo.click, self.on_undo)
+        on(self.accept.click, self.on_accept, js=TOP)
+        on(self.null.click, self.on_null, js=TOP)
+        on(self.undo.click, self.on_undo, js=TOP)
         on(self.fix.click, self.on_fix, js=FOCUS.format("#fixed-1 textarea"))
-        on(self.save_fix.click, self.on_save_fix, {*known, self.true, *self.texts})
+        on(self.save_fix.click, self.on_save_fix, {*known, self.true, *self.texts}, TOP)
         on(self.reject.click, self.on_reject)
-        on(self.save_reason.click, self.on_reason, [*known, self.reason])
+        on(self.save_reason.click, self.on_reason, [*known, self.reason], TOP)
         for button, reason in zip(self.reasons, REASONS):
-            on(button.click, self.on_reason, [*known, gr.State(reason)])
+            on(button.click, self.on_reason, [*known, gr.State(reason)], TOP)
         for button in (self.cancel_fix, self.cancel_reason):
             on(button.click, self.on_cancel)
         on(self.progress.click, self.on_progress, [self.open])
@@ -232,11 +233,11 @@ class Page:
         closed = {self.open: False, self.overview: gr.update(visible=False), self.download: gr.update(visible=False)}
         if is_open:
             return closed
-        review = self.review
-        tables = markup.overview(review.all_progress(), review.gold_scores(), review.agreement())
+        review, is_owner = self.review, not self.users or request.username == self.users.names()[0]
+        gold = review.gold_scores() if is_owner else []  # from which others could see what is gold
+        tables = markup.overview(review.all_progress(), gold, review.agreement())
         opened = {self.open: True, self.overview: gr.update(value=tables, visible=True)}
-        if self.users and request.username == self.users.names()[0]:
-            # For whom the page stands on another machine; names of gold instances are not for other reviewers.
+        if self.users and is_owner:  # whose page is perhaps on another machine
             path = Path(self.folder.name, "rows.parquet")
             pq.write_table(decisions_table(review.decisions(), review.store.gold()), path)
             opened[self.download] = gr.update(value=str(path), visible=True)
@@ -314,7 +315,7 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
             server_port=port,
             auth=users.allows if users else None,
             share=False,  # whatever the environment says: there would be no login
-            allowed_paths=[str(review.run / "media")],
+            allowed_paths=[str(review.run / FOLDER)],
             prevent_thread_lock=not wait,
             theme=THEME,
             # Within the head it stays as it is: gradio takes declarations out of what it gets as css.
