@@ -323,7 +323,7 @@ def test_fleiss_kappa_where_more_than_two_have_reviewed():
     counts = np.array([[pair.count(name) for name in DECISIONS] for pair in said])
     assert (row.method, row.reviewers, row.ratings, row.instances) == ("fleiss", 3, 2, 5)
     assert row.kappa == pytest.approx(fleiss_kappa(counts)) and row.agreed == pytest.approx(3 / 5)
-    # Kept or not: 3 + 2 x apart ... four of five agree, and 5 of 10 decisions are each.
+    # Kept or not: four of five agree, and 5 of 10 decisions are each.
     assert kept.of == "kept" and kept.agreed == pytest.approx(4 / 5) and kept.kappa == pytest.approx((0.8 - 0.5) / 0.5)
 
 

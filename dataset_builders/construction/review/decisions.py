@@ -53,6 +53,7 @@ CREATE TABLE decisions (
     "when" TEXT NOT NULL,
     undoes INTEGER UNIQUE REFERENCES decisions (number)
 );
+CREATE INDEX decided ON decisions (instance, reviewer);
 CREATE VIEW standing AS SELECT * FROM decisions
     WHERE undoes IS NULL AND number NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL);
 """ + "".join(

@@ -38,6 +38,7 @@ NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]
 TITLE = "Review"
 HERE = Path(__file__).parent
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font is fetched from elsewhere
+THEME.set(button_primary_background_fill="*primary_600")  # on which white is read easily
 TOP = "() => scrollTo(0, 0)"  # an instance is shown from its beginning
 # In the address, so that a page that is loaded again knows the name.
 KEEP_NAME = """(name) => {
@@ -257,11 +258,11 @@ class Page:
         instance, since = _read(shown)
         try:
             self.review.decide(instance, reviewer, decision, seconds=max(0.0, time.time() - since), **more)
+            return self._show(reviewer)
         except AlreadyDecidedError:
             return self._show(reviewer, "You had already decided about that one; what was saved first stands.")
         except ReviewError as error:
             return {self.notice: markup.notice(str(error))}  # and what was typed stays
-        return self._show(reviewer)
 
     def _show(self, reviewer: str, words: str = "", instance: Instance | None = None) -> Update:
         """Everything that is shown to a reviewer now: an instance, by default the next."""
