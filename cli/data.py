@@ -120,7 +120,7 @@ def data_check(settings: DataCheck):
     """Check what the synthetic benchmark promises, and what shortcuts (shared words, ...) make of any benchmark."""
     from granted.dataset_builders.scenes.check import broken_promises
     from granted.dataset_builders.ted_6k.reading import read_ted
-    from granted.eval_metric.shortcuts import shortcut_report
+    from granted.dataset_builders.ted_6k.shortcuts import shortcut_report
     from granted.utils.files import write_json
 
     if settings.ted:

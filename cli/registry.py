@@ -93,7 +93,7 @@ def run_command(arguments: Sequence[str]) -> None:
         console.print(help_text(chosen.kinds(), f"granted {name}", description, chosen.without, everything=everything))
         return
     with status("loading libraries"):
-        early = chosen.settings is not None  # the settings are a library's
+        early = chosen.models and chosen.settings is not None  # the settings are a library's
         if early:
             prepare_libraries()
         given: list[Any] = read_options(chosen.kinds(), rest, f"granted {name}", chosen.without)

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.features import reading_of
 from granted.encoding.loading import device_name
-from granted.eval_metric.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_fingerprint import weights_hash

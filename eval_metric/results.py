@@ -144,7 +144,7 @@ class Result:
         dataset: name, config ("official", "sample", "synthetic" or "custom"), fingerprint, instances, captions; of
             the whole dataset, also in a shard.
         provenance: see `provenance`.
-        baselines: see `granted.eval_metric.baselines.baseline_summary`; default none.
+        baselines: see `granted.dataset_builders.ted_6k.baselines.baseline_summary`; default none.
         shard: "i/n" with i from 1 to n where this is a part; default None, the whole.
 
     Raises:

@@ -49,6 +49,7 @@ KINDS = {
 REPOSITORIES = {
     "granted": "model",
     "ted-6k": "dataset",
+    "training-data": "dataset",
     "ted_accuracy": "metric",
     "granted-lumina2": "pipeline",
     "granted-wan": "pipeline",

@@ -7,6 +7,7 @@
     release/
         granted/             the fused encoder; with an aggregator also for sentence-transformers
         ted-6k/              the benchmark
+        training-data/       caption pairs, and questions about images and videos, if there are some
         ted_accuracy/        the metric, a Space
         granted-lumina2/     text to image, if there is a pipeline
         granted-wan/         text to video, likewise
@@ -20,6 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.shapes.rungs import rung_note, rung_ted
-from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES, SYNTHETIC
 from granted.encoding.features import read_layer_weights
@@ -52,7 +54,7 @@ from granted.publishing.sources import Sources
 from granted.publishing.upload import check_tag
 from granted.training.run_folder import RECORD
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.files import atomic_path, read_json, read_text, write_json
 
 
 ROOT = Path(__file__).parents[1]
@@ -127,20 +129,17 @@ def build_release(
     _remove_abandoned(output)
     with atomic_path(output) as folder, FileLock(folder.parent / _LOCK):
         try:
-            report("building granted")
-            _build_model(folder / "granted", sources, report)
-            report("building ted-6k")
-            _build_dataset(folder / "ted-6k", sources.ted, owner, tag)
-            report("building ted_accuracy")
-            (folder / "ted_accuracy").mkdir()
-            for name in ("ted_accuracy.py", "app.py", "requirements.txt"):
-                shutil.copyfile(ROOT / "eval_metric" / "ted_accuracy" / name, folder / "ted_accuracy" / name)
-            for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
-                if source is not None:
-                    report(f"building {name}")
-                    _build_pipeline(folder / name, Path(source), PIPELINES[name], sources)
-            report("writing the cards")
-            _write_cards(folder, sources, owner, tag)
+            folder.mkdir()
+            if not (sources.without_model and sources.ted is None):
+                report("building ted-6k")
+                _build_dataset(folder / "ted-6k", sources.ted, owner, tag)
+            if sources.training_data is not None:
+                report("building training-data")
+                _copy_training_data(folder / "training-data", Path(sources.training_data), owner)
+            if not sources.without_model:
+                _build_models(folder, sources, report)
+                report("writing the cards")
+                _write_cards(folder, sources, owner, tag)
             released = {}
             for path in sorted(folder.iterdir()):
                 report(f"checking and hashing {path.name}")
@@ -149,6 +148,20 @@ def build_release(
             return released
         except InputError as error:  # the folder that it names is about to be removed
             raise InputError(str(error).replace(str(folder), f"what was to become {output}")) from error
+
+
+def _build_models(folder: Path, sources: Sources, report: Callable[[str], object]) -> None:
+    """The model, what is measured on it and what it is part of, without their cards."""
+    report("building granted")
+    _build_model(folder / "granted", sources, report)
+    report("building ted_accuracy")
+    (folder / "ted_accuracy").mkdir()
+    for name in ("ted_accuracy.py", "app.py", "requirements.txt"):
+        shutil.copyfile(ROOT / "eval_metric" / "ted_accuracy" / name, folder / "ted_accuracy" / name)
+    for name, source in (("granted-lumina2", sources.lumina2), ("granted-wan", sources.wan)):
+        if source is not None:
+            report(f"building {name}")
+            _build_pipeline(folder / name, Path(source), PIPELINES[name], sources)
 
 
 def _check_replaced(output: Path) -> None:
@@ -172,13 +185,15 @@ def _remove_abandoned(output: Path) -> None:
 
 def _check(sources: Sources, owner: str, tag: str | None) -> None:
     """Raise about what can be known before anything is built."""
-    if (sources.encoder is None) == (sources.checkpoint is None):
+    if sources.without_model:
+        _check_data_alone(sources)
+    elif (sources.encoder is None) == (sources.checkpoint is None):
         raise InputError("got both or neither of encoder and checkpoint, expected one of them, or the preset: choose")
     if sources.encoder is None and (sources.revision or sources.layer_weights):
         raise InputError("got a revision or layer weights with a checkpoint, which has its own: leave them out")
     if sources.dtype not in (None, "bfloat16", "float16", "float32"):
         raise InputError(f"got dtype {sources.dtype!r}, expected bfloat16, float16 or float32")
-    if not sources.license:
+    if not (sources.license or sources.without_model):
         raise InputError(
             "got no license, expected that of the weights: pass one (--license apache-2.0), or what the encoder has"
         )
@@ -190,6 +205,14 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
         raise InputError(f"got owner {owner!r}, expected the name of a user or an organisation on the Hub")
     if tag is not None:
         check_tag(tag)
+
+
+def _check_data_alone(sources: Sources) -> None:
+    """Raise if something was given that only a model has; the cards of data have their licence."""
+    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data")]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(sources, name)]
+    if given:
+        raise InputError(f"got {', '.join(given)} without a model, expected --encoder or --checkpoint, or data alone")
 
 
 def _build_model(folder: Path, sources: Sources, report: Callable[[str], object]) -> None:
@@ -293,14 +316,31 @@ def _fetch_fusion(sources: Sources) -> GrantedModel:
 
 def _build_dataset(folder: Path, ted: str | os.PathLike | None, owner: str, tag: str | None) -> None:
     if ted is None:
-        records, config_name, note = rung_ted(OFFICIAL_INSTANCES), SYNTHETIC, rung_note()
+        records, config_name, note, origin = rung_ted(OFFICIAL_INSTANCES), SYNTHETIC, rung_note(), None
     else:
         records, info = read_ted(ted)
         config_name, written = info["config"], Path(ted) / "statistics.json"
         if not written.is_file():
             raise InputError(f"got {ted} as benchmark, expected a folder that `granted data ted` wrote: make one")
-        note = read_json(written)["source_note"]
-    export_dataset(records, folder, config_name=config_name, source_note=note, repo_id=f"{owner}ted-6k", revision=tag)
+        said = read_json(written)
+        note, origin = said["source_note"], Origin(**said["origin"]) if "origin" in said else None
+    name = f"{owner}ted-6k"
+    export_dataset(
+        records, folder, config_name=config_name, source_note=note, repo_id=name, revision=tag, origin=origin
+    )
+
+
+def _copy_training_data(folder: Path, source: Path, owner: str) -> None:
+    """What `granted data construct` has exported for training, its card with the name that it will have on the Hub."""
+    data = [source / name for name in ("pairs.parquet", "vqa.parquet") if (source / name).is_file()]
+    card = source / "README.md"
+    if not data or not card.is_file():
+        raise InputError(f"got {source} as training data, expected what granted data construct has exported: check it")
+    folder.mkdir()
+    for path in data:
+        shutil.copyfile(path, folder / path.name)
+    named = read_text(card).replace('load_dataset("training-data"', f'load_dataset("{owner}training-data"')
+    _write_card(folder, named)
 
 
 def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: Sources) -> None:
@@ -327,7 +367,7 @@ def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: S
 
 
 def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) -> None:
-    """The cards of all but the benchmark, which came with its own."""
+    """The cards of all but data, which came with their own."""
     scores = Path(sources.scores) if sources.scores is not None else None
     config = read_json(folder / "granted" / "config.json")
     record = folder / "granted" / RECORD

@@ -15,7 +15,8 @@ Folder = str | os.PathLike | None
 
 @dataclass(frozen=True)
 class Sources:
-    """What a release is made from: an encoder on the Hub, of which the fusion alone is released, or a checkpoint.
+    """What a release is made from: an encoder on the Hub, of which the fusion alone is released, or a checkpoint, or
+    data without either.
 
     Args:
         prompts (`Mapping[str, str]`): of the examples in the cards of `granted-lumina2` and `granted-wan`.
@@ -33,7 +34,12 @@ class Sources:
         None, "Folder of a text-to-image pipeline; one without a text encoder gets the checkpoint and its tokenizer."
     )
     wan: Folder = option(None, "Folder of a text-to-video pipeline, likewise.")
-    ted: Folder = option(None, "A benchmark's folder, as granted data ted writes it; the synthetic one without.")
+    ted: Folder = option(
+        None,
+        "A benchmark's folder, as granted data ted or construct writes it; the synthetic one without. Alone, or with "
+        "--training-data, it is released without a model.",
+    )
+    training_data: Folder = option(None, "Folder with pairs.parquet or vqa.parquet, of granted data construct.")
     scores: Folder = option(
         None,
         "Results for the cards, of which any may be missing: ted/*.json, vqa.json, and granted-lumina2/ and "
@@ -46,3 +52,9 @@ class Sources:
     datasets: list[str] = option([], "Hub ids of the data that they were trained on.")
     prompts: Mapping[str, str] = field(default_factory=dict)
     demonstration: bool = False
+
+    @property
+    def without_model(self) -> bool:
+        """Whether there are data alone."""
+        data = self.ted is not None or self.training_data is not None
+        return data and self.encoder is None and self.checkpoint is None

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from granted.eval_metric.baselines import baseline_summary
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.eval_metric.results import Result, provenance
 
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.eval_metric.baselines import baseline_summary, chance, shared_tie_accuracy, tfidf_cosine, word_overlap
+from granted.dataset_builders.ted_6k.baselines import (
+    baseline_summary,
+    chance,
+    shared_tie_accuracy,
+    tfidf_cosine,
+    word_overlap,
+)
 from granted.utils.errors import InputError
 
 

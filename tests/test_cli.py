@@ -15,7 +15,7 @@ import yaml
 from datasets import load_dataset
 from transformers import ViTConfig, ViTModel
 
-from granted.cli import adapt, data, doctor, encode, evaluate, generate, push, registry, train  # noqa: F401  they register commands
+from granted.cli import adapt, construct, data, doctor, encode, evaluate, generate, push, registry, review, train  # noqa: F401  they register commands
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE
 from granted.encoding.features import new_aggregator

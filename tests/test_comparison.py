@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from granted.dataset_builders.scenes.world import synthetic_ted
-from granted.eval_metric.baselines import baseline_summary
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.eval_metric.comparison import Score, Scores, compare, read_scores
 from granted.eval_metric.results import Result, provenance
 from granted.utils.errors import InputError

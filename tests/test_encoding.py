@@ -9,7 +9,7 @@ import torch
 from accelerate import dispatch_model
 
 from granted import cli
-from granted.cli import adapt, data, doctor, encode, evaluate, generate, push, train  # noqa: F401  they register commands
+from granted.cli import adapt, data, doctor, encode, evaluate, generate, push, review, train  # noqa: F401  they register commands
 from granted.cli.registry import COMMANDS
 from granted.encoding.loading import EncoderOptions, LoadingOptions, choose_device, load_encoder, place, split_spec
 from granted.modeling_granted import GrantedModel

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from granted.cli import adapt, data, doctor, encode, evaluate, generate, push, train  # noqa: F401  they register commands
+from granted.cli import adapt, construct, data, doctor, encode, evaluate, generate, push, review, train  # noqa: F401  they register commands
 from granted.cli.registry import COMMANDS
 from granted.utils.errors import InputError
 from granted.utils.program import run_as_command

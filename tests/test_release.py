@@ -17,6 +17,8 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
+from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
+from granted.dataset_builders.construction.card import ExportSettings, training_card
 from granted.model_cards.kinds import REPOSITORIES
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.publishing.build import build_release, miniature
@@ -50,6 +52,8 @@ ted = load_dataset("{owner}ted-6k", split="test")
 assert len(ted) == 6641
 spatial = load_dataset("{owner}ted-6k", "spatial_relationship", split="test")
 assert set(spatial["category"]) == {{"Spatial Relationship"}}
+
+assert len(load_dataset("{owner}training-data", "pairs", split="train")) == 3
 
 metric = evaluate.load("{owner}ted_accuracy")
 assert metric.compute(predictions=[[0.9, 0.2], [0.1, 0.3]], references=[0, 0])["accuracy"] == 0.5
@@ -96,7 +100,18 @@ def sources(tmp_path_factory) -> Sources:
     (scores / "granted-wan").mkdir()
     for name in ("grid.png", "training_record.json"):
         shutil.copy(ROOT / "results" / "stage2" / "video" / name, scores / "granted-wan")
-    return replace(tiny, wan=folder / "granted-wan", scores=scores)
+    return replace(tiny, wan=folder / "granted-wan", scores=scores, training_data=training_data(folder / "data"))
+
+
+def training_data(folder: Path) -> Path:
+    """What `granted data construct` exports for training, of three pairs."""
+    texts = ["A red cube lies on a blue ball.", "Two cats sleep.", "A dog runs over the wet street."]
+    pair = {"media": "image", "source": "construct"}
+    pairs = [CaptionPair(id=str(i), caption_a=text, caption_b=f"Seen: {text}", **pair) for i, text in enumerate(texts)]
+    write_pairs(pairs, folder / "pairs.parquet")
+    settings = ExportSettings(license="cc-by-4.0", source_license="apache-2.0")
+    (folder / "README.md").write_text(training_card(folder, settings, "By hand."))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -147,8 +162,8 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     hub = loopback_hub
     owner = hub.environment(tmp_path / "owner", TOKEN)
     command = ("push", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
-    for name in ("checkpoint", "aggregator", "lumina2", "wan", "scores", "license"):
-        command = (*command, f"--{name}", getattr(sources, name))
+    for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "scores", "license"):
+        command = (*command, f"--{name.replace('_', '-')}", getattr(sources, name))
     command = (*command, "--ted", release / "ted-6k")
     hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself
     hub.fail_next("POST", "/api/datasets/.*/commit/", 402)

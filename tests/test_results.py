@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from granted.eval_metric.baselines import baseline_summary
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.eval_metric.results import Result, load, load_all, merge_shards, provenance
 from granted.utils.errors import InputError
 

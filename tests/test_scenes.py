@@ -29,9 +29,9 @@ from granted.dataset_builders.scenes.world import (
     with_one_fact_changed,
     world_pairs,
 )
+from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.dataset_builders.ted_6k.records import MEDIA, OFFICIAL_COUNTS, composition_name, fingerprint
-from granted.eval_metric.baselines import baseline_summary
-from granted.eval_metric.shortcuts import shortcut_report, statement_only
+from granted.dataset_builders.ted_6k.shortcuts import shortcut_report, statement_only
 from granted.utils.errors import InputError
 
 

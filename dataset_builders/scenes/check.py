@@ -125,9 +125,9 @@ def broken_promises(report: dict, shortcuts: Mapping[str, dict]) -> list[str]:
 
     Args:
         report (`dict`): of `check_world` or `check_rungs`.
-        shortcuts (`dict`): those of `granted.eval_metric.shortcuts.shortcut_report` that must not work: they are at
-            chance, 25 +- 3, and 25 +- 7 in every category, or three standard errors where these are more. With any, no
-            statement may have a word of its own, either.
+        shortcuts (`dict`): those of `granted.dataset_builders.ted_6k.shortcuts.shortcut_report` that must not work:
+            they are at chance, 25 +- 3, and 25 +- 7 in every category, or three standard errors where these are more.
+            With any, no statement may have a word of its own, either.
     """
     broken = [
         f"{report[name]} {text}"

@@ -18,6 +18,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,23 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What the maker of a custom benchmark says of it in its card.
+
+    Attributes:
+        license (`str`): of the records, such as `"cc-by-4.0"`.
+        language (`str`): its name, such as `"English"`.
+        language_code (`str`): as ISO 639 has it, such as `"en"`.
+        made (`str`): Markdown, the section on how it was made.
+    """
+
+    license: str
+    language: str
+    language_code: str
+    made: str
+
+
 def export_dataset(
     records: Iterable[TedRecord],
     output_dir: str | Path,
@@ -69,6 +87,7 @@ def export_dataset(
     source_note: str,
     repo_id: str = "ted-6k",
     revision: str | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write the records as a dataset folder, as they come; the same records give the same bytes.
 
@@ -79,6 +98,7 @@ def export_dataset(
         source_note (`str`): a sentence for the card saying where the records come from.
         repo_id (`str`, defaults to `"ted-6k"`): where the folder will be on the Hub; the card loads it from there.
         revision (`str`, *optional*): the tag it will have there; the card's example pins it.
+        origin ([`Origin`], *optional*): what the card says of a custom benchmark beside the note.
 
     Returns:
         `Path`: `output_dir`.
@@ -90,6 +110,8 @@ def export_dataset(
     output_dir = Path(output_dir)
     if config_name not in LICENSES:
         raise InputError(f"got config_name {config_name!r}, expected one of {', '.join(LICENSES)}")
+    if origin is not None and config_name != "custom":
+        raise InputError(f"got an origin of the benchmark {config_name!r}, expected none: a custom one has it")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / "ted_6k.py").is_file():
         raise InputError(f"got {output_dir}, which holds other files, expected a new folder: choose another")
     with atomic_path(output_dir) as folder:
@@ -102,9 +124,10 @@ def export_dataset(
                 f"{stats['config_name']!r}, expected {stats['config_name']!r}: scores of one are never to be "
                 "presented as those of another"
             )
-        write_json(folder / "statistics.json", {"source_note": source_note, **stats})
+        said = {"source_note": source_note} | ({"origin": asdict(origin)} if origin else {})
+        write_json(folder / "statistics.json", said | stats)
         shutil.copyfile(HERE / "ted_6k.py", folder / "ted_6k.py")
-        card = render_card(folder, sizes, stats, source_note, repo_id=repo_id, revision=revision)
+        card = render_card(folder, sizes, stats, source_note, repo_id=repo_id, revision=revision, origin=origin)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return output_dir
 
@@ -144,6 +167,7 @@ def render_card(
     *,
     repo_id: str = "ted-6k",
     revision: str | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """The dataset card: YAML with one configuration per selection that has rows, and the text of `card.md`.
 
@@ -155,7 +179,8 @@ def render_card(
         sizes (`Mapping[str, int]`): their names in it, and the bytes of their rows in memory.
         stats (`dict`): the answer of `describe`.
         source_note (`str`): where the records come from.
-        repo_id (`str`, defaults to `"ted-6k"`), revision (`str`, *optional*): as of [`export_dataset`].
+        repo_id (`str`, defaults to `"ted-6k"`), revision (`str`, *optional*), origin ([`Origin`], *optional*): as of
+            [`export_dataset`].
     """
     config_name = stats["config_name"]
     patterns = dict(CONFIG_FILES)
@@ -164,8 +189,8 @@ def render_card(
     files = {name: found for name, pattern in patterns.items() if (found := fnmatch.filter(sorted(sizes), pattern))}
     size = next(name for most, name in SIZE_CATEGORIES.items() if stats["instances"] < most)
     data = DatasetCardData(
-        language="en",
-        license=LICENSES[config_name],
+        language=origin.language_code if origin else "en",
+        license=origin.license if origin else LICENSES[config_name],
         pretty_name="TED-6K" if config_name == "official" else f"TED-6K layout, {config_name}",
         task_categories=["sentence-similarity"],
         tags=["text-encoder", "text-to-image", "text-to-video", "benchmark"],
@@ -173,7 +198,7 @@ def render_card(
         configs=[
             {
                 "config_name": name,
-                "description": f"SHA-256 of the files: {_sha256_of(folder / file for file in files[name])}",
+                "description": f"SHA-256 of the files: {sha256_of(folder / file for file in files[name])}",
                 **({"default": True} if name == "default" else {}),
                 "data_files": [{"split": "test", "path": patterns[name]}],
             }
@@ -184,7 +209,7 @@ def render_card(
     text = fill_template(
         HERE / "card.md",
         citation=bibtex(),
-        code_sha256=_sha256_of([HERE / "ted_6k.py"]),
+        code_sha256=sha256_of([HERE / "ted_6k.py"]),
         config_name=config_name,
         configs=list(files),
         fields=[
@@ -199,13 +224,15 @@ def render_card(
         repo_id=repo_id,
         revision=revision,
         source_note=source_note,
+        origin=origin,
         stats=stats,
         table=rows(stats),
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
-def _sha256_of(files: Iterable[Path]) -> str:
+def sha256_of(files: Iterable[Path]) -> str:
+    """The hash of files, one after the other; in a card it tells `load_dataset` what it has not read yet."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from granted.eval_metric.baselines import baseline_summary, mean_credits, shared_tie_accuracy
+from granted.dataset_builders.ted_6k.baselines import baseline_summary, mean_credits, shared_tie_accuracy
 from granted.utils.errors import InputError
 
 

@@ -1,6 +1,6 @@
 """What TED scores are worth without an encoder: chance, shared words and TF-IDF, printed beside every score.
 
-    from granted.eval_metric.baselines import baseline_summary
+    from granted.dataset_builders.ted_6k.baselines import baseline_summary
     baseline_summary(records)["word_overlap"]["accuracy"]
 
 Records are TED records (dicts). Any handful of them will do to try it; nothing here needs more than seconds on CPU.

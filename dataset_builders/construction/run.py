@@ -1,0 +1,288 @@
+"""A construction from its settings to the exported data: the stages in their order, each once.
+
+    construct(settings)                         # goes on where it was
+    plan(settings)                              # what would be asked, without a call
+
+Each stage has a folder in the run with `rows.parquet`, `set_aside.parquet` and `stage.json`, which appear together
+when it is complete; what a stage has been answered until then is in `calls.sqlite`. A stage is done again if what it
+is made of has changed, and takes the answers that still hold from there. How to run it tiny: docs/construction.md.
+Tests: tests/test_construction_run.py.
+"""
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from granted.dataset_builders.construction.client import Endpoint, NoAnswer, Request
+from granted.dataset_builders.construction.curation import curate
+from granted.dataset_builders.construction.export import export
+from granted.dataset_builders.construction.prompts import Prompt, read_prompts
+from granted.dataset_builders.construction.settings import ConstructionSettings
+from granted.dataset_builders.construction.stages import (
+    SET_ASIDE,
+    STAGES,
+    Outcome,
+    Stage,
+    Unit,
+    Writer,
+    name_of,
+    take_step,
+    units_of,
+)
+from granted.dataset_builders.construction.store import Call, CallStore
+from granted.utils.errors import InputError
+from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.versions import library_versions
+
+
+ROWS_PER_GROUP = 1000
+LIBRARIES = ("granted", "aiohttp", "pyarrow", "jsonschema", "pillow")
+
+
+def construct(settings: ConstructionSettings, report: Callable[[str], object] = lambda line: None) -> None:
+    """Take every stage of a run that is not done yet.
+
+    Args:
+        settings (`ConstructionSettings`): what and how. Those of the data may not change within a folder.
+        report (`Callable`): called with a line for each stage.
+
+    Raises:
+        InputError: the settings are not those of the folder, another process is working in it, or a stage cannot be
+            finished. Run again, it goes on.
+    """
+    prompts = read_prompts(settings.prompts)
+    with opened(settings, prompts) as store:
+        report(f"curate: {curated(settings)}")
+        for stage in STAGES.values():
+            report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store)['counts'])}")
+        run, counts = settings.output, read_json(settings.output / "check" / "stage.json")["counts"]
+        if settings.unreviewed or not counts["rows"] or (run / "review" / "rows.parquet").is_file():
+            report(f"export: {_counted(export(settings, run))}")
+        else:
+            report(f"export: waits for the review of the benchmark (granted data review {run}); then run this again")
+
+
+def curated(settings: ConstructionSettings) -> str:
+    """Curate the source, if that is not done; its counts in words."""
+    path = settings.output / "curate" / "stage.json"
+    if not path.is_file():
+        curate(settings, settings.output, sys.stderr.isatty())
+    return _counted(read_json(path)["counts"])
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+@contextmanager
+def opened(settings: ConstructionSettings, prompts: dict[str, Prompt]) -> Iterator[CallStore]:
+    """The store of a run's folder, for this process alone and for these settings and prompts alone.
+
+    Raises:
+        InputError: the folder is in use, or belongs to other settings.
+    """
+    run = settings.output
+    run.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lock = filelock.FileLock(run / "run.lock", timeout=0)
+        try:
+            stack.enter_context(lock)
+        except filelock.Timeout:
+            raise InputError(f"got {run}, in which another process is working, expected none: wait for it") from None
+        store = stack.enter_context(CallStore(run / "calls.sqlite"))
+        _require_same(run / "settings.json", settings, prompts, store)
+        yield store
+
+
+def _require_same(path: Path, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore) -> None:
+    """Until the first call settings may change, as after a plan; then what was made by others is made again."""
+    now = settings.of_the_data() | {f"prompt {name}": prompt.digest for name, prompt in prompts.items()}
+    now = json.loads(json.dumps(now))
+    before = read_json(path) if path.is_file() else now
+    other = [name for name in now | before if now.get(name) != before.get(name)]
+    if not path.is_file():
+        write_json(path, now)
+    elif other and not store.spent().calls:
+        for name in ("curate", *STAGES):
+            (path.parent / name / "stage.json").unlink(missing_ok=True)
+        write_json(path, now)
+    elif other:
+        shown = [f"{name} {now.get(name)!r:.60} (before: {before.get(name)!r:.60})" for name in other[:3]]
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise InputError(
+            f"got {', '.join(shown)}{more} for {path.parent}, expected the settings that it was begun with: take "
+            "those, or another output, into which calls.sqlite may be copied so that no call is made twice"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+
+
+def done_stage(
+    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore
+) -> dict[str, Any]:
+    """The record of a stage, which is taken if it is not done, or was made of other rows.
+
+    Raises:
+        InputError: it cannot be finished now.
+    """
+    folder = settings.output / stage.name
+    made_of = _made_of(stage, settings)
+    if (folder / "stage.json").is_file():
+        record = read_json(folder / "stage.json")
+        if record["input"] == made_of:
+            return record
+    total = sum(1 for _ in units_of(stage, settings, settings.output))
+    not_sent = asyncio.run(_ask_all(stage, settings, prompts, store, total))
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        counts = _write(temporary, stage, _replayed(stage, settings, prompts, store))
+        record = _record(stage, settings, prompts, store, not_sent)
+        write_json(temporary / "stage.json", record | {"counts": counts, "input": made_of})
+    return read_json(folder / "stage.json")
+
+
+async def _ask_all(
+    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore, total: int
+) -> list[str]:
+    """Make the calls of a stage, so many at a time; the fields that the endpoint did not take."""
+    async with Endpoint(settings, store) as endpoint:
+        writer = Writer(settings, prompts, settings.output, endpoint.ask)
+        with tqdm(desc=stage.name, total=total, disable=None) as bar:
+
+            async def step(unit: Unit) -> None:
+                await take_step(stage, unit, writer)
+                bar.update()
+
+            units = units_of(stage, settings, settings.output)
+            unanswered = await for_each(units, step, settings.concurrency)
+        if unanswered:
+            unit, error = unanswered[0]
+            raise InputError(
+                f"got no answer for {len(unanswered)} of {total} in stage {stage.name} ({name_of(unit)}: {error}), "
+                "expected one for each: run the same command again, which asks for these only"
+            )
+        return sorted(endpoint.dropped)
+
+
+async def for_each(
+    units: Iterable[Unit], step: Callable[[Unit], Any], concurrency: int
+) -> list[tuple[Unit, NoAnswer]]:
+    """Take a step for every unit, so many at a time; no more units than that are in memory.
+
+    What ends it, such as Ctrl-C, lets the calls that are on their way come in: their answers are paid. A second Ctrl-C
+    does not.
+
+    Returns:
+        `list`: the units without an answer, with what came instead.
+    """
+    waiting, unanswered, ended = iter(units), [], []
+
+    async def work() -> None:
+        for unit in waiting:
+            try:
+                await step(unit)
+                await asyncio.sleep(0)  # a step that finds its answers in the store waits for nothing
+            except NoAnswer as error:
+                unanswered.append((unit, error))
+            except BaseException as error:
+                ended.append(error)
+            if ended:
+                return
+
+    workers = [asyncio.ensure_future(work()) for _ in range(concurrency)]
+    try:
+        await asyncio.wait(workers)
+    except asyncio.CancelledError as error:
+        ended.append(error)
+        await asyncio.wait(workers)
+    if ended:
+        raise ended[0]
+    return unanswered
+
+
+def _replayed(
+    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore
+) -> Iterator[Outcome]:
+    """What the recorded answers make of the units, in their order."""
+
+    async def recorded(request: Request, attempt: int) -> Call:
+        return store.find(request.key(attempt))
+
+    writer = Writer(settings, prompts, settings.output, recorded)
+    with closing(asyncio.new_event_loop()) as loop:
+        for unit in units_of(stage, settings, settings.output):
+            yield loop.run_until_complete(take_step(stage, unit, writer))
+
+
+def _write(folder: Path, stage: Stage, outcomes: Iterable[Outcome]) -> dict[str, int]:
+    counts = Counter({"rows": 0, "null": 0, "set aside": 0})
+    with (
+        pq.ParquetWriter(folder / "rows.parquet", stage.columns) as rows,
+        pq.ParquetWriter(folder / "set_aside.parquet", SET_ASIDE) as set_aside,
+    ):
+        outcomes = iter(outcomes)
+        while chunk := list(islice(outcomes, ROWS_PER_GROUP)):
+            made = [row for outcome in chunk for row in outcome.rows]
+            kept = [row for row in made if stage.keeps_null or row[stage.null] is not None]
+            aside = [row for outcome in chunk for row in outcome.set_aside]
+            rows.write_table(pa.Table.from_pylist(kept, schema=stage.columns))
+            set_aside.write_table(pa.Table.from_pylist(aside, schema=SET_ASIDE))
+            counts["rows"] += len(kept)
+            counts["null"] += sum(row[stage.null] is None for row in made) if stage.null else 0
+            counts["set aside"] += len(aside)
+            counts.update(f"not kept: {reason}" for row in made for reason in row.get("reasons", ()))
+    return dict(counts)
+
+
+def _record(
+    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore, dropped: list[str]
+) -> dict[str, Any]:
+    """The provenance of a stage."""
+    spent = store.spent(stage.name)
+    used = {name: prompts[name] for name in prompts if name.startswith(PROMPTS_OF[stage.name])}
+    return {
+        "stage": stage.name,
+        "model": settings.model,
+        "endpoint": settings.host,
+        "prompts": {
+            name: {
+                "version": one.version,
+                "hash": one.digest,
+                "temperature": one.temperature,
+                "max_tokens": one.max_tokens,
+            }
+            for name, one in used.items()
+        },
+        "language": settings.language,
+        "seed": settings.seed,
+        "not_sent": dropped,
+        "usage": asdict(spent),
+        "mean_seconds": spent.seconds / spent.calls if spent.calls else None,
+        "versions": library_versions(*LIBRARIES),
+        "settings": hashlib.sha256((settings.output / "settings.json").read_bytes()).hexdigest(),
+    }
+
+
+PROMPTS_OF = {name: "check_" if name == "check" else stage.prompt.partition("{")[0] for name, stage in STAGES.items()}
+
+
+def _made_of(stage: Stage, settings: ConstructionSettings) -> str:
+    """A hash of the rows that a stage takes, and of the thresholds if it has some."""
+    digest = hashlib.sha256(json.dumps(settings.thresholds()).encode() if stage.name == "check" else b"")
+    for name in ("curate", *stage.inputs):
+        digest.update(hashlib.sha256((settings.output / name / "rows.parquet").read_bytes()).digest())
+    return digest.hexdigest()

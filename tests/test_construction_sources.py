@@ -1,0 +1,149 @@
+"""Media and captions from folders, tar files and datasets; nothing is unpacked, and nothing is lost in silence."""
+
+import io
+import json
+import tarfile
+
+import PIL.Image
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Value, Video
+from hypothesis import given
+from hypothesis import strategies as st
+
+from granted.dataset_builders.construction.sources import SourceSettings, _samples, read_source
+from granted.utils.errors import InputError
+
+
+def picture(colour="red", kind="PNG") -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8), colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def read(source, **options):
+    return list(read_source(SourceSettings(source=str(source), **options)))
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, content in members:
+            if isinstance(content, bytes):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+            else:
+                file.addfile(content)
+    return path
+
+
+def test_a_folder_is_read_with_those_inside_it_and_with_the_captions_beside_the_files(tmp_path):
+    (tmp_path / "birds" / ".cache").mkdir(parents=True)
+    (tmp_path / "b.png").write_bytes(picture("blue"))
+    (tmp_path / "b.txt").write_text(" A blue square.\n")
+    (tmp_path / "birds" / "a.jpg").write_bytes(picture("red", "JPEG"))
+    (tmp_path / "birds" / "a.json").write_text(json.dumps({"caption": "Red.", "licence": "?"}))
+    (tmp_path / "birds" / "c.jpg").write_bytes(b"")
+    (tmp_path / "birds" / ".cache" / "x.jpg").write_bytes(picture())
+    (tmp_path / "link.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "alone.txt").write_text("of no image")
+    found = [(one.name, len(one.content), one.caption) for one in read(tmp_path)]
+    blue, red = len(picture("blue")), len(picture("red", "JPEG"))
+    expected = [("b.png", blue, "A blue square."), ("birds/a.jpg", red, "Red."), ("birds/c.jpg", 0, None)]
+    assert found == [("alone.txt", 11, None), *expected]
+
+
+def test_a_caption_that_cannot_be_read_takes_its_image_with_it_and_says_so(tmp_path):
+    for name, text in (("a", b"\xff"), ("b", b"{")):
+        (tmp_path / f"{name}.png").write_bytes(picture())
+        (tmp_path / f"{name}.{'txt' if name == 'a' else 'json'}").write_bytes(text)
+    assert [(one.content, "caption" in one.problem) for one in read(tmp_path)] == [(None, True)] * 2
+
+
+def test_tar_files_are_read_sample_by_sample_and_nothing_of_them_reaches_the_disk(tmp_path):
+    link = tarfile.TarInfo("shard/4.jpg")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+    members = [
+        ("shard/1.jpg", picture("red", "JPEG")),
+        ("shard/1.txt", b"Red."),
+        ("shard/2.json", json.dumps({"caption": "Blue."}).encode()),
+        ("shard/2.seg.png", picture("blue")),
+        ("../../escaped.png", picture("green")),
+        ("/absolute.png", picture("black")),
+        ("shard/4.jpg", link),
+    ]
+    tar(tmp_path / "a.tar", members)
+    tar(tmp_path / "b.tar", [("5.png", picture())])
+    found = [(one.name, one.caption) for one in read(f"{tmp_path / 'a.tar'},{tmp_path / 'b.tar'}")]
+    assert found == [
+        ("a.tar/shard/1.jpg", "Red."),
+        ("a.tar/shard/2.seg.png", "Blue."),
+        ("a.tar/../../escaped.png", None),
+        ("a.tar//absolute.png", None),
+        ("b.tar/5.png", None),
+    ]
+    assert read(tmp_path) == read(f"{tmp_path / 'a.tar'},{tmp_path / 'b.tar'}")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tar", "b.tar"]
+    assert not (tmp_path.parents[1] / "escaped.png").exists()
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=12), st.binary(max_size=4))))
+def test_every_file_of_a_tar_that_is_not_hidden_is_in_one_sample(members):
+    sampled = [content for _, sample in _samples(members) for _, content in sample]
+    assert len(sampled) <= len(members)
+    plain = [(name, content) for name, content in members if "." not in name and "/" not in name]
+    assert [content for _, sample in _samples(plain) for _, content in sample] == [content for _, content in plain]
+
+
+@pytest.mark.parametrize("damage", ["cut", "no tar", "missing"])
+def test_a_damaged_tar_file_is_one_line(tmp_path, damage):
+    path = tar(tmp_path / "a.tar", [("1.png", picture()), ("2.png", picture("blue") * 100)])
+    content = path.read_bytes()
+    {"cut": lambda: path.write_bytes(content[:3000]), "no tar": lambda: path.write_bytes(b"x" * 2000)}.get(
+        damage, path.unlink
+    )()
+    with pytest.raises(InputError, match=r"a\.tar") as raised:
+        read(path)
+    assert str(raised.value).count("\n") == 0
+
+
+def rows():
+    images = [{"image": {"bytes": picture(colour), "path": None}, "text": colour} for colour in ("red", "blue")]
+    return Dataset.from_list(images, features=Features({"image": Image(), "text": Value("string")}))
+
+
+def test_a_dataset_is_read_from_parquet_from_a_folder_of_it_and_as_it_was_saved(tmp_path):
+    (tmp_path / "data").mkdir()
+    rows().to_parquet(tmp_path / "data" / "train.parquet")
+    rows().save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": rows(), "test": rows().select([1])}).save_to_disk(tmp_path / "splits")
+    expected = [("row 0", picture("red"), "red"), ("row 1", picture("blue"), "blue")]
+    for source in ("data/train.parquet", "data", "saved", "splits"):
+        found = read(tmp_path / source, caption_column="text")
+        assert [(one.name, one.content, one.caption) for one in found] == expected, source
+    assert [one.name for one in read(tmp_path / "splits", split="test")] == ["row 0"]
+    with pytest.raises(InputError, match="train, test"):
+        read(tmp_path / "splits", split="dev")
+
+
+def test_rows_may_name_their_files_and_a_missing_one_is_told(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png"}\n{"image": "b.png"}\n{"image": null}\n')
+    found = read(tmp_path / "rows.jsonl")
+    assert [one.content for one in found] == [picture(), None, None]
+    assert "b.png" in found[1].problem and "no image" in found[2].problem
+
+
+def test_the_column_of_media_must_be_known(tmp_path):
+    columns = Features({"photo": Image(), "clip": Video()})
+    both = Dataset.from_list([{"photo": {"bytes": picture(), "path": None}, "clip": None}], features=columns)
+    both.to_parquet(tmp_path / "both.parquet")
+    with pytest.raises(InputError, match=r"photo, clip.*media_column"):
+        read(tmp_path / "both.parquet")
+    assert [one.content for one in read(tmp_path / "both.parquet", media_column="photo")] == [picture()]
+    with pytest.raises(InputError, match="caption_column"):
+        read(tmp_path / "both.parquet", media_column="photo", caption_column="text")
+
+
+def test_a_source_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"expected files.*folder or a Hub id"):
+        read(tmp_path / "photos")
