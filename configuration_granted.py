@@ -289,6 +289,8 @@ class GrantedConfig(PreTrainedConfig):
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
         add_special_tokens (`bool`, defaults to `True`): whether the tokenizer adds its own, such as an opening one.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
+        template_keep_first (`bool`, defaults to `False`): whether the first token, such as an opening special one,
+            stays in the output, and those cut off come after it (Sana).
         max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
         padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`; an encoder with learned absolute positions
             (BERT, CLIP) needs `"right"`.
@@ -321,6 +323,7 @@ class GrantedConfig(PreTrainedConfig):
         prompt_template: str | None = None,
         add_special_tokens: bool = True,
         template_drop_tokens: int = 0,
+        template_keep_first: bool = False,
         max_sequence_length: int = 512,
         padding_side: str = "right",
         output_dtype: str | None = None,
@@ -362,6 +365,7 @@ class GrantedConfig(PreTrainedConfig):
         self.prompt_template = prompt_template
         self.add_special_tokens = add_special_tokens
         self.template_drop_tokens = template_drop_tokens
+        self.template_keep_first = template_keep_first
         self.max_sequence_length = max_sequence_length
         self.padding_side = padding_side
         self.output_dtype = output_dtype
@@ -385,11 +389,19 @@ class GrantedConfig(PreTrainedConfig):
         check_positive("layer_norm_eps", self.layer_norm_eps)
         check_least("projection_dim", self.projection_dim, 1)
         check_least("template_drop_tokens", self.template_drop_tokens, 0)
-        check_least("max_sequence_length", self.max_sequence_length, self.template_drop_tokens + 1)
+        if self.template_keep_first and not self.template_drop_tokens:
+            raise ValueError("got template_keep_first=True, expected template_drop_tokens with it: nothing is dropped")
+        check_least("max_sequence_length", self.max_sequence_length, self.dropped_tokens.stop + 1)
         if not self.encoder_in_checkpoint and self.encoder_name_or_path is None:
             raise ValueError("got encoder_in_checkpoint=False, expected encoder_name_or_path to say where it is")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise ValueError(f"got prompt_template={self.prompt_template!r}, expected a text with '{{prompt}}' in it")
+
+    @property
+    def dropped_tokens(self) -> range:
+        """Which tokens of a text, counted from its first with the template around it, are not in the output."""
+        first = int(self.template_keep_first)
+        return range(first, first + self.template_drop_tokens)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The configuration of the encoder's text trunk."""

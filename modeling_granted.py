@@ -183,8 +183,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 input_ids, attention_mask = self.pad([token_ids[i] for i in batch])  # (B, N) each
                 (fused,) = self.fuse(input_ids, attention_mask)  # (B, [K,] N, D)
                 self.check_finite(fused, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                drop = self.config.template_drop_tokens
-                rows = [row[..., mask, :][..., drop:, :] for row, mask in zip(fused, attention_mask.bool())]
+                rows = [row[..., kept, :] for row, kept in zip(fused, self.kept_tokens(attention_mask))]
                 tokens = torch.cat(rows, dim=-2).double()  # ([K,] sum N_i, D)
                 count += tokens.shape[-2]
                 total += tokens.sum(-2, keepdim=tokens.ndim == 3)  # (D,) or (K, 1, D)

@@ -105,8 +105,8 @@ class TextInput:
                 except NotFiniteError:  # the first token of the first text
                     raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
                 self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                for i, row, mask in zip(batch, output, attention_mask.bool()):
-                    row = row[..., mask, :][..., self.config.template_drop_tokens :, :].cpu()  # ([K,] N_i, D)
+                for i, row, kept in zip(batch, output, self.kept_tokens(attention_mask)):
+                    row = row[..., kept, :].cpu()  # ([K,] N_i, D)
                     features[i] = emphasized(row, factors[i]) if spans[i] else row
         return features
 
@@ -161,7 +161,21 @@ class TextInput:
         )["offset_mapping"]
         self.tokenizer.backend_tokenizer.no_truncation()  # its rules would keep the limit of this call
         factors = token_factors(offsets, shifted)
-        return (factors + [1.0] * (len(token_ids) - len(factors)))[self.config.template_drop_tokens :]
+        factors += [1.0] * (len(token_ids) - len(factors))
+        return [factor for place, factor in enumerate(factors) if place not in self.config.dropped_tokens]
+
+    def kept_tokens(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Where the tokens are that stand for the texts of a batch: no padding, and no template that is dropped.
+
+        Args:
+            attention_mask (`torch.Tensor`): (B, N), nonzero at real tokens.
+
+        Returns:
+            (B, N) bool.
+        """
+        mask, dropped = attention_mask.bool(), self.config.dropped_tokens
+        places = mask.cumsum(-1) - 1  # (B, N), of each real token among those of its text
+        return mask & ((places < dropped.start) | (places >= dropped.stop))
 
     @staticmethod
     def check_finite(features: torch.Tensor, mask: torch.Tensor, text_of: Callable[[int], str]) -> None:
@@ -222,16 +236,16 @@ class TextInput:
         limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
         positions = self.num_positions
         limit = limit if positions is None else min(limit, positions)
-        if limit <= self.config.template_drop_tokens:
+        least = self.config.dropped_tokens.stop + 1
+        if limit < least:
             raise ValueError(
-                f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
-                "tokens that are dropped"
+                f"got max_sequence_length={limit}, expected more than the {least - 1} template tokens that come first"
             )
         texts = self._templated(texts)
         special = self.config.add_special_tokens
         token_ids = self.tokenizer(texts, truncation=False, verbose=False, add_special_tokens=special)["input_ids"]
         if allow_empty:
-            least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
+            pad = self.tokenizer.pad_token_id
             token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
         cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
         if cut:
