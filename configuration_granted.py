@@ -18,7 +18,7 @@ FUSIONS = ("learned", "signed", "norm_avg", "avg", "single", "concat", "interlea
 WEIGHTED_FUSIONS = ("learned", "signed")
 LAYER_NORMS = ("auto", "none", "layer_norm", "rms_norm", "token_std", "range")
 EMBEDDINGS = -1  # their number among the layers, once these are counted from 0
-TEXT_CLEANINGS = ("none", "strip", "lower_strip", "unescape")
+TEXT_CLEANINGS = ("none", "strip", "lower_strip", "unescape", "unescape_strip")
 LAST_LAYERS = ("as_reported", "pre_norm", "post_norm", "output")
 
 # Names that transformers and its trainer put into a configuration, beside those that every configuration has.
@@ -285,7 +285,8 @@ class GrantedConfig(PreTrainedConfig):
             projection refuses to run outside training.
         text_cleaning (`str`, defaults to `"none"`): what `encode` does to a text first. `"strip"`; `"lower_strip"`;
             `"unescape"`: HTML entities become characters, runs of white space one space, and ftfy mends what it can
-            where it is installed (as diffusers does for Wan).
+            where it is installed (as diffusers does for Wan); `"unescape_strip"`: the same, but white space within it
+            stays as it is (PRX).
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
         add_special_tokens (`bool`, defaults to `True`): whether the tokenizer adds its own, such as an opening one.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).

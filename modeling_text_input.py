@@ -44,9 +44,10 @@ def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[in
 
 def cleaned(text: str, how: str) -> str:
     """A text as `text_cleaning` of [`GrantedConfig`] says."""
-    if how == "unescape":
+    if how.startswith("unescape"):
         text = ftfy.fix_text(text) if ftfy is not None else text
-        return " ".join(html.unescape(html.unescape(text)).split())
+        text = html.unescape(html.unescape(text))
+        return " ".join(text.split()) if how == "unescape" else text.strip()
     if how == "lower_strip":
         text = text.lower()
     return text if how == "none" else text.strip()

@@ -8,7 +8,7 @@ from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel, PreTraine
 
 from granted import GrantedModel
 from granted.encoding.pipeline_doctor import differences, encode, findings, observe, width_difference
-from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options, read_states
+from granted.modeling_pipeline_rules import PIPELINE_RULES, dropped_tokens, pipeline_options, read_states
 from granted.modeling_text_trunk import find_text_trunk
 from granted.pipeline_blocks import width_in
 from granted.pipeline_granted import GrantedLumina2Pipeline
@@ -38,7 +38,9 @@ def test_what_is_observed_is_the_rule(name, tokenizer):  # noqa: F811
     assert reading.states == read_states(rule, layers)
     assert reading.arrangement == rule.options["fusion"]
     assert reading.norm == rule.options.get("layer_norm", "none")
-    assert reading.dropped == rule.drop and not reading.prompt_cut
+    assert (reading.dropped, reading.first_kept) == (dropped_tokens(rule, tokenizer), rule.keep_first)
+    assert not reading.prompt_cut
+    assert rule.drop_text is None or reading.prompt_lost == 0  # else as many as another tokenizer makes of a template
     assert differences(pipe, reading, component) == []
     if name in DRAWINGS and name != "ltx2":  # whose connectors stand between
         assert width_difference(reading, DRAWINGS[name].make().config) == []
@@ -78,6 +80,16 @@ def test_a_template_that_this_tokenizer_makes_shorter_is_found(tokenizer):  # no
     assert "its first" in line and "tokens are dropped with the template" in line
     start = observe(pipe, PROMPTS[0]).prompt_start
     assert f"its first {34 - start} tokens" in line
+
+
+def test_what_is_observed_is_what_the_call_of_a_pipeline_reads(tokenizer):  # noqa: F811
+    """Sana's call puts an instruction before the prompt, its encode_prompt by itself does not."""
+    pipe = pipeline_of("sana", encoder_of(CASES["sana"]), tokenizer)
+    reading = observe(pipe, PROMPTS[0])
+    assert reading.first_kept and findings(pipe, PROMPTS) == differences(pipe, reading) == []
+    bare = observe(pipe, PROMPTS[0], lambda pipe, prompts: pipe.encode_prompt(prompts))
+    (line,) = differences(pipe, bare)
+    assert line == f"it drops 0 tokens, sana drops {reading.dropped} tokens after the first"
 
 
 def test_an_encoder_that_reads_its_padding_is_found(tokenizer):  # noqa: F811

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from diffusers import HunyuanVideo15Pipeline
+from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor  # which gives transformers a T5GemmaEncoder, too
 from tokenizers import processors
 from transformers import (
     CLIPTextConfig,
@@ -32,6 +33,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Gemma2Config,
+    T5GemmaConfig,
+    T5GemmaModel,
     UMT5Config,
 )
 
@@ -49,6 +52,10 @@ CHAT = (
     "{% for message in messages %}[BOS] {{ message['role'] }} {% if message['content'] is string %}"
     "{{ message['content'] }}{% else %}{{ message['content'][0]['text'] }}{% endif %} [EOS]{% endfor %}"
     "{% if add_generation_prompt %}[BOS] assistant{% endif %}{% if enable_thinking %} prompt{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'][0]['text'] }}<|im_end|>\n"
+    "{% endfor %}"
 )
 VISION = {
     "hidden_size": 32,
@@ -167,18 +174,33 @@ def ideogram4(pipe, prompts):
     return embeds[:, :-1], embeds[:, :-1].any(-1)  # without the place of the image; padding is zeros
 
 
-def processor(kind):
+def processor(kind, chat_template=CHAT):
     """A processor around the tokenizer, as part of the pipeline under `kind`."""
 
     def make(tokenizer) -> dict[str, Any]:
         images, videos = transformers.Qwen2VLImageProcessor(), transformers.Qwen3VLVideoProcessor()
-        return {kind: transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=CHAT)}
+        return {kind: transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=chat_template)}
 
     return make
 
 
 def kandinsky_parts(tokenizer) -> dict[str, Any]:
     return clip(tokenizer) | processor("tokenizer")(tokenizer)
+
+
+def sana(pipe, prompts):
+    options = {"do_classifier_free_guidance": False, "complex_human_instruction": instruction(type(pipe))}
+    return pipe.encode_prompt(prompts, **options)[:2]
+
+
+def instruction(kind: type) -> list[str]:
+    """What Sana puts before a prompt."""
+    return inspect.signature(kind.__call__).parameters["complex_human_instruction"].default
+
+
+def prx(pipe, prompts):
+    options = {"tokenizer_max_length": 512, "skip_text_cleaning": True}  # 4000 tokens of padding take a while
+    return pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **options)[:2]
 
 
 CPU = torch.device("cpu")
@@ -244,7 +266,14 @@ CASES = {
         more=processor("processor"),
     ),
     "ovis-image": Case(lambda: Qwen3Config(**decoder()), "Qwen3Model", whole),
+    "prx": Case(
+        lambda: T5GemmaConfig(encoder=decoder(), decoder=decoder()).encoder, "T5GemmaEncoder", prx,
+    ),
+    "prx-pixel": Case(lambda: qwen3_vl().text_config, "Qwen3VLTextModel", prx),
     "qwen-image": Case(qwen2_5_vl, QWEN2_5_VL, first_two),
+    "qwen-image-2.1": Case(qwen3_vl, QWEN3_VL, first_two, more=processor("processor", CHATML)),
+    "sana": Case(lambda: Gemma2Config(**decoder()), "Gemma2Model", sana),
+    "sana-video": Case(lambda: Gemma2Config(**decoder()), "Gemma2Model", sana),
     "wan": Case(
         lambda: UMT5Config(**T5, vocab_size=99), "UMT5EncoderModel",
         lambda p, t: whole(p, t, do_classifier_free_guidance=False, max_sequence_length=512),
@@ -292,6 +321,15 @@ def encoder_of(case: Case) -> torch.nn.Module:
     return encoder
 
 
+def around(encoder: torch.nn.Module) -> torch.nn.Module:
+    """The model as it is loaded by itself: without a language-modelling head; T5Gemma's encoder with its decoder."""
+    if encoder.config.model_type == "t5_gemma_module":
+        whole = T5GemmaModel(T5GemmaConfig(encoder=decoder(), decoder=decoder()))
+        whole.encoder = encoder
+        return whole
+    return getattr(encoder, "model", encoder)
+
+
 def pipeline_of(
     name: str, encoder: torch.nn.Module, tokenizer, more: dict | None = None
 ) -> diffusers.DiffusionPipeline:
@@ -317,8 +355,7 @@ def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, toke
     encoder = encoder_of(case)
     without_bos(tokenizer, encoder)
     embeds, mask = case.encode(pipeline_of(name, encoder, tokenizer), list(prompts))
-    bare = getattr(encoder, "model", encoder)  # without the language-modelling head
-    model = GrantedModel.from_loaded(bare, tokenizer, **pipeline_options(name, tokenizer))
+    model = GrantedModel.from_loaded(around(encoder), tokenizer, **pipeline_options(name, tokenizer))
     for i, ours in enumerate(model.encode(prompts)):
         theirs = embeds[i] if mask is None else embeds[i][mask[i].bool()]
         theirs = theirs.transpose(0, 1) if case.stacked else theirs  # (K, N, D) or (N, D)
@@ -326,6 +363,12 @@ def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, toke
             theirs = theirs[..., : ours.shape[-2], :]
         assert ours.shape[-2] >= 20
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sana", "sana-video"])
+def test_the_instruction_before_a_prompt_is_the_default_of_the_stock_pipeline(name):
+    rule = PIPELINE_RULES[name]
+    assert rule.template == "\n".join(instruction(getattr(diffusers, rule.pipeline))) + "{prompt}"
 
 
 def test_for_pipeline_builds_from_a_checkpoint_and_own_options_replace_the_rules(tiny_encoder_folder):
@@ -360,10 +403,16 @@ def test_what_a_pipeline_cannot_be_built_for_is_one_clear_line(pipeline, message
         ("strip", "A &amp;amp;\n B"),
         ("lower_strip", "a &amp;amp;\n b"),
         ("unescape", "A & B"),
+        ("unescape_strip", "A &\n B"),
     ],
 )
 def test_texts_are_cleaned_as_the_configuration_says(how, text):
     assert cleaned("  A &amp;amp;\n B ", how) == text
+
+
+@pytest.mark.parametrize("text", ["  A &amp;amp;\n B ", "caf\u00c3\u00a9  &lt;b&gt;", "a red cube"])
+def test_prx_and_its_rule_clean_a_text_alike(text):
+    assert cleaned(text, PIPELINE_RULES["prx"].options["text_cleaning"]) == TextPreprocessor().basic_clean(text)
 
 
 @pytest.mark.parametrize(
