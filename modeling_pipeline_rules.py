@@ -318,6 +318,8 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         chat_options={**PROMPTED, "enable_thinking": False},
         options=_state(-1, add_special_tokens=False),
     ),
+    # As with skip_text_cleaning=True. What the pipeline takes out of a prompt otherwise (links, long numbers, Chinese
+    # characters, ...) is not taken out here.
     "prx": PipelineRule("PRXPipeline", "t5gemma", options={**LAST_OUTPUT, "text_cleaning": "unescape_strip"}),
     "prx-pixel": PipelineRule("PRXPixelPipeline", "qwen3_vl", 256, options={**LAST, "text_cleaning": "unescape_strip"}),
     "qwen-image": PipelineRule("QwenImagePipeline", "qwen2_5_vl", 546, 34, QWEN_IMAGE, options=LAST),
