@@ -131,6 +131,26 @@ def test_any_hidden_state_is_the_fused_feature_unless_the_configuration_says_oth
         assert len(answered) == len(own) and all(map(torch.equal, answered, own))
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_fused_features_and_the_encoders_own_states_come_from_one_run(frozen, model):
+    input_ids = torch.randint(5, 40, (2, 6))
+    model.encoder.requires_grad_(not frozen)
+    model.config.fused_hidden_states = False
+    expected = model(input_ids).last_hidden_state
+    runs = []
+    with model.encoder.register_forward_hook(lambda *_: runs.append(1)):
+        output = model(input_ids, output_hidden_states=True)
+        assert len(runs) == 1 and torch.equal(output.last_hidden_state, expected)
+        gradients = []
+        for one in (output.last_hidden_state, expected):
+            model.zero_grad()
+            one.square().sum().backward()
+            gradients.append(model.fusion.weights.grad.clone())
+        assert len(runs) == (3 if frozen else 1) and torch.equal(*gradients)
+    states = model.encoder(input_ids, output_hidden_states=True).hidden_states
+    assert all(map(torch.equal, output.hidden_states, states)) and output.hidden_states[2].requires_grad is not frozen
+
+
 @torch.no_grad()
 def test_return_dict_false_gives_a_tuple(model):
     input_ids = torch.randint(5, 40, (2, 6))
@@ -235,27 +255,6 @@ def test_the_template_is_put_around_and_exactly_its_tokens_are_dropped(tiny_enco
     torch.testing.assert_close(batch[0], features, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="expected more than the 9 template tokens"):
         model.encode([text], max_sequence_length=9)
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_the_first_token_stays_where_the_configuration_says_so(side, tiny_encoder_folder):
-    template = "describe the image in detail . prompt : {prompt} ."
-    options = {"prompt_template": template, "padding_side": side, "template_drop_tokens": 7}
-    plain = GrantedModel.from_encoder(tiny_encoder_folder)
-    model = GrantedModel.from_encoder(tiny_encoder_folder, **options, template_keep_first=True)
-    texts = ["a red cube", "two black cats sleep under the old wooden table"]
-    for text, features in zip(texts, model.encode(texts)):
-        (whole,) = plain.encode([template.replace("{prompt}", text)])
-        expected = torch.cat([whole[:1], whole[8:]])  # [BOS], ":" and what follows it
-        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
-    assert model.tokenize([""], allow_empty=True)[0][8:]
-    with pytest.raises(ValueError, match="expected more than the 8 template tokens"):
-        model.encode(texts, max_sequence_length=8)
-    moved, (plain_features,) = model.encode(["a red cube"], emphasis={"red": 2})[0], model.encode(["a red cube"])
-    assert [i for i, one in enumerate(plain_features) if not torch.equal(one, moved[i])] == [3]  # [BOS] : a red
-    model.calibrate(texts)
-    features = torch.cat(model.encode(texts))  # (sum N_i, D)
-    torch.testing.assert_close(features.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
 
 
 def test_a_text_that_is_empty_or_no_list_of_texts_raises(model):

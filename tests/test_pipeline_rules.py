@@ -396,6 +396,27 @@ def test_what_a_pipeline_cannot_be_built_for_is_one_clear_line(pipeline, message
         GrantedModel.for_pipeline(pipeline, tiny_encoder_folder)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_first_token_stays_where_the_configuration_says_so(side, tiny_encoder_folder):
+    template = "describe the image in detail . prompt : {prompt} ."
+    options = {"prompt_template": template, "padding_side": side, "template_drop_tokens": 7}
+    plain = GrantedModel.from_encoder(tiny_encoder_folder)
+    model = GrantedModel.from_encoder(tiny_encoder_folder, **options, template_keep_first=True)
+    texts = ["a red cube", "two black cats sleep under the old wooden table"]
+    for text, features in zip(texts, model.encode(texts)):
+        (whole,) = plain.encode([template.replace("{prompt}", text)])
+        expected = torch.cat([whole[:1], whole[8:]])  # [BOS], ":" and what follows it
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert model.tokenize([""], allow_empty=True)[0][8:]
+    with pytest.raises(ValueError, match="expected more than the 8 template tokens"):
+        model.encode(texts, max_sequence_length=8)
+    moved, (plain_features,) = model.encode(["a red cube"], emphasis={"red": 2})[0], model.encode(["a red cube"])
+    assert [i for i, one in enumerate(plain_features) if not torch.equal(one, moved[i])] == [3]  # [BOS] : a red
+    model.calibrate(texts)
+    features = torch.cat(model.encode(texts))  # (sum N_i, D)
+    torch.testing.assert_close(features.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("how", "text"),
     [
