@@ -292,6 +292,8 @@ class GrantedConfig(PreTrainedConfig):
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
         template_keep_first (`bool`, defaults to `False`): whether the first token, such as an opening special one,
             stays in the output, and those cut off come after it (Sana).
+        fill_to_multiple_of (`int`, *optional*): `encode` puts padding beside a text, on the `padding_side`, until it
+            has a multiple of so many tokens. The encoder reads it as text, and it is part of the output (CogView4).
         max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
         padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`; an encoder with learned absolute positions
             (BERT, CLIP) needs `"right"`.
@@ -325,6 +327,7 @@ class GrantedConfig(PreTrainedConfig):
         add_special_tokens: bool = True,
         template_drop_tokens: int = 0,
         template_keep_first: bool = False,
+        fill_to_multiple_of: int | None = None,
         max_sequence_length: int = 512,
         padding_side: str = "right",
         output_dtype: str | None = None,
@@ -367,6 +370,7 @@ class GrantedConfig(PreTrainedConfig):
         self.add_special_tokens = add_special_tokens
         self.template_drop_tokens = template_drop_tokens
         self.template_keep_first = template_keep_first
+        self.fill_to_multiple_of = fill_to_multiple_of
         self.max_sequence_length = max_sequence_length
         self.padding_side = padding_side
         self.output_dtype = output_dtype
@@ -392,7 +396,11 @@ class GrantedConfig(PreTrainedConfig):
         check_least("template_drop_tokens", self.template_drop_tokens, 0)
         if self.template_keep_first and not self.template_drop_tokens:
             raise ValueError("got template_keep_first=True, expected template_drop_tokens with it: nothing is dropped")
-        check_least("max_sequence_length", self.max_sequence_length, self.dropped_tokens.stop + 1)
+        check_least("fill_to_multiple_of", self.fill_to_multiple_of, 1)
+        if self.fill_to_multiple_of and self.template_drop_tokens:
+            raise ValueError("got fill_to_multiple_of with template_drop_tokens, expected one of them")
+        least = self.fill_to_multiple_of or self.dropped_tokens.stop + 1
+        check_least("max_sequence_length", self.max_sequence_length, least)
         if not self.encoder_in_checkpoint and self.encoder_name_or_path is None:
             raise ValueError("got encoder_in_checkpoint=False, expected encoder_name_or_path to say where it is")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:

@@ -137,6 +137,13 @@ LAST_OUTPUT = _state(-1, last_layer="output")
 BEFORE_LAST = _state(-2)
 
 PIPELINE_RULES: dict[str, PipelineRule] = {
+    "cogview4": PipelineRule(
+        "CogView4Pipeline",
+        "glm",
+        1024,
+        # Of a prompt by itself: beside a longer one the encoder reads more padding.
+        options={**BEFORE_LAST, "padding_side": "left", "fill_to_multiple_of": 16},
+    ),
     "cosmos2.5": PipelineRule(
         "Cosmos2_5_PredictBasePipeline",
         "qwen2_5_vl",

@@ -9,6 +9,7 @@ Tiny: tests/test_modeling_granted.py. Ships to the Hub; imports nothing but torc
 import html
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any
 
 import torch
 from transformers.utils.logging import tqdm
@@ -161,9 +162,14 @@ class TextInput:
             return_offsets_mapping=True,
         )["offset_mapping"]
         self.tokenizer.backend_tokenizer.no_truncation()  # its rules would keep the limit of this call
-        factors = token_factors(offsets, shifted)
+        factors = self.filled(token_factors(offsets, shifted), 1.0)
         factors += [1.0] * (len(token_ids) - len(factors))
         return [factor for place, factor in enumerate(factors) if place not in self.config.dropped_tokens]
+
+    def filled(self, tokens: list, filler: Any) -> list:
+        """What stands for the tokens of a text, with `filler` for those that fill it up (`fill_to_multiple_of`)."""
+        padding = [filler] * (-len(tokens) % (self.config.fill_to_multiple_of or 1))
+        return padding + tokens if self.config.padding_side == "left" else tokens + padding
 
     def kept_tokens(self, attention_mask: torch.Tensor) -> torch.Tensor:
         """Where the tokens are that stand for the texts of a batch: no padding, and no template that is dropped.
@@ -237,6 +243,7 @@ class TextInput:
         limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
         positions = self.num_positions
         limit = limit if positions is None else min(limit, positions)
+        limit -= limit % (self.config.fill_to_multiple_of or 1)  # what fills a text up is read, too
         least = self.config.dropped_tokens.stop + 1
         if limit < least:
             raise ValueError(
@@ -269,7 +276,7 @@ class TextInput:
                 self.tokenizer.backend_tokenizer.no_truncation()
             for i, ids in zip(cut, shortened):
                 token_ids[i] = ids
-        return token_ids
+        return [self.filled(ids, self.tokenizer.pad_token_id) for ids in token_ids]
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens each text has with the prompt template around it, however many are read."""
@@ -277,7 +284,7 @@ class TextInput:
             return []
         options = {"truncation": False, "verbose": False, "add_special_tokens": self.config.add_special_tokens}
         token_ids = self.tokenizer(self._templated(texts), **options)["input_ids"]
-        return [len(ids) for ids in token_ids]
+        return [len(self.filled(ids, None)) for ids in token_ids]
 
     def _templated(self, texts: list[str]) -> list[str]:
         template = self.config.prompt_template

@@ -73,6 +73,7 @@ def token_places(encoder: GrantedModel, texts: Sequence[str]) -> list[TokenPlace
     places = []
     for text, offsets in zip(plain, found["offset_mapping"]):
         spans = [(begin - len(before), end - len(before)) if end > begin else None for begin, end in offsets]
+        spans = encoder.filled(spans, None)
         spans += [None] * (config.dropped_tokens.stop + 1 - len(spans))  # an empty text has one of padding
         places.append(_placed(text, spans, config.dropped_tokens, cut=len(offsets) > limit))
     return places

@@ -22,7 +22,12 @@ from granted.utils.files import read_json
 
 
 # Fields of an encoder's configuration that change how it reads a text, and what they are for most.
-USUAL_READING = {"text_cleaning": "none", "add_special_tokens": True, "template_keep_first": False}
+USUAL_READING = {
+    "text_cleaning": "none",
+    "add_special_tokens": True,
+    "template_keep_first": False,
+    "fill_to_multiple_of": None,
+}
 
 
 def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
@@ -118,10 +123,10 @@ def reading_of(encoder: GrantedModel) -> dict[str, Any]:
     What else of its configuration changes the tokens or which of them are read is in it where it is not the default.
     """
     config = encoder.config
-    limits = (config.max_sequence_length, encoder.num_positions)
+    most = min(limit for limit in (config.max_sequence_length, encoder.num_positions) if limit is not None)
     more = {name: getattr(config, name) for name, value in USUAL_READING.items() if getattr(config, name) != value}
     return {
-        "max_length": min(limit for limit in limits if limit is not None),
+        "max_length": most - most % (config.fill_to_multiple_of or 1),
         "prompt_template": config.prompt_template,
         "template_drop_tokens": config.template_drop_tokens,
         **more,

@@ -155,7 +155,7 @@ def test_texts_are_encoded_as_a_pipeline_reads_them(granted, tmp_path, sentences
     for option, value in (("--fusion", "avg"), ("--layer-index", "1"), ("--max-length", "9")):
         refused = granted(*command, "--pipeline", "krea2", option, value)
         assert is_one_line(refused, f"--pipeline krea2 with {option}")
-    assert is_one_line(granted(*command, "--pipeline", "flux3"), "expected one of cosmos2.5")
+    assert is_one_line(granted(*command, "--pipeline", "flux3"), "expected one of cogview4")
     model.save_pretrained(tmp_path / "saved")
     command = ("encode", tmp_path / "saved", *command[2:])
     assert is_one_line(granted(*command, "--pipeline", "krea2"), "a saved model with a fusion of its own")

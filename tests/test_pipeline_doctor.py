@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, CogView4Pipeline, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import GrantedModel
 from granted.encoding.pipeline_doctor import differences, encode, findings, observe, width_difference
@@ -94,10 +94,8 @@ def test_what_is_observed_is_what_the_call_of_a_pipeline_reads(tokenizer):  # no
 
 def test_an_encoder_that_reads_its_padding_is_found(tokenizer):  # noqa: F811
     """CogView4 pads on the left to a multiple of 16 and gives no mask."""
-    torch.manual_seed(0)
-    encoder = GlmModel(GlmConfig(**decoder(), pad_token_id=0)).eval()
     tokenizer.padding_side = "left"
-    pipe = CogView4Pipeline(tokenizer, encoder, None, None, None)
+    pipe = pipeline_of("cogview4", encoder_of(CASES["cogview4"]), tokenizer)
     assert not observe(pipe, PROMPTS[0]).mask_given
     assert any("padding is read as if it were text" in line for line in findings(pipe, PROMPTS))
 

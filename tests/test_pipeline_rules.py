@@ -22,6 +22,7 @@ from transformers import (
     Gemma2Config,
     Gemma3Config,
     GemmaConfig,
+    GlmConfig,
     LlamaConfig,
     Mistral3Config,
     PixtralVisionConfig,
@@ -39,6 +40,7 @@ from transformers import (
 )
 
 from granted import GrantedModel
+from granted.encoding.alignment import token_places
 from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options
 from granted.modeling_text_input import cleaned
 
@@ -188,6 +190,12 @@ def kandinsky_parts(tokenizer) -> dict[str, Any]:
     return clip(tokenizer) | processor("tokenizer")(tokenizer)
 
 
+def cogview4(pipe, prompts):
+    """Each prompt by itself: beside a longer one it is padded to its length, and the encoder reads that."""
+    embeds = [pipe.encode_prompt([one], do_classifier_free_guidance=False)[0][0] for one in prompts]
+    return embeds, [torch.ones(len(one)) for one in embeds]
+
+
 def sana(pipe, prompts):
     options = {"do_classifier_free_guidance": False, "complex_human_instruction": instruction(type(pipe))}
     return pipe.encode_prompt(prompts, **options)[:2]
@@ -208,6 +216,7 @@ HUNYUAN_OPTIONS = inspect.signature(diffusers.HunyuanVideoPipeline.encode_prompt
 HUNYUAN_TEMPLATE = HUNYUAN_OPTIONS["prompt_template"].default
 QWEN2_5_VL, QWEN3_VL = "Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"
 CASES = {
+    "cogview4": Case(lambda: GlmConfig(**decoder(), pad_token_id=0), "GlmModel", cogview4),
     "cosmos2.5": Case(
         qwen2_5_vl, QWEN2_5_VL, lambda p, t: whole(p, t, do_classifier_free_guidance=False, device=CPU),
         more=lambda tokenizer: {"safety_checker": torch.nn.Identity(), "vae": diffusers.AutoencoderKLWan(**VIDEO_VAE)},
@@ -386,7 +395,7 @@ def test_for_pipeline_builds_from_a_checkpoint_and_own_options_replace_the_rules
 @pytest.mark.parametrize(
     ("pipeline", "message"),
     [
-        ("flux3", "got the pipeline 'flux3', expected one of cosmos2.5, .*flux2.*z-image"),
+        ("flux3", "got the pipeline 'flux3', expected one of cogview4, cosmos2.5, .*flux2.*z-image"),
         ("krea2", "got layer_index=4, expected -4 to 3"),
         ("z-image", "without a chat template for z-image"),
     ],
@@ -415,6 +424,28 @@ def test_the_first_token_stays_where_the_configuration_says_so(side, tiny_encode
     model.calibrate(texts)
     features = torch.cat(model.encode(texts))  # (sum N_i, D)
     torch.testing.assert_close(features.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_filled_up_with_padding_that_is_read(side, tiny_encoder_folder):
+    plain = GrantedModel.from_encoder(tiny_encoder_folder)
+    model = GrantedModel.from_encoder(tiny_encoder_folder, padding_side=side, fill_to_multiple_of=4)
+    texts = ["a red cube", "two black cats", "a red cube on a blue sphere", "cats"]
+    pad, found = model.tokenizer.pad_token_id, model.encode(texts)
+    for text, features, places in zip(texts, found, token_places(model, texts)):
+        (ids,) = plain.tokenize([text])
+        padding = [pad] * (-len(ids) % 4)
+        ids = padding + ids if side == "left" else ids + padding
+        expected = plain(torch.tensor([ids])).last_hidden_state[0]  # no mask
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+        words = range(1 + len(padding) * (side == "left"), len(ids) - len(padding) * (side == "right"))
+        assert [i for i, own in enumerate(places.own) if own] == list(words)
+    assert model.count_tokens(texts) == [len(one) for one in found] == [4, 4, 8, 4]
+    (still,), (moved,) = model.encode(["cats"]), model.encode(["cats"], emphasis={"cats": 2})
+    changed = [i for i, one in enumerate(still) if not torch.equal(one, moved[i])]
+    assert changed == [3 if side == "left" else 1]
+    with pytest.warns(UserWarning, match="1 of 4 texts are longer than 4 tokens"):
+        assert [len(one) for one in model.encode(texts, max_sequence_length=7)] == [4] * 4
 
 
 @pytest.mark.parametrize(

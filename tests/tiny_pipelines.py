@@ -119,6 +119,13 @@ SANA = {
 }
 VIDEO = {**IMAGE, "num_frames": 5}
 DRAWINGS: dict[str, Drawing] = {
+    "cogview4": Drawing(
+        lambda: diffusers.CogView4Transformer2DModel(
+            in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+            text_embed_dim=32, time_embed_dim=8, condition_dim=4,
+        ),
+        IMAGE,
+    ),
     "cosmos2.5": Drawing(
         lambda: diffusers.CosmosTransformer3DModel(
             in_channels=17, out_channels=16, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=2,
