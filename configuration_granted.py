@@ -303,6 +303,26 @@ class GrantedConfig(PreTrainedConfig):
             features, so that a pipeline that picks any hidden state gets the fusion; `False` gives the encoder's own.
         encoder_name_or_path (`str`, *optional*), encoder_revision (`str`, *optional*): where the encoder is from.
         encoder_in_checkpoint (`bool`, defaults to `True`): `False` in a checkpoint that carries the fusion only.
+
+    What stock pipelines of diffusers read, in these words (all else that they do is in `modeling_pipeline_rules`):
+
+    | fusion | layers | more | pipelines |
+    |---|---|---|---|
+    | single | -1 | | dreamlite, kandinsky5-image, kandinsky5-video, kandinsky6, ovis-image, qwen-image |
+    | single | -1 | | prx, prx-pixel, sana, sana-video, wan |
+    | single | -1 | last_layer output | motif-video |
+    | single | -1 | last_layer pre_norm | joyimage-edit, qwen-image-2.1 |
+    | single | -2 | | cogview4, easyanimate, ernie-image, lumina, lumina2, z-image |
+    | single | -3 | | hunyuan-image, hunyuan-video, hunyuan-video-1.5 |
+    | single | -8 | | nucleus-image |
+    | concat | -1, -2 | | fibo |
+    | concat | 9, 19, 29 | | flux2 |
+    | concat | 8, 17, 26 | | flux2-klein |
+    | concat | all | layer_norm token_std | cosmos2.5 |
+    | interleave | 0, 3, 6, ..., 33, 35 | last_layer pre_norm | ideogram4 |
+    | interleave | all | embeddings | ltx2 |
+    | stack | 1, 4, 7, ..., 34 | | krea2 |
+    | stack | all | | hidream |
     """
 
     model_type = "granted"

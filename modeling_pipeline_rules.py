@@ -133,7 +133,6 @@ def _state(index: int, **more: Any) -> dict[str, Any]:
 USER = (("user", "{prompt}"),)
 PROMPTED = {"add_generation_prompt": True}
 LAST = _state(-1)
-LAST_OUTPUT = _state(-1, last_layer="output")
 BEFORE_LAST = _state(-2)
 
 PIPELINE_RULES: dict[str, PipelineRule] = {
@@ -300,7 +299,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         "alignment based on textual prompts or user prompts. <Prompt Start> {prompt}",
         options=BEFORE_LAST,
     ),
-    "motif-video": PipelineRule("MotifVideoPipeline", "t5gemma2", 512, options=LAST_OUTPUT),
+    "motif-video": PipelineRule("MotifVideoPipeline", "t5gemma2", 512, options=_state(-1, last_layer="output")),
     "nucleus-image": PipelineRule(
         "NucleusMoEImagePipeline",
         "qwen3_vl",
@@ -327,7 +326,7 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
     ),
     # As with skip_text_cleaning=True. What the pipeline takes out of a prompt otherwise (links, long numbers, Chinese
     # characters, ...) is not taken out here.
-    "prx": PipelineRule("PRXPipeline", "t5gemma", options={**LAST_OUTPUT, "text_cleaning": "unescape_strip"}),
+    "prx": PipelineRule("PRXPipeline", "t5gemma", options={**LAST, "text_cleaning": "unescape_strip"}),
     "prx-pixel": PipelineRule("PRXPixelPipeline", "qwen3_vl", 256, options={**LAST, "text_cleaning": "unescape_strip"}),
     "qwen-image": PipelineRule("QwenImagePipeline", "qwen2_5_vl", 546, 34, QWEN_IMAGE, options=LAST),
     "qwen-image-2.1": PipelineRule(

@@ -39,7 +39,7 @@ from transformers import (
     UMT5Config,
 )
 
-from granted import GrantedModel
+from granted import GrantedConfig, GrantedModel
 from granted.encoding.alignment import token_places
 from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options
 from granted.modeling_text_input import cleaned
@@ -372,6 +372,22 @@ def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, toke
             theirs = theirs[..., : ours.shape[-2], :]
         assert ours.shape[-2] >= 20
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_table_of_the_configuration_has_every_rule():
+    lines = [line.strip(" |").split("|") for line in GrantedConfig.__doc__.splitlines() if line.startswith("    | ")]
+    found = {}
+    for fusion, layers, more, names in ([cell.strip() for cell in line] for line in lines[1:]):
+        found |= dict.fromkeys(names.split(", "), (fusion, layers, more))
+    for name, rule in PIPELINE_RULES.items():
+        fusion, layers, more = found.pop(name)
+        chosen = rule.options.get("layers", [rule.options["layer_index"]] if fusion == "single" else ["all"])
+        first, _, last = layers.partition(", ..., ")
+        words = ", ".join(map(str, chosen))
+        assert fusion == rule.options["fusion"] and words.startswith(first) and words.endswith(last)
+        options = [one for one in ("last_layer", "layer_norm", "embeddings") if one in rule.options]
+        assert more == " ".join(f"{one} {rule.options[one]}".removesuffix(" True") for one in options)
+    assert not found
 
 
 @pytest.mark.parametrize("name", ["sana", "sana-video"])
