@@ -4,7 +4,7 @@
     model.encode(["a red cube"])             # what Krea2Pipeline.encode_prompt gives at the real tokens of a prompt
 
 A rule says what is done to a positive prompt: the text around it, which states are taken, what is done to them, which
-tokens are dropped. Places that a pipeline fills up with padding are left out.
+tokens are dropped. Places that a pipeline fills up with padding are left out, unless its encoder reads them as text.
 
 Ships to the Hub; imports nothing but its sibling files.
 """
@@ -58,38 +58,40 @@ NUCLEUS = (
 )
 
 
-def _sana(kind: str, simple: str, cat: str, street: str) -> str:
-    return "\n".join(
-        (
-            "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for "
-            f"{kind} generation. Evaluate the level of detail in the user prompt:",
-            f"- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, {simple} scenes.",
-            "- If the prompt is already detailed, refine and enhance the existing details slightly without "
-            "overcomplicating.",
-            "Here are examples of how to transform or refine prompts:",
-            f"- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat {cat} pots of blooming red flowers.",
-            "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing "
-            f"street lamps{street} passing by towering glass skyscrapers.",
-            "Please generate only the enhanced description for the prompt below and avoid including any additional "
-            "commentary or evaluations:",
-            "User Prompt: ",
-        )
+def _sana(asked: str, simple: str, cat: str, street: str) -> str:
+    """Sana's instruction from the four of its lines that differ between images and videos."""
+    detailed = (
+        "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating."
     )
+    examples = "Here are examples of how to transform or refine prompts:"
+    only = (
+        "Please generate only the enhanced description for the prompt below and avoid including any additional "
+        "commentary or evaluations:"
+    )
+    return "\n".join((asked, simple, detailed, examples, cat, street, only, "User Prompt: "))
 
 
 SANA = _sana(
-    "image",
-    "and spatial relationships to create vivid and concrete",
-    "curled up in a round shape, sleeping peacefully on a warm sunny windowsill, surrounded by",
-    ", a diverse crowd of people in colorful clothing, and a double-decker bus",
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
+    "generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial relationships "
+    "to create vivid and concrete scenes.",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping peacefully on "
+    "a warm sunny windowsill, surrounded by pots of blooming red flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps, a "
+    "diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.",
 )
 SANA_VIDEO = _sana(
-    "video",
-    "motion, and temporal relationships to create vivid and dynamic",
-    "slowly settling into a curled position, peacefully falling asleep on a warm sunny windowsill, with gentle sunlight "
-    "filtering through surrounding",
-    " gradually lighting up, a diverse crowd of people in colorful clothing walking past, and a double-decker bus "
-    "smoothly",
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for video "
+    "generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, motion, and temporal "
+    "relationships to create vivid and dynamic scenes.",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat slowly settling into a curled position, peacefully "
+    "falling asleep on a warm sunny windowsill, with gentle sunlight filtering through surrounding pots of blooming red "
+    "flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps "
+    "gradually lighting up, a diverse crowd of people in colorful clothing walking past, and a double-decker bus smoothly "
+    "passing by towering glass skyscrapers.",
 )
 QWEN_IMAGE_21 = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
 

@@ -195,7 +195,9 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
     between = before[-1] - before[0] - 1
     first_kept = before[0] == 0 and between > 0
     ids = [run.ids[i] for i in real]
-    start, cut = find_prompt(_tokenizer_of(pipe, component), prompt, ids)
+    tokenizer = _tokenizer_of(pipe, component)
+    written = (prompt, prompt.lower().strip())  # some read a prompt in small letters
+    start, cut = min((find_prompt(tokenizer, one, ids) for one in written), key=lambda one: (one[0] is None, one[1]))
     return Reading(
         states=states,
         norm=norm,

@@ -87,6 +87,7 @@ def test_what_is_observed_is_what_the_call_of_a_pipeline_reads(tokenizer):  # no
     pipe = pipeline_of("sana", encoder_of(CASES["sana"]), tokenizer)
     reading = observe(pipe, PROMPTS[0])
     assert reading.first_kept and findings(pipe, PROMPTS) == differences(pipe, reading) == []
+    assert findings(pipe, [PROMPTS[0].title()]) == []  # which it writes in small letters
     bare = observe(pipe, PROMPTS[0], lambda pipe, prompts: pipe.encode_prompt(prompts))
     (line,) = differences(pipe, bare)
     assert line == f"it drops 0 tokens, sana drops {reading.dropped} tokens after the first"
