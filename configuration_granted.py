@@ -18,7 +18,7 @@ FUSIONS = ("learned", "signed", "norm_avg", "avg", "single", "concat", "interlea
 WEIGHTED_FUSIONS = ("learned", "signed")
 LAYER_NORMS = ("auto", "none", "layer_norm", "rms_norm", "token_std", "range")
 EMBEDDINGS = -1  # their number among the layers, once these are counted from 0
-TEXT_CLEANINGS = ("none", "strip", "lower_strip", "unescape")
+TEXT_CLEANINGS = ("none", "strip", "lower_strip", "unescape", "unescape_strip")
 LAST_LAYERS = ("as_reported", "pre_norm", "post_norm", "output")
 
 # Names that transformers and its trainer put into a configuration, beside those that every configuration has.
@@ -285,10 +285,15 @@ class GrantedConfig(PreTrainedConfig):
             projection refuses to run outside training.
         text_cleaning (`str`, defaults to `"none"`): what `encode` does to a text first. `"strip"`; `"lower_strip"`;
             `"unescape"`: HTML entities become characters, runs of white space one space, and ftfy mends what it can
-            where it is installed (as diffusers does for Wan).
+            where it is installed (as diffusers does for Wan); `"unescape_strip"`: the same, but white space within it
+            stays as it is (PRX).
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
         add_special_tokens (`bool`, defaults to `True`): whether the tokenizer adds its own, such as an opening one.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
+        template_keep_first (`bool`, defaults to `False`): whether the first token, such as an opening special one,
+            stays in the output, and those cut off come after it (Sana).
+        fill_to_multiple_of (`int`, *optional*): `encode` puts padding beside a text, on the `padding_side`, until it
+            has a multiple of so many tokens. The encoder reads it as text, and it is part of the output (CogView4).
         max_sequence_length (`int`, defaults to 512): most tokens `encode` reads of a text, template included.
         padding_side (`str`, defaults to `"right"`): `"right"` or `"left"`; an encoder with learned absolute positions
             (BERT, CLIP) needs `"right"`.
@@ -298,6 +303,26 @@ class GrantedConfig(PreTrainedConfig):
             features, so that a pipeline that picks any hidden state gets the fusion; `False` gives the encoder's own.
         encoder_name_or_path (`str`, *optional*), encoder_revision (`str`, *optional*): where the encoder is from.
         encoder_in_checkpoint (`bool`, defaults to `True`): `False` in a checkpoint that carries the fusion only.
+
+    What stock pipelines of diffusers read, in these words (all else that they do is in `modeling_pipeline_rules`):
+
+    | fusion | layers | more | pipelines |
+    |---|---|---|---|
+    | single | -1 | | dreamlite, kandinsky5-image, kandinsky5-video, kandinsky6, ovis-image, qwen-image |
+    | single | -1 | | prx, prx-pixel, sana, sana-video, wan |
+    | single | -1 | last_layer output | motif-video |
+    | single | -1 | last_layer pre_norm | joyimage-edit, qwen-image-2.1 |
+    | single | -2 | | cogview4, easyanimate, ernie-image, lumina, lumina2, z-image |
+    | single | -3 | | hunyuan-image, hunyuan-video, hunyuan-video-1.5 |
+    | single | -8 | | nucleus-image |
+    | concat | -1, -2 | | fibo |
+    | concat | 9, 19, 29 | | flux2 |
+    | concat | 8, 17, 26 | | flux2-klein |
+    | concat | all | layer_norm token_std | cosmos2.5 |
+    | interleave | 0, 3, 6, ..., 33, 35 | last_layer pre_norm | ideogram4 |
+    | interleave | all | embeddings | ltx2 |
+    | stack | 1, 4, 7, ..., 34 | | krea2 |
+    | stack | all | | hidream |
     """
 
     model_type = "granted"
@@ -321,6 +346,8 @@ class GrantedConfig(PreTrainedConfig):
         prompt_template: str | None = None,
         add_special_tokens: bool = True,
         template_drop_tokens: int = 0,
+        template_keep_first: bool = False,
+        fill_to_multiple_of: int | None = None,
         max_sequence_length: int = 512,
         padding_side: str = "right",
         output_dtype: str | None = None,
@@ -362,6 +389,8 @@ class GrantedConfig(PreTrainedConfig):
         self.prompt_template = prompt_template
         self.add_special_tokens = add_special_tokens
         self.template_drop_tokens = template_drop_tokens
+        self.template_keep_first = template_keep_first
+        self.fill_to_multiple_of = fill_to_multiple_of
         self.max_sequence_length = max_sequence_length
         self.padding_side = padding_side
         self.output_dtype = output_dtype
@@ -385,11 +414,23 @@ class GrantedConfig(PreTrainedConfig):
         check_positive("layer_norm_eps", self.layer_norm_eps)
         check_least("projection_dim", self.projection_dim, 1)
         check_least("template_drop_tokens", self.template_drop_tokens, 0)
-        check_least("max_sequence_length", self.max_sequence_length, self.template_drop_tokens + 1)
+        if self.template_keep_first and not self.template_drop_tokens:
+            raise ValueError("got template_keep_first=True, expected template_drop_tokens with it: nothing is dropped")
+        check_least("fill_to_multiple_of", self.fill_to_multiple_of, 1)
+        if self.fill_to_multiple_of and self.template_drop_tokens:
+            raise ValueError("got fill_to_multiple_of with template_drop_tokens, expected one of them")
+        least = self.fill_to_multiple_of or self.dropped_tokens.stop + 1
+        check_least("max_sequence_length", self.max_sequence_length, least)
         if not self.encoder_in_checkpoint and self.encoder_name_or_path is None:
             raise ValueError("got encoder_in_checkpoint=False, expected encoder_name_or_path to say where it is")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise ValueError(f"got prompt_template={self.prompt_template!r}, expected a text with '{{prompt}}' in it")
+
+    @property
+    def dropped_tokens(self) -> range:
+        """Which tokens of a text, counted from its first with the template around it, are not in the output."""
+        first = int(self.template_keep_first)
+        return range(first, first + self.template_drop_tokens)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The configuration of the encoder's text trunk."""

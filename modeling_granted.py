@@ -9,7 +9,7 @@ Ships to the Hub; imports nothing but torch, transformers and its sibling files.
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -183,8 +183,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 input_ids, attention_mask = self.pad([token_ids[i] for i in batch])  # (B, N) each
                 (fused,) = self.fuse(input_ids, attention_mask)  # (B, [K,] N, D)
                 self.check_finite(fused, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                drop = self.config.template_drop_tokens
-                rows = [row[..., mask, :][..., drop:, :] for row, mask in zip(fused, attention_mask.bool())]
+                rows = [row[..., kept, :] for row, kept in zip(fused, self.kept_tokens(attention_mask))]
                 tokens = torch.cat(rows, dim=-2).double()  # ([K,] sum N_i, D)
                 count += tokens.shape[-2]
                 total += tokens.sum(-2, keepdim=tokens.ndim == 3)  # (D,) or (K, 1, D)
@@ -242,7 +241,8 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             [`GrantedModelOutput`] with `last_hidden_state` (B, N, D), or as the fusion says.
         """
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
-        (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], **kwargs)
+        reported = [] if output_hidden_states and not self.config.fused_hidden_states else None
+        (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], reported=reported, **kwargs)
         if self.config.standardize:
             fused = self.standardization(fused)  # padding becomes zero again below
         if self.config.projection_dim is not None:
@@ -258,12 +258,8 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         fused = _without_padding(fused.to(dtype), ~mask.to(fused.device).unsqueeze(-1))
         hidden_states = None
         if output_hidden_states:
-            hidden_states = (fused,) * (self.config.num_hidden_layers + 1)
-            if not self.config.fused_hidden_states:
-                inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-                with reporting(self.encoder), self._reading(frozen=not self._encoder_is_trainable(inputs)):
-                    own = self._entry(inputs)(**inputs, output_hidden_states=True, return_dict=True)
-                hidden_states = own.hidden_states
+            fused_states = (fused,) * (self.config.num_hidden_layers + 1)
+            hidden_states = fused_states if reported is None else tuple(reported)
         output = GrantedModelOutput(fused, attention_mask, hidden_states)
         return output.to_tuple() if return_dict is False else output
 
@@ -273,6 +269,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         fusions: list[LayerFusion] | None = None,
         recompute: bool = True,
+        reported: list[torch.Tensor] | None = None,
         **kwargs,
     ) -> list[torch.Tensor]:
         """Several fusions from one run of the encoder.
@@ -283,6 +280,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             fusions (`list[LayerFusion]`, *optional*): the model's own by default.
             recompute (`bool`, defaults to `True`): get the gradient of learned weights over a frozen encoder from a
                 second run of it; `False` keeps the layers instead: faster, at the memory of the whole stack.
+            reported (`list`, *optional*): an empty one, which gets the encoder's own L + 1 hidden states of that run.
 
         Returns:
             One fp32 tensor per fusion, (B, N, D), (B, N, K * D) or (B, K, N, D), zeros at padding, before projection.
@@ -313,7 +311,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             if frozen and self._encoder_is_trainable(inputs):
                 raise RuntimeError("got an encoder made trainable between forward and backward, expected it frozen")
             with self._reading(frozen):
-                self._run(inputs, visit, EMBEDDINGS in used)
+                self._run(inputs, visit, EMBEDDINGS in used, reported)
 
         if (torch.is_grad_enabled() and not frozen) or (learning and not recompute):
             layers: dict[int, torch.Tensor] = {}
@@ -347,10 +345,17 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             )
         self.config.layer_width(fusion.layers)  # raises where they are of several widths
 
-    def _run(self, inputs: dict, visit: Callable[[int, torch.Tensor], None], embeddings: bool) -> None:
+    def _run(
+        self,
+        inputs: dict,
+        visit: Callable[[int, torch.Tensor], None],
+        embeddings: bool,
+        reported: list[torch.Tensor] | None,
+    ) -> None:
         """Run the encoder, calling `visit(i, hidden (B, N, D))` for each of its L layers as it comes.
 
-        What enters the first block comes before them, as layer `EMBEDDINGS`, if `embeddings` says so.
+        What enters the first block comes before them, as layer `EMBEDDINGS`, if `embeddings` says so. An empty list
+        `reported` gets the hidden states that the encoder itself reports.
         """
         trunk, layers = find_text_trunk(self.encoder)
         if self._last_layer_name is None:
@@ -381,8 +386,15 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
             seen.append(index)
             visit(index, hidden)
 
-        with streaming(modules, check_and_visit), entering(layers[0], check_and_visit, embeddings):
-            entry(**inputs, **cache, output_hidden_states=False, return_dict=True)
+        asked = reported == []  # not again in backward
+        with (
+            reporting(self.encoder) if asked else nullcontext(),
+            streaming(modules, check_and_visit),
+            entering(layers[0], check_and_visit, embeddings),
+        ):
+            output = entry(**inputs, **cache, output_hidden_states=asked, return_dict=True)
+        if asked:
+            reported += output.hidden_states
         odd = [index for index in range(len(modules)) if seen.count(index) != 1]
         if odd:
             raise ValueError(

@@ -4,7 +4,7 @@
     model.encode(["a red cube"])             # what Krea2Pipeline.encode_prompt gives at the real tokens of a prompt
 
 A rule says what is done to a positive prompt: the text around it, which states are taken, what is done to them, which
-tokens are dropped. Places that a pipeline fills up with padding are left out.
+tokens are dropped. Places that a pipeline fills up with padding are left out, unless its encoder reads them as text.
 
 Ships to the Hub; imports nothing but its sibling files.
 """
@@ -58,6 +58,44 @@ NUCLEUS = (
 )
 
 
+def _sana(asked: str, simple: str, cat: str, street: str) -> str:
+    """Sana's instruction from the four of its lines that differ between images and videos."""
+    detailed = (
+        "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating."
+    )
+    examples = "Here are examples of how to transform or refine prompts:"
+    only = (
+        "Please generate only the enhanced description for the prompt below and avoid including any additional "
+        "commentary or evaluations:"
+    )
+    return "\n".join((asked, simple, detailed, examples, cat, street, only, "User Prompt: "))
+
+
+SANA = _sana(
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
+    "generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial relationships "
+    "to create vivid and concrete scenes.",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping peacefully on "
+    "a warm sunny windowsill, surrounded by pots of blooming red flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps, a "
+    "diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.",
+)
+SANA_VIDEO = _sana(
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for video "
+    "generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, motion, and temporal "
+    "relationships to create vivid and dynamic scenes.",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat slowly settling into a curled position, peacefully "
+    "falling asleep on a warm sunny windowsill, with gentle sunlight filtering through surrounding pots of blooming red "
+    "flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps "
+    "gradually lighting up, a diverse crowd of people in colorful clothing walking past, and a double-decker bus smoothly "
+    "passing by towering glass skyscrapers.",
+)
+QWEN_IMAGE_21 = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+
+
 @dataclass(frozen=True)
 class PipelineRule:
     """What a stock pipeline does to a positive prompt.
@@ -66,7 +104,10 @@ class PipelineRule:
         pipeline (`str`): its class in diffusers.
         encoder (`str`): the model type of its encoder.
         length (`int`, *optional*): most tokens read, template included; as many as the tokenizer allows by default.
+            Where there is a `drop_text`: most tokens that are left.
         drop (`int`, defaults to 0): leading tokens that are cut off the output.
+        drop_text (`str`, *optional*): as many more of them as this text has tokens.
+        keep_first (`bool`, defaults to `False`): whether the first token stays, and those cut off come after it.
         template (`str`, *optional*): the text around the prompt, as it is tokenised.
         chat (`tuple`, *optional*): instead: messages for the tokenizer's chat template, (role, text) each.
         parts (`bool`, defaults to `False`): whether their content is a list of parts instead of a text.
@@ -79,6 +120,8 @@ class PipelineRule:
     length: int | None = None
     drop: int = 0
     template: str | None = None
+    drop_text: str | None = None
+    keep_first: bool = False
     chat: tuple[tuple[str, str], ...] | None = None
     parts: bool = False
     chat_options: Mapping[str, Any] = field(default_factory=dict)
@@ -95,6 +138,13 @@ LAST = _state(-1)
 BEFORE_LAST = _state(-2)
 
 PIPELINE_RULES: dict[str, PipelineRule] = {
+    "cogview4": PipelineRule(
+        "CogView4Pipeline",
+        "glm",
+        1024,
+        # Of a prompt by itself: beside a longer one the encoder reads more padding.
+        options={**BEFORE_LAST, "padding_side": "left", "fill_to_multiple_of": 16},
+    ),
     "cosmos2.5": PipelineRule(
         "Cosmos2_5_PredictBasePipeline",
         "qwen2_5_vl",
@@ -276,7 +326,38 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         chat_options={**PROMPTED, "enable_thinking": False},
         options=_state(-1, add_special_tokens=False),
     ),
+    # As with skip_text_cleaning=True. What the pipeline takes out of a prompt otherwise (links, long numbers, Chinese
+    # characters, ...) is not taken out here.
+    "prx": PipelineRule("PRXPipeline", "t5gemma", options={**LAST, "text_cleaning": "unescape_strip"}),
+    "prx-pixel": PipelineRule("PRXPixelPipeline", "qwen3_vl", 256, options={**LAST, "text_cleaning": "unescape_strip"}),
     "qwen-image": PipelineRule("QwenImagePipeline", "qwen2_5_vl", 546, 34, QWEN_IMAGE, options=LAST),
+    "qwen-image-2.1": PipelineRule(
+        "QwenImage21Pipeline",
+        "qwen3_vl",
+        template=f"{QWEN_IMAGE_21}<|im_start|>user\n{{prompt}}<|im_end|>\n<|im_start|>assistant\n",
+        drop_text=QWEN_IMAGE_21,
+        options=_state(-1, last_layer="pre_norm", padding_side="left"),
+    ),
+    "sana": PipelineRule(
+        "SanaPipeline",
+        "gemma2",
+        300,
+        -2,  # the opening token and the last one of the instruction stay
+        SANA + "{prompt}",
+        drop_text=SANA,
+        keep_first=True,
+        options={**LAST, "text_cleaning": "lower_strip"},
+    ),
+    "sana-video": PipelineRule(
+        "SanaVideoPipeline",
+        "gemma2",
+        300,
+        -2,
+        SANA_VIDEO + "{prompt}",
+        drop_text=SANA_VIDEO,
+        keep_first=True,
+        options={**LAST, "text_cleaning": "lower_strip"},
+    ),
     "wan": PipelineRule("WanPipeline", "umt5", 512, options={**LAST, "text_cleaning": "unescape"}),
     "z-image": PipelineRule(
         "ZImagePipeline",
@@ -316,6 +397,11 @@ def read_states(rule: PipelineRule, num_layers: int) -> tuple[str, ...]:
     return tuple("last" if normed and index == num_layers - 1 else str(index + 1) for index in options.used_layers())
 
 
+def dropped_tokens(rule: PipelineRule, tokenizer: Any) -> int:
+    """How many tokens a rule cuts off, with the encoder's tokenizer."""
+    return rule.drop + (0 if rule.drop_text is None else len(tokenizer.encode(rule.drop_text)))
+
+
 def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
     """The fields of [`GrantedConfig`] that make a model read as a pipeline does.
 
@@ -338,10 +424,14 @@ def pipeline_options(name: str, tokenizer: Any) -> dict[str, Any]:
             for role, text in rule.chat
         ]
         template = tokenizer.apply_chat_template(messages, tokenize=False, **rule.chat_options)
-    length = tokenizer.model_max_length if rule.length is None else rule.length
+    dropped = dropped_tokens(rule, tokenizer)
+    length = tokenizer.model_max_length
+    if rule.length is not None:
+        length = rule.length if rule.drop_text is None else rule.length + dropped
     return {
         "prompt_template": template,
-        "template_drop_tokens": rule.drop,
+        "template_drop_tokens": dropped,
+        "template_keep_first": rule.keep_first,
         "max_sequence_length": length,
         "fused_hidden_states": rule.options["fusion"] == "single",  # a pipeline joins several states by itself
         **rule.options,

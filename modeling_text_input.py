@@ -9,6 +9,7 @@ Tiny: tests/test_modeling_granted.py. Ships to the Hub; imports nothing but torc
 import html
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any
 
 import torch
 from transformers.utils.logging import tqdm
@@ -44,9 +45,10 @@ def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[in
 
 def cleaned(text: str, how: str) -> str:
     """A text as `text_cleaning` of [`GrantedConfig`] says."""
-    if how == "unescape":
+    if how.startswith("unescape"):
         text = ftfy.fix_text(text) if ftfy is not None else text
-        return " ".join(html.unescape(html.unescape(text)).split())
+        text = html.unescape(html.unescape(text))
+        return " ".join(text.split()) if how == "unescape" else text.strip()
     if how == "lower_strip":
         text = text.lower()
     return text if how == "none" else text.strip()
@@ -105,8 +107,8 @@ class TextInput:
                 except NotFiniteError:  # the first token of the first text
                     raise not_finite(f"the text {texts[batch[0]][:60]!r}") from None
                 self.check_finite(output, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                for i, row, mask in zip(batch, output, attention_mask.bool()):
-                    row = row[..., mask, :][..., self.config.template_drop_tokens :, :].cpu()  # ([K,] N_i, D)
+                for i, row, kept in zip(batch, output, self.kept_tokens(attention_mask)):
+                    row = row[..., kept, :].cpu()  # ([K,] N_i, D)
                     features[i] = emphasized(row, factors[i]) if spans[i] else row
         return features
 
@@ -160,8 +162,27 @@ class TextInput:
             return_offsets_mapping=True,
         )["offset_mapping"]
         self.tokenizer.backend_tokenizer.no_truncation()  # its rules would keep the limit of this call
-        factors = token_factors(offsets, shifted)
-        return (factors + [1.0] * (len(token_ids) - len(factors)))[self.config.template_drop_tokens :]
+        factors = self.filled(token_factors(offsets, shifted), 1.0)
+        factors += [1.0] * (len(token_ids) - len(factors))
+        return [factor for place, factor in enumerate(factors) if place not in self.config.dropped_tokens]
+
+    def filled(self, tokens: list, filler: Any) -> list:
+        """What stands for the tokens of a text, with `filler` for those that fill it up (`fill_to_multiple_of`)."""
+        padding = [filler] * (-len(tokens) % (self.config.fill_to_multiple_of or 1))
+        return padding + tokens if self.config.padding_side == "left" else tokens + padding
+
+    def kept_tokens(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Where the tokens are that stand for the texts of a batch: no padding, and no template that is dropped.
+
+        Args:
+            attention_mask (`torch.Tensor`): (B, N), nonzero at real tokens.
+
+        Returns:
+            (B, N) bool.
+        """
+        mask, dropped = attention_mask.bool(), self.config.dropped_tokens
+        places = mask.cumsum(-1) - 1  # (B, N), of each real token among those of its text
+        return mask & ((places < dropped.start) | (places >= dropped.stop))
 
     @staticmethod
     def check_finite(features: torch.Tensor, mask: torch.Tensor, text_of: Callable[[int], str]) -> None:
@@ -222,16 +243,17 @@ class TextInput:
         limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
         positions = self.num_positions
         limit = limit if positions is None else min(limit, positions)
-        if limit <= self.config.template_drop_tokens:
+        limit -= limit % (self.config.fill_to_multiple_of or 1)  # what fills a text up is read, too
+        least = self.config.dropped_tokens.stop + 1
+        if limit < least:
             raise ValueError(
-                f"got max_sequence_length={limit}, expected more than the {self.config.template_drop_tokens} template "
-                "tokens that are dropped"
+                f"got max_sequence_length={limit}, expected more than the {least - 1} template tokens that come first"
             )
         texts = self._templated(texts)
         special = self.config.add_special_tokens
         token_ids = self.tokenizer(texts, truncation=False, verbose=False, add_special_tokens=special)["input_ids"]
         if allow_empty:
-            least, pad = self.config.template_drop_tokens + 1, self.tokenizer.pad_token_id
+            pad = self.tokenizer.pad_token_id
             token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
         cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
         if cut:
@@ -254,7 +276,7 @@ class TextInput:
                 self.tokenizer.backend_tokenizer.no_truncation()
             for i, ids in zip(cut, shortened):
                 token_ids[i] = ids
-        return token_ids
+        return [self.filled(ids, self.tokenizer.pad_token_id) for ids in token_ids]
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens each text has with the prompt template around it, however many are read."""
@@ -262,7 +284,7 @@ class TextInput:
             return []
         options = {"truncation": False, "verbose": False, "add_special_tokens": self.config.add_special_tokens}
         token_ids = self.tokenizer(self._templated(texts), **options)["input_ids"]
-        return [len(ids) for ids in token_ids]
+        return [len(self.filled(ids, None)) for ids in token_ids]
 
     def _templated(self, texts: list[str]) -> list[str]:
         template = self.config.prompt_template

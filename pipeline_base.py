@@ -161,9 +161,9 @@ class GrantedPipelineMixin:
             features = self.text_encoder(input_ids, attention_mask).last_hidden_state  # (T, [K,] M, D)
         masks = attention_mask.bool().to(features.device)  # (T, M)
         self.text_encoder.check_finite(features, masks, texts.__getitem__)
-        drop = self.text_encoder.config.template_drop_tokens
+        kept = self.text_encoder.kept_tokens(masks)  # (T, M)
         # (N_i, D) or (N_i, K * D) each, whichever side was padded
-        rows = [row[mask][drop:] for row, mask in zip(side_by_side(features), masks)]
+        rows = [row[own] for row, own in zip(side_by_side(features), kept)]
         if any(spans):
             factors = self.text_encoder.emphasis_factors(texts, spans, token_ids)
             rows = [self.text_encoder.emphasized(row, own) if own else row for row, own in zip(rows, factors)]

@@ -32,6 +32,7 @@ TEXT_WIDTHS = (
     "in_text_dim",
     "text_hidden_dim",
     "llm_features_dim",
+    "context_in_dim",
 )
 
 

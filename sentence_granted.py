@@ -135,7 +135,7 @@ class GrantedSentenceEncoder(InputModule):
         """
         fused = self.encoder.fuse(features["input_ids"], features["attention_mask"])[0]  # (B, N, D)
         mask = features["attention_mask"].to(fused.device)  # (B, N)
-        mask = mask * (mask.cumsum(-1) > self.encoder.config.template_drop_tokens)  # (B, N)
+        mask = mask * self.encoder.kept_tokens(mask)  # (B, N)
         if not torch.is_grad_enabled():
             self.encoder.check_finite(
                 fused, mask, lambda row: self.tokenizer.decode(features["input_ids"][row], skip_special_tokens=True)

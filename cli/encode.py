@@ -1,6 +1,7 @@
 """`granted encode` and `granted export`: features of texts, and an encoder of a fine-tuned model.
 
 granted encode Qwen/Qwen3-VL-8B-Instruct captions.txt --output features
+granted encode Qwen/Qwen3-VL-4B-Instruct captions.txt --output features --pipeline krea2
 """
 
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from granted.cli.console import console
 from granted.cli.registry import command
 from granted.encoding.options import EncoderOptions
+from granted.utils.errors import InputError
 from granted.utils.options import option
 from granted.utils.settings import Count
 
@@ -22,13 +24,24 @@ class Encode:
     output: Path = option(help="Folder of safetensors shards, keyed by text.")
     fusion: str | None = option(None, "norm_avg (the default), learned, avg or single; a saved model has its own.")
     layer_index: int | None = option(None, "The layer of fusion single; -1 is the last.")
+    pipeline: str | None = option(
+        None, "Read a plain encoder as this stock pipeline does, such as krea2: docs/pipelines.md has the names."
+    )
     max_length: Count | None = option(None, "Most tokens read of a text, template included; the encoder's own limit.")
     token_budget: Count = option(8192, "Most tokens that the encoder reads at a time, padding included.")
+
+    def __post_init__(self):
+        said = [name for name in ("fusion", "layer_index", "max_length") if getattr(self, name) is not None]
+        if self.pipeline is not None and said:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+            raise InputError(
+                f"got --pipeline {self.pipeline} with {names}, expected it alone: the pipeline says how it reads"
+            )
 
 
 @command("encode")
 def encode(settings: Encode, encoder: EncoderOptions):
-    """Encode texts into fused features (N, D) on disk. Run again to go on after an interruption."""
+    """Encode texts into features (N, D) on disk, (K, N, D) of K states. Run again to go on after an interruption."""
     from granted.encoding.feature_files import encode_file
 
     given = asdict(settings)

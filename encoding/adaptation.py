@@ -22,7 +22,7 @@ from granted.encoding.alignment import TokenPlaces, check_offsets, overlap_weigh
 from granted.encoding.controls import CONTROLS
 from granted.encoding.embedding_cache import identity_hash
 from granted.encoding.feature_files import feature_identity
-from granted.encoding.features import feature_encoder
+from granted.encoding.features import USUAL_READING, feature_encoder
 from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.ridge import LinearMap, Moments, fit_ridge, mean_explained
@@ -38,7 +38,7 @@ FEWEST_TEXTS = 10
 PARTS = ("fit", "chosen on", "test")  # of the texts: eight tenths, one, one
 Features = Callable[[GrantedModel, Sequence[str]], list[torch.Tensor]]
 EMBEDDINGS = "embeddings"
-READING = ("text_cleaning", "prompt_template", "add_special_tokens", "template_drop_tokens")
+READING = ("prompt_template", "template_drop_tokens", *USUAL_READING)
 
 
 @torch.no_grad()

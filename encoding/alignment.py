@@ -73,17 +73,20 @@ def token_places(encoder: GrantedModel, texts: Sequence[str]) -> list[TokenPlace
     places = []
     for text, offsets in zip(plain, found["offset_mapping"]):
         spans = [(begin - len(before), end - len(before)) if end > begin else None for begin, end in offsets]
-        spans += [None] * (config.template_drop_tokens + 1 - len(spans))  # an empty text has one of padding
-        places.append(_placed(text, spans, config.template_drop_tokens, cut=len(offsets) > limit))
+        spans = encoder.filled(spans, None)
+        spans += [None] * (config.dropped_tokens.stop + 1 - len(spans))  # an empty text has one of padding
+        places.append(_placed(text, spans, config.dropped_tokens, cut=len(offsets) > limit))
     return places
 
 
-def _placed(text: str, spans: list[tuple[int, int] | None], drop: int, cut: bool) -> TokenPlaces:
+def _placed(text: str, spans: list[tuple[int, int] | None], dropped: range, cut: bool) -> TokenPlaces:
     """Places of tokens from what their offsets say, in characters from the beginning of the text."""
     touching = [i for i, span in enumerate(spans) if span and min(span[1], len(text)) > max(span[0], 0)]
     first, last = (touching[0], touching[-1]) if touching else (len(spans), len(spans))
     begins, ends = torch.zeros(2, len(spans), dtype=torch.float64)  # (N,) each
-    for group, start in ((range(drop, first), -1), (range(last + 1, len(spans)), len(text))):
+    kept = [i for i in range(len(spans)) if i not in dropped]
+    before, after = [i for i in kept if i < first], range(last + 1, len(spans))
+    for group, start in ((before, -1), (after, len(text))):
         for number, i in enumerate(group):
             begins[i], ends[i] = start + number / len(group), start + (number + 1) / len(group)
     reached = 0
@@ -93,7 +96,7 @@ def _placed(text: str, spans: list[tuple[int, int] | None], drop: int, cut: bool
         reached = int(ends[i])
     own = torch.zeros(len(spans), dtype=torch.bool)  # (N,)
     own[first : last + 1] = True
-    return TokenPlaces(text, begins[drop:], ends[drop:], own[drop:], cut)
+    return TokenPlaces(text, begins[kept], ends[kept], own[kept], cut)
 
 
 def overlap_weights(new: TokenPlaces, old: TokenPlaces) -> torch.Tensor:

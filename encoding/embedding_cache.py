@@ -98,7 +98,7 @@ class EmbeddingCache:
             }
             for name, begins in offsets.items():
                 shape = tensors.get_slice(name).get_shape()
-                if len(begins) != len(keys) + 1 or len(shape) != 2 or begins[-1] != shape[0]:
+                if len(begins) != len(keys) + 1 or len(shape) not in (2, 3) or begins[-1] != shape[0]:
                     raise ValueError(f"{name} has {shape} for {len(keys)} texts of {begins[-1]} rows")
         for row, key in enumerate(keys):
             self._place[key] = (shard, row)
@@ -125,7 +125,7 @@ class EmbeddingCache:
     def append(
         self, texts: Sequence[str], embeddings: dict[str, Sequence[torch.Tensor]], work: dict[str, Any] | None = None
     ) -> None:
-        """Add texts with, under each name, one tensor per text: (D,) or (N_i, D).
+        """Add texts with, under each name, one tensor per text: (D,), (N_i, D) or (K, N_i, D).
 
         Args:
             texts (`Sequence[str]`): as many as there are tensors under each name.
@@ -138,10 +138,10 @@ class EmbeddingCache:
         """
         tensors, lengths = {}, {}
         for name, rows in embeddings.items():
-            rows = [row.unsqueeze(0) if row.ndim == 1 else row for row in rows]  # (N_i, D) each
+            rows = [_tokens_first(row) for row in rows]  # (N_i, D) or (N_i, K, D) each
             if len(rows) != len(texts):
                 raise ValueError(f"got {len(rows)} embeddings {name!r} for {len(texts)} texts, expected one each")
-            tensors[name] = torch.cat([row.cpu() for row in rows])  # (sum N_i, D)
+            tensors[name] = torch.cat([row.cpu() for row in rows])  # (sum N_i, [K,] D)
             lengths[name] = [len(row) for row in rows]
             if not torch.isfinite(tensors[name]).all():
                 first = next(text for text, row in zip(texts, rows) if not torch.isfinite(row).all())
@@ -160,7 +160,7 @@ class EmbeddingCache:
         self._index(shard)
 
     def read(self, name: str, text: str) -> torch.Tensor:
-        """The tensor (N, D) stored for a text under a name.
+        """The tensor (N, D) or (K, N, D) stored for a text under a name.
 
         Raises:
             KeyError: the text or the name is not in the cache.
@@ -169,7 +169,8 @@ class EmbeddingCache:
         shard, row = self._place[text_key(text)]
         begins = self._offsets[shard][name]
         with _opened(shard) as tensors:
-            return _finite(tensors.get_slice(name)[begins[row] : begins[row + 1]])  # (N, D)
+            found = _finite(tensors.get_slice(name)[begins[row] : begins[row + 1]])  # (N, D) or (N, K, D)
+        return found if found.ndim == 2 else found.transpose(0, 1)
 
     def read_vectors(self, name: str, texts: Sequence[str]) -> torch.Tensor:
         """Stored (D,) vectors of many texts as (len(texts), D), reading each shard once."""
@@ -205,6 +206,11 @@ def _opened(shard: Path) -> Iterator[Any]:
     expected = "a whole one of this cache: remove it and run again"
     with refusing(f"the damaged shard {shard}", expected), safe_open(shard, framework="pt") as tensors:
         yield tensors
+
+
+def _tokens_first(row: torch.Tensor) -> torch.Tensor:
+    """A text's features as rows of a shard: (N, D), or (N, K, D) of (K, N, D)."""
+    return row.transpose(0, 1) if row.ndim == 3 else row.reshape(-1, row.shape[-1])
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:

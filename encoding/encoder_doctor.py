@@ -100,7 +100,9 @@ def describe(model: GrantedModel, fused: bool) -> list[tuple[str, str]]:
     if config.prompt_template is not None:
         rows.append(("around a prompt", repr(config.prompt_template)))
     if config.template_drop_tokens:
-        rows.append(("drops", f"the first {config.template_drop_tokens} tokens"))
+        count = config.template_drop_tokens
+        which = f"{count} tokens after the first" if config.template_keep_first else f"the first {count} tokens"
+        rows.append(("drops", which))
     if readers := pipelines_that_read(model):
         family = encoder_family(config.encoder_config)
         rows.append(("pipelines", f"{', '.join(readers)} read a {family}; its width must be that of their own"))
@@ -179,7 +181,7 @@ def read(model: GrantedModel, prompt: str) -> PromptReading:
         prompt=prompt,
         tokens=tokens,
         cut=tokens - len(ids),
-        dropped=max(0, config.template_drop_tokens - start) if start is not None else 0,
+        dropped=sum(place >= start for place in config.dropped_tokens) if start is not None else 0,
         words=len(words),
         unknown=0 if tokenizer.unk_token_id is None else words.count(tokenizer.unk_token_id),
         finite=bool(features.isfinite().all()),

@@ -1,7 +1,7 @@
 """Fused features on disk: the texts of a file encoded once, under all that decides their content.
 
     encode_file("encoder", "captions.txt", "features")
-    EmbeddingCache("features", feature_identity(encoder)).read("features", "a red cube")     # (N, D)
+    EmbeddingCache("features", feature_identity(encoder)).read("features", "a red cube")     # (N, D) or (K, N, D)
 
 Tiny, on CPU: `granted encode checkpoints/tiny/granted texts.txt --output features`.
 """
@@ -14,6 +14,7 @@ from granted.encoding.embedding_cache import EmbeddingCache
 from granted.encoding.loading import EncoderOptions, load_encoder
 from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
+from granted.modeling_pipeline_rules import pipeline_rule
 from granted.utils.errors import InputError
 from granted.utils.files import read_lines
 
@@ -25,6 +26,7 @@ def encode_file(
     *,
     fusion: str | None = None,
     layer_index: int | None = None,
+    pipeline: str | None = None,
     options: EncoderOptions | None = None,
     max_length: int | None = None,
     token_budget: int = 8192,
@@ -38,6 +40,8 @@ def encode_file(
         output_dir (`str`): the cache's folder.
         fusion (`str`, *optional*), layer_index (`int`, *optional*): of a plain encoder, `"norm_avg"` by default; a
             saved model has its own.
+        pipeline (`str`, *optional*): the name of a stock pipeline, as which a plain encoder is read; features of
+            several states are (K, N, D).
         options ([`EncoderOptions`], *optional*): how and where the encoder is loaded.
         max_length (`int`, *optional*): most tokens read of a text.
         token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
@@ -48,13 +52,20 @@ def encode_file(
 
     Raises:
         InputError: the file is missing, not UTF-8 or has no text; the encoder cannot be loaded or is a saved model
-            with another fusion than the one asked for; the folder holds the features of another encoder.
+            with another fusion than the one asked for; the pipeline is not known, or reads layers that are not there;
+            the folder holds the features of another encoder.
     """
     texts = [line for line in read_lines(texts_file) if line.strip()]
     if not texts:
         raise InputError(f"got no text in {texts_file}, expected one a line")
     asked = {name: value for name, value in (("fusion", fusion), ("layer_index", layer_index)) if value is not None}
-    name, encoder = load_encoder(spec, options, max_length=max_length, **{"fusion": "norm_avg"} | asked)
+    if pipeline is not None:
+        try:
+            pipeline_rule(pipeline)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    usual = {"fusion": "norm_avg"} if pipeline is None else {}
+    name, encoder = load_encoder(spec, options, max_length=max_length, pipeline=pipeline, **usual | asked)
     for option, value in asked.items():
         if getattr(encoder.config, option) != value:
             raise InputError(
@@ -66,7 +77,7 @@ def encode_file(
     with tqdm(total=len(missing), desc=f"encoding by {name}", unit="text", disable=not missing) as bar:
         for start in range(0, len(missing), batch_texts):
             part = missing[start : start + batch_texts]
-            features = encoder.encode(part, token_budget=token_budget, show_progress=False)  # (N_i, D) each
+            features = encoder.encode(part, token_budget=token_budget, show_progress=False)  # ([K,] N_i, D) each
             cache.append(part, {"features": features})
             bar.update(len(part))
     return len(missing), len(cache)

@@ -21,6 +21,15 @@ from granted.utils.errors import InputError
 from granted.utils.files import read_json
 
 
+# Fields of an encoder's configuration that change how it reads a text, and what they are for most.
+USUAL_READING = {
+    "text_cleaning": "none",
+    "add_special_tokens": True,
+    "template_keep_first": False,
+    "fill_to_multiple_of": None,
+}
+
+
 def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
     """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
 
@@ -109,12 +118,18 @@ def feature_encoder(encoder: GrantedModel, feature: str) -> GrantedModel:
 
 
 def reading_of(encoder: GrantedModel) -> dict[str, Any]:
-    """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it."""
-    limits = (encoder.config.max_sequence_length, encoder.num_positions)
+    """How an encoder reads a text: `max_length` (most tokens, template included) and the template around it.
+
+    What else of its configuration changes the tokens or which of them are read is in it where it is not the default.
+    """
+    config = encoder.config
+    most = min(limit for limit in (config.max_sequence_length, encoder.num_positions) if limit is not None)
+    more = {name: getattr(config, name) for name, value in USUAL_READING.items() if getattr(config, name) != value}
     return {
-        "max_length": min(limit for limit in limits if limit is not None),
-        "prompt_template": encoder.config.prompt_template,
-        "template_drop_tokens": encoder.config.template_drop_tokens,
+        "max_length": most - most % (config.fill_to_multiple_of or 1),
+        "prompt_template": config.prompt_template,
+        "template_drop_tokens": config.template_drop_tokens,
+        **more,
     }
 
 

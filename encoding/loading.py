@@ -63,7 +63,12 @@ def place(model: nn.Module, device: str | torch.device = "auto") -> nn.Module:
 
 
 def load_encoder(
-    spec: str, options: EncoderOptions | None = None, *, max_length: int | None = None, **config_options: Any
+    spec: str,
+    options: EncoderOptions | None = None,
+    *,
+    max_length: int | None = None,
+    pipeline: str | None = None,
+    **config_options: Any,
 ) -> tuple[str, GrantedModel]:
     """Load an encoder given as Hub id, folder or GGUF file, or as `NAME=PATH`, and put it on its device.
 
@@ -72,6 +77,8 @@ def load_encoder(
         options ([`EncoderOptions`], *optional*): how and where.
         max_length (`int`, *optional*): most tokens it reads of a text, template included; by default what its
             configuration says.
+        pipeline (`str`, *optional*): the name of a stock pipeline; a plain encoder is read as that reads its own, see
+            [`GrantedModel.for_pipeline`].
         config_options: fields of [`GrantedConfig`] for a plain encoder, such as `fusion="norm_avg"`.
 
     Returns:
@@ -87,11 +94,18 @@ def load_encoder(
         raise InputError(f"got encoder {path!r}, which does not exist, expected a folder or GGUF file: check the path")
     with refusing(f"encoder {path!r}", "a text encoder with its tokenizer: check the path or Hub id"):
         if is_fused(path, options.revision):
+            if pipeline is not None:
+                raise InputError(
+                    f"got pipeline {pipeline} for {name}, a saved model with a fusion of its own, expected the plain "
+                    "encoder: name that one, or leave the pipeline out"
+                )
             config = GrantedModel.config_class.from_pretrained(path, revision=options.revision)
             config = type(config).from_dict(config.to_dict() | configured)
             trust = options.trust_encoder_code
             model = GrantedModel.from_pretrained(path, config=config, trust_encoder_code=trust, **options.loading())
             _ = model.tokenizer  # read now: a damaged one is refused here, too
+        elif pipeline is not None:
+            model = GrantedModel.for_pipeline(pipeline, path, **options.loading(), **(config_options | configured))
         else:
             model = GrantedModel.from_encoder(path, **options.loading(), **(config_options | configured))
     if options.device_map == "meta":  # without weights, to be looked at and not used

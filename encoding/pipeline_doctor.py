@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from granted.configuration_granted import GrantedConfig
-from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, read_states, rule_fusion
+from granted.modeling_pipeline_rules import PIPELINE_RULES, PipelineRule, dropped_tokens, read_states, rule_fusion
 from granted.modeling_text_trunk import find_text_trunk, hidden_of, streaming
 from granted.pipeline_blocks import width_in
 from granted.utils.errors import InputError
@@ -34,7 +34,7 @@ NORMS = {
     "token_std": lambda hidden: (hidden - hidden.mean(-1, keepdim=True)) / (hidden.std(-1, keepdim=True) + 1e-8),
 }
 FINAL = "last"  # after the final norm, as `read_states` calls it; the last block's output before it has a number
-# Options of encode_prompt that are set where a pipeline has them: the prompt alone, once.
+# Options of encode_prompt that are set where a pipeline has them: the prompt alone, once. Others are as in its call.
 ENCODE_OPTIONS = {"do_classifier_free_guidance": False, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
 FUSED = "fused"  # what a GrantedModel gives
 PROBED = 3  # tokens of a prompt by which it is found again
@@ -63,7 +63,8 @@ class Reading:
             one after the final norm, `"fused"` what a GrantedModel gives, `"fused 1"` the first of several sums.
         norm (`str`): what is done to each, one of `NORMS`.
         arrangement (`str`): `"single"`, `"concat"`, `"interleave"` or `"stack"`.
-        dropped (`int`): real tokens before the first one that is taken.
+        dropped (`int`): real tokens that are cut off the beginning.
+        first_kept (`bool`): whether the first token stays, and those cut off come after it.
         ids (`tuple[int, ...]`): the real tokens that the encoder read.
         prompt_start (`int`, *optional*): where the prompt begins among them; `None` if it is not found.
         prompt_cut (`bool`): whether the prompt's end was not read.
@@ -75,6 +76,7 @@ class Reading:
     norm: str
     arrangement: str
     dropped: int
+    first_kept: bool
     ids: tuple[int, ...]
     prompt_start: int | None
     prompt_cut: bool
@@ -85,7 +87,9 @@ class Reading:
     @property
     def prompt_lost(self) -> int:
         """Tokens at the beginning of the prompt that are dropped with the template."""
-        return max(0, self.dropped - self.prompt_start) if self.prompt_start is not None else 0
+        if self.prompt_start is None:
+            return 0
+        return min(self.dropped, max(0, self.first_kept + self.dropped - self.prompt_start))
 
 
 @contextmanager
@@ -143,7 +147,10 @@ def encode(pipe: Any, prompts: Sequence[str]) -> Any:
         InputError: it cannot be called with prompts alone.
     """
     parameters = inspect.signature(pipe.encode_prompt).parameters
-    given = {name: value for name, value in ENCODE_OPTIONS.items() if name in parameters}
+    called = inspect.signature(type(pipe).__call__).parameters
+    given = {name: called[name].default for name in parameters if name in called}
+    given = {name: value for name, value in given.items() if value not in (None, inspect.Parameter.empty)}
+    given |= {name: value for name, value in ENCODE_OPTIONS.items() if name in parameters}
     if "device" in parameters:
         given["device"] = next(pipe.text_encoder.parameters()).device
     needed = [n for n, one in parameters.items() if one.default is one.empty and n not in (*given, "prompt", "kwargs")]
@@ -179,18 +186,24 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
             f"got features {tuple(features.shape)} of {type(pipe).__name__}, expected states of its {component} in "
             "them: it does something to them that is not known here"
         )
-    states, norm, arrangement, place, padded = found
+    states, norm, arrangement, places, padded = found
     mask_given = run.mask is not None
     if not mask_given and padded:  # nobody said where padding is, but what comes out has none of it
-        run.mask = [i >= place for i in range(len(run.ids))]
+        run.mask = [i >= places[0] for i in range(len(run.ids))]
     real = run.real
+    before = [sum(i < place for i in real) for place in places]  # real tokens before the first and the second taken
+    between = before[-1] - before[0] - 1
+    first_kept = before[0] == 0 and between > 0
     ids = [run.ids[i] for i in real]
-    start, cut = find_prompt(_tokenizer_of(pipe, component), prompt, ids)
+    tokenizer = _tokenizer_of(pipe, component)
+    written = (prompt, prompt.lower().strip())  # some read a prompt in small letters
+    start, cut = min((find_prompt(tokenizer, one, ids) for one in written), key=lambda one: (one[0] is None, one[1]))
     return Reading(
         states=states,
         norm=norm,
         arrangement=arrangement,
-        dropped=sum(i < place for i in real),
+        dropped=between if first_kept else before[0],
+        first_kept=first_kept,
         ids=tuple(ids),
         prompt_start=start,
         prompt_cut=cut,
@@ -235,7 +248,8 @@ def rule_of(pipe: Any) -> tuple[str, PipelineRule] | None:
 
 def encoder_family(config: PreTrainedConfig) -> str:
     """The model type of an encoder as the rules call it, whichever part of the model it is."""
-    return config.model_type.removesuffix("_text").removesuffix("_encoder")
+    family = config.model_type.removesuffix("_text").removesuffix("_encoder")
+    return "t5gemma" if family == "t5_gemma_module" else family
 
 
 def differences(pipe: Any, reading: Reading, component: str = "text_encoder") -> list[str]:
@@ -255,8 +269,10 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
     own = (reading.states, reading.norm, reading.arrangement)
     if own != expected:
         lines.append(f"it reads {describe_states(*own)}, {name} reads {describe_states(*expected)}")
-    if reading.dropped != rule.drop:
-        lines.append(f"it drops {reading.dropped} tokens, {name} drops {rule.drop}")
+    drops = (reading.dropped, reading.first_kept)
+    expected = (dropped_tokens(rule, _tokenizer_of(pipe, component)), rule.keep_first)
+    if drops != expected:
+        lines.append(f"it drops {describe_dropped(*drops)}, {name} drops {describe_dropped(*expected)}")
     return lines
 
 
@@ -275,6 +291,11 @@ def describe_states(states: Sequence[str], norm: str, arrangement: str) -> str:
     shown = ", ".join(states) if len(states) < 15 else f"{states[0]} to {states[-1]}"
     extra = [word for word in (arrangement if arrangement != "single" else "", norm.replace("none", "")) if word]
     return ", ".join([f"state{'s' * (len(states) > 1)} {shown}", *extra])
+
+
+def describe_dropped(count: int, first_kept: bool) -> str:
+    """`"34 tokens"`"""
+    return f"{count} tokens" + " after the first" * first_kept
 
 
 def _features_of_first(pipe: Any, prompts: Sequence[str], encode) -> torch.Tensor:
@@ -318,9 +339,9 @@ def find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | None
     return first - (inner is not own), ids[first : first + len(inner)] != inner
 
 
-def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, int, int] | None:
-    """The states in some features, their norm and arrangement, the place of the first token that is taken, and how
-    many places of padding come before it in the features."""
+def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, list[int], int] | None:
+    """The states in some features, their norm and arrangement, the places of the first token that is taken and of the
+    second, and how many places of padding come before them in the features."""
     widths = dict.fromkeys(state.shape[-1] for state in run.states.values())  # a fused one may have its own
     tolerance = 1e-4 if features.dtype == torch.float32 else 2e-2
     for arrangement, blocks in chain.from_iterable(_layouts(features.float(), width) for width in widths):
@@ -328,7 +349,9 @@ def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, 
         for norm, apply in NORMS.items():
             found = [_place(run, apply, block[first], tolerance) for block in blocks]
             if all(found) and len({place for _, place in found}) == 1:
-                return tuple(name for name, _ in found), norm, arrangement, found[0][1], first
+                second = [_place(run, apply, token, tolerance) for token in blocks[-1][first + 1 : first + 2]]
+                places = [found[0][1], *(one[1] for one in second if one)]
+                return tuple(name for name, _ in found), norm, arrangement, places, first
     return None
 
 

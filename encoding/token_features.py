@@ -75,14 +75,13 @@ def encode_features(
     fusions = [feature_encoder(encoder, feature).fusion.to(encoder.input_device) for feature in features]
     token_ids = encoder.tokenize(texts)
     found: dict[str, list] = {feature: [None] * len(texts) for feature in features}
-    drop = encoder.config.template_drop_tokens
     with evaluating(encoder), tqdm(total=len(texts), desc=shown, unit="text", disable=not shown) as bar:
         for batch in length_sorted_batches([len(ids) for ids in token_ids], token_budget):
             input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])  # (B, N) each
             for feature, fused in zip(features, encoder.fuse(input_ids, attention_mask, fusions)):  # (B, N, D)
                 encoder.check_finite(fused, attention_mask, lambda row, batch=batch: texts[batch[row]])
-                for i, row, mask in zip(batch, fused, attention_mask.bool()):
-                    found[feature][i] = row[mask][drop:].cpu()  # (N_i, D)
+                for i, row, kept in zip(batch, fused, encoder.kept_tokens(attention_mask)):
+                    found[feature][i] = row[kept].cpu()  # (N_i, D)
             bar.update(len(batch))
     return {feature: TokenFeatures(rows) for feature, rows in found.items()}
 

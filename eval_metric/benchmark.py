@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
-from granted.encoding.features import reading_of
+from granted.encoding.features import USUAL_READING, reading_of
 from granted.encoding.loading import device_name
 from granted.eval_metric.results import Result, provenance
 from granted.modeling_context_aggregator import ContextAggregator
@@ -120,11 +120,12 @@ def check_aggregators(
                 f"{encoder_name} as it is loaded now: load the encoder it was trained for, or train one"
             )
         trained = (head.training or {}).get("reading") or reading  # older aggregators do not say
-        for name, value in reading.items():
-            if trained.get(name) != value:
+        for name in reading | trained:
+            then, now = ((USUAL_READING | one).get(name) for one in (trained, reading))
+            if then != now:
                 raise InputError(
-                    f"got an aggregator trained on texts read with {name} {trained.get(name)!r}, expected {value!r} "
-                    f"as {encoder_name} reads now: set it as in the training, or train one"
+                    f"got an aggregator trained on texts read with {name} {then!r}, expected {now!r} as "
+                    f"{encoder_name} reads now: set it as in the training, or train one"
                 )
 
 
@@ -284,7 +285,7 @@ def encode_missing(
                 input_ids, attention_mask = encoder.pad([token_ids[i] for i in batch])
                 with torch.autocast(device.type, enabled=False):  # also where a training around this has it on
                     features, rows = model.embed(encoder, input_ids, attention_mask)  # rows: (b, context_dim) each
-                count = attention_mask.sum(1, keepdim=True) - encoder.config.template_drop_tokens  # (b, 1)
+                count = encoder.kept_tokens(attention_mask).sum(1, keepdim=True)  # (b, 1)
                 for name, feature in features.items():
                     rows[f"mean/{model.feature_key(name)}"] = feature.sum(1) / count  # (b, D), zeros where masked
                 counted = [(lengths[i], cut.get(i, lengths[i]) - lengths[i]) for i in batch]

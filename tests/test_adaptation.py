@@ -121,6 +121,9 @@ def test_special_tokens_and_templates_stand_before_and_behind_the_text(new, old,
     assert overlap_weights(one, other).tolist() == expected
     ((one,), (other,)) = token_places(new, [""]), token_places(old, [""])
     assert overlap_weights(one, other).tolist() == [[0.5, 0.5]]
+    framed.config.template_keep_first = True  # [BOS] stays, "the" is dropped
+    ((one,), (other,)) = token_places(framed, ["red cube"]), token_places(old, ["red cube"])
+    assert one.begins.tolist() == [-1, -0.5, 0, 4, 8] and overlap_weights(one, other).tolist() == expected
 
 
 def test_texts_that_two_encoders_read_otherwise_are_told(make_tokenizer, old):

@@ -305,7 +305,7 @@ def test_embeddings_that_are_not_finite_are_refused_with_the_first_text(encoder,
 
 def test_an_aggregator_trained_on_texts_read_otherwise_is_refused(encoder, heads, tmp_path):
     as_now = {"max_length": 512, "prompt_template": None, "template_drop_tokens": 0}
-    for change in ({"max_length": 16}, {"prompt_template": "draw {prompt}"}):
+    for change in ({"max_length": 16}, {"prompt_template": "draw {prompt}"}, {"template_keep_first": True}):
         training = {"settings": {"seed": 3}, "reading": as_now | change}
         with pytest.raises(InputError, match=f"read with {next(iter(change))} .*expected .* as tiny reads now"):
             score(encoder, [TrainedAggregator(heads[0].aggregator, 3, training)], tmp_path / "cache")

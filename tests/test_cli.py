@@ -11,13 +11,16 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import load_dataset
-from transformers import ViTConfig, ViTModel
+from transformers import LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
 from granted.cli import adapt, construct, data, doctor, encode, evaluate, generate, push, registry, review, train  # noqa: F401  they register commands
 from granted.dataset_builders.caption_pairs.pairs import read_pairs
 from granted.dataset_builders.ted_6k.reading import SAMPLE_FILE
+from granted.encoding.embedding_cache import EmbeddingCache
+from granted.encoding.feature_files import feature_identity
 from granted.encoding.features import new_aggregator
 from granted.eval_metric.results import load_all
 from granted.modeling_granted import GrantedModel
@@ -129,6 +132,33 @@ def test_texts_are_encoded_and_found_again(granted, tiny_encoder_folder, sentenc
         code, out, error = granted(*command)
         assert code == 0, error
         assert f"encoded {count} texts" in out
+
+
+def test_texts_are_encoded_as_a_pipeline_reads_them(granted, tmp_path, sentences, make_tokenizer):
+    """The twelve states of Krea 2; what says the same twice is refused."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 36, "num_attention_heads": 4}
+    LlamaModel(LlamaConfig(**size, vocab_size=99)).save_pretrained(tmp_path / "plain")
+    make_tokenizer("[BOS]", None).save_pretrained(tmp_path / "plain")
+    texts = [" ".join([text] * 4) for text in sentences[:3]]  # longer than what is dropped of them
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    command = ("encode", tmp_path / "plain", tmp_path / "texts.txt", "--output", tmp_path / "features")
+    for _ in range(2):  # the second time nothing is encoded
+        code, _, error = granted(*command, "--pipeline", "krea2")
+        assert code == 0, error
+    model = GrantedModel.for_pipeline("krea2", tmp_path / "plain")
+    cache = EmbeddingCache(tmp_path / "features", feature_identity(model))
+    for text, expected in zip(texts, model.encode(texts)):
+        found = cache.read("features", text)
+        assert found.shape[0] == 12
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    for option, value in (("--fusion", "avg"), ("--layer-index", "1"), ("--max-length", "9")):
+        refused = granted(*command, "--pipeline", "krea2", option, value)
+        assert is_one_line(refused, f"--pipeline krea2 with {option}")
+    assert is_one_line(granted(*command, "--pipeline", "flux3"), "expected one of cogview4")
+    model.save_pretrained(tmp_path / "saved")
+    command = ("encode", tmp_path / "saved", *command[2:])
+    assert is_one_line(granted(*command, "--pipeline", "krea2"), "a saved model with a fusion of its own")
 
 
 def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, aggregator, pairs, tmp_path):

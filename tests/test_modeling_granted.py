@@ -131,6 +131,26 @@ def test_any_hidden_state_is_the_fused_feature_unless_the_configuration_says_oth
         assert len(answered) == len(own) and all(map(torch.equal, answered, own))
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_fused_features_and_the_encoders_own_states_come_from_one_run(frozen, model):
+    input_ids = torch.randint(5, 40, (2, 6))
+    model.encoder.requires_grad_(not frozen)
+    model.config.fused_hidden_states = False
+    expected = model(input_ids).last_hidden_state
+    runs = []
+    with model.encoder.register_forward_hook(lambda *_: runs.append(1)):
+        output = model(input_ids, output_hidden_states=True)
+        assert len(runs) == 1 and torch.equal(output.last_hidden_state, expected)
+        gradients = []
+        for one in (output.last_hidden_state, expected):
+            model.zero_grad()
+            one.square().sum().backward()
+            gradients.append(model.fusion.weights.grad.clone())
+        assert len(runs) == (3 if frozen else 1) and torch.equal(*gradients)
+    states = model.encoder(input_ids, output_hidden_states=True).hidden_states
+    assert all(map(torch.equal, output.hidden_states, states)) and output.hidden_states[2].requires_grad is not frozen
+
+
 @torch.no_grad()
 def test_return_dict_false_gives_a_tuple(model):
     input_ids = torch.randint(5, 40, (2, 6))

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, CogView4Pipeline, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GlmConfig, GlmModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import GrantedModel
 from granted.encoding.pipeline_doctor import differences, encode, findings, observe, width_difference
-from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options, read_states
+from granted.modeling_pipeline_rules import PIPELINE_RULES, dropped_tokens, pipeline_options, read_states
 from granted.modeling_text_trunk import find_text_trunk
 from granted.pipeline_blocks import width_in
 from granted.pipeline_granted import GrantedLumina2Pipeline
@@ -38,7 +38,9 @@ def test_what_is_observed_is_the_rule(name, tokenizer):  # noqa: F811
     assert reading.states == read_states(rule, layers)
     assert reading.arrangement == rule.options["fusion"]
     assert reading.norm == rule.options.get("layer_norm", "none")
-    assert reading.dropped == rule.drop and not reading.prompt_cut
+    assert (reading.dropped, reading.first_kept) == (dropped_tokens(rule, tokenizer), rule.keep_first)
+    assert not reading.prompt_cut
+    assert rule.drop_text is None or reading.prompt_lost == 0  # else as many as another tokenizer makes of a template
     assert differences(pipe, reading, component) == []
     if name in DRAWINGS and name != "ltx2":  # whose connectors stand between
         assert width_difference(reading, DRAWINGS[name].make().config) == []
@@ -80,12 +82,21 @@ def test_a_template_that_this_tokenizer_makes_shorter_is_found(tokenizer):  # no
     assert f"its first {34 - start} tokens" in line
 
 
+def test_what_is_observed_is_what_the_call_of_a_pipeline_reads(tokenizer):  # noqa: F811
+    """Sana's call puts an instruction before the prompt, its encode_prompt by itself does not."""
+    pipe = pipeline_of("sana", encoder_of(CASES["sana"]), tokenizer)
+    reading = observe(pipe, PROMPTS[0])
+    assert reading.first_kept and findings(pipe, PROMPTS) == differences(pipe, reading) == []
+    assert findings(pipe, [PROMPTS[0].title()]) == []  # which it writes in small letters
+    bare = observe(pipe, PROMPTS[0], lambda pipe, prompts: pipe.encode_prompt(prompts))
+    (line,) = differences(pipe, bare)
+    assert line == f"it drops 0 tokens, sana drops {reading.dropped} tokens after the first"
+
+
 def test_an_encoder_that_reads_its_padding_is_found(tokenizer):  # noqa: F811
     """CogView4 pads on the left to a multiple of 16 and gives no mask."""
-    torch.manual_seed(0)
-    encoder = GlmModel(GlmConfig(**decoder(), pad_token_id=0)).eval()
     tokenizer.padding_side = "left"
-    pipe = CogView4Pipeline(tokenizer, encoder, None, None, None)
+    pipe = pipeline_of("cogview4", encoder_of(CASES["cogview4"]), tokenizer)
     assert not observe(pipe, PROMPTS[0]).mask_given
     assert any("padding is read as if it were text" in line for line in findings(pipe, PROMPTS))
 

@@ -5,7 +5,15 @@ import torch
 
 from granted import GrantedModel
 from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options
-from granted.tests.test_pipeline_rules import CASES, PROMPTS, encoder_of, pipeline_of, tokenizer, without_bos  # noqa: F401
+from granted.tests.test_pipeline_rules import (
+    CASES,
+    PROMPTS,
+    around,
+    encoder_of,
+    pipeline_of,
+    tokenizer,  # noqa: F401
+    without_bos,
+)
 from granted.tests.tiny_pipelines import DRAWINGS, draw, drawing_pipeline
 
 
@@ -13,6 +21,7 @@ from granted.tests.tiny_pipelines import DRAWINGS, draw, drawing_pipeline
 REACHING = {
     "ideogram4": ("language_model", "no: it runs the layers of the encoder itself"),
     "joyimage-edit": ("model", "no: it hooks a layer of the encoder"),
+    "qwen-image-2.1": ("model", "no: it hooks the final norm of the encoder"),
 }
 
 
@@ -24,8 +33,7 @@ def both(name: str, tokenizer, **options) -> tuple[torch.nn.Module, GrantedModel
     """A pipeline's own encoder, and a model around the same weights."""
     encoder = encoder_of(CASES[name])
     without_bos(tokenizer, encoder)
-    bare = getattr(encoder, "model", encoder)  # without the language-modelling head
-    return encoder, GrantedModel.from_loaded(bare, tokenizer, **pipeline_options(name, tokenizer) | options)
+    return encoder, GrantedModel.from_loaded(around(encoder), tokenizer, **pipeline_options(name, tokenizer) | options)
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -149,12 +149,14 @@ def test_defaults_are_those_of_the_paper(encoder):
 
 
 @EACH
+@pytest.mark.parametrize("keep_first", [False, True])
 @pytest.mark.parametrize("padding_side", ["right", "left"])
-def test_the_template_is_put_on_once_and_its_tokens_are_dropped_once(kind, padding_side, make_tokenizer):
+def test_the_template_is_put_on_once_and_its_tokens_are_dropped_once(kind, padding_side, keep_first, make_tokenizer):
     encoder = make_encoder(
         make_tokenizer("[BOS]", None),
         prompt_template="describe the image in detail . prompt : {prompt} at night",
-        template_drop_tokens=9,
+        template_drop_tokens=9 - keep_first,
+        template_keep_first=keep_first,
         padding_side=padding_side,
     )
     given = conditioning(MAKERS[kind](encoder), [SHORT, LONG], negative_prompt="a bird")
@@ -162,9 +164,9 @@ def test_the_template_is_put_on_once_and_its_tokens_are_dropped_once(kind, paddi
     for row, valid, want in zip(embeds, mask.bool(), encoder.encode([SHORT, LONG])):
         torch.testing.assert_close(row[valid], want)
         assert not row[~valid].any()
-    assert mask.dtype == torch.long and mask.sum(1).tolist() == [5, 11]
-    assert mask.shape[1] == (11 if kind == "image" else 512 - 9)
-    assert given["negative_prompt_attention_mask"].sum(1).tolist() == [4, 4]
+    assert mask.dtype == torch.long and mask.sum(1).tolist() == [5 + keep_first, 11 + keep_first]
+    assert mask.shape[1] == (11 if kind == "image" else 512 - 9) + keep_first
+    assert given["negative_prompt_attention_mask"].sum(1).tolist() == [4 + keep_first] * 2
 
 
 @EACH

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from diffusers import HunyuanVideo15Pipeline
+from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor  # which gives transformers a T5GemmaEncoder, too
 from tokenizers import processors
 from transformers import (
     CLIPTextConfig,
@@ -21,6 +22,7 @@ from transformers import (
     Gemma2Config,
     Gemma3Config,
     GemmaConfig,
+    GlmConfig,
     LlamaConfig,
     Mistral3Config,
     PixtralVisionConfig,
@@ -32,10 +34,13 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Gemma2Config,
+    T5GemmaConfig,
+    T5GemmaModel,
     UMT5Config,
 )
 
-from granted import GrantedModel
+from granted import GrantedConfig, GrantedModel
+from granted.encoding.alignment import token_places
 from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options
 from granted.modeling_text_input import cleaned
 
@@ -49,6 +54,10 @@ CHAT = (
     "{% for message in messages %}[BOS] {{ message['role'] }} {% if message['content'] is string %}"
     "{{ message['content'] }}{% else %}{{ message['content'][0]['text'] }}{% endif %} [EOS]{% endfor %}"
     "{% if add_generation_prompt %}[BOS] assistant{% endif %}{% if enable_thinking %} prompt{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'][0]['text'] }}<|im_end|>\n"
+    "{% endfor %}"
 )
 VISION = {
     "hidden_size": 32,
@@ -167,12 +176,12 @@ def ideogram4(pipe, prompts):
     return embeds[:, :-1], embeds[:, :-1].any(-1)  # without the place of the image; padding is zeros
 
 
-def processor(kind):
+def processor(kind, chat_template=CHAT):
     """A processor around the tokenizer, as part of the pipeline under `kind`."""
 
     def make(tokenizer) -> dict[str, Any]:
         images, videos = transformers.Qwen2VLImageProcessor(), transformers.Qwen3VLVideoProcessor()
-        return {kind: transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=CHAT)}
+        return {kind: transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=chat_template)}
 
     return make
 
@@ -181,11 +190,33 @@ def kandinsky_parts(tokenizer) -> dict[str, Any]:
     return clip(tokenizer) | processor("tokenizer")(tokenizer)
 
 
+def cogview4(pipe, prompts):
+    """Each prompt by itself: beside a longer one it is padded to its length, and the encoder reads that."""
+    embeds = [pipe.encode_prompt([one], do_classifier_free_guidance=False)[0][0] for one in prompts]
+    return embeds, [torch.ones(len(one)) for one in embeds]
+
+
+def sana(pipe, prompts):
+    options = {"do_classifier_free_guidance": False, "complex_human_instruction": instruction(type(pipe))}
+    return pipe.encode_prompt(prompts, **options)[:2]
+
+
+def instruction(kind: type) -> list[str]:
+    """What Sana puts before a prompt."""
+    return inspect.signature(kind.__call__).parameters["complex_human_instruction"].default
+
+
+def prx(pipe, prompts):
+    options = {"tokenizer_max_length": 512, "skip_text_cleaning": True}  # 4000 tokens of padding take a while
+    return pipe.encode_prompt(prompts, do_classifier_free_guidance=False, **options)[:2]
+
+
 CPU = torch.device("cpu")
 HUNYUAN_OPTIONS = inspect.signature(diffusers.HunyuanVideoPipeline.encode_prompt).parameters
 HUNYUAN_TEMPLATE = HUNYUAN_OPTIONS["prompt_template"].default
 QWEN2_5_VL, QWEN3_VL = "Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"
 CASES = {
+    "cogview4": Case(lambda: GlmConfig(**decoder(), pad_token_id=0), "GlmModel", cogview4),
     "cosmos2.5": Case(
         qwen2_5_vl, QWEN2_5_VL, lambda p, t: whole(p, t, do_classifier_free_guidance=False, device=CPU),
         more=lambda tokenizer: {"safety_checker": torch.nn.Identity(), "vae": diffusers.AutoencoderKLWan(**VIDEO_VAE)},
@@ -244,7 +275,14 @@ CASES = {
         more=processor("processor"),
     ),
     "ovis-image": Case(lambda: Qwen3Config(**decoder()), "Qwen3Model", whole),
+    "prx": Case(
+        lambda: T5GemmaConfig(encoder=decoder(), decoder=decoder()).encoder, "T5GemmaEncoder", prx,
+    ),
+    "prx-pixel": Case(lambda: qwen3_vl().text_config, "Qwen3VLTextModel", prx),
     "qwen-image": Case(qwen2_5_vl, QWEN2_5_VL, first_two),
+    "qwen-image-2.1": Case(qwen3_vl, QWEN3_VL, first_two, more=processor("processor", CHATML)),
+    "sana": Case(lambda: Gemma2Config(**decoder()), "Gemma2Model", sana),
+    "sana-video": Case(lambda: Gemma2Config(**decoder()), "Gemma2Model", sana),
     "wan": Case(
         lambda: UMT5Config(**T5, vocab_size=99), "UMT5EncoderModel",
         lambda p, t: whole(p, t, do_classifier_free_guidance=False, max_sequence_length=512),
@@ -292,6 +330,15 @@ def encoder_of(case: Case) -> torch.nn.Module:
     return encoder
 
 
+def around(encoder: torch.nn.Module) -> torch.nn.Module:
+    """The model as it is loaded by itself: without a language-modelling head; T5Gemma's encoder with its decoder."""
+    if encoder.config.model_type == "t5_gemma_module":
+        whole = T5GemmaModel(T5GemmaConfig(encoder=decoder(), decoder=decoder()))
+        whole.encoder = encoder
+        return whole
+    return getattr(encoder, "model", encoder)
+
+
 def pipeline_of(
     name: str, encoder: torch.nn.Module, tokenizer, more: dict | None = None
 ) -> diffusers.DiffusionPipeline:
@@ -317,8 +364,7 @@ def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, toke
     encoder = encoder_of(case)
     without_bos(tokenizer, encoder)
     embeds, mask = case.encode(pipeline_of(name, encoder, tokenizer), list(prompts))
-    bare = getattr(encoder, "model", encoder)  # without the language-modelling head
-    model = GrantedModel.from_loaded(bare, tokenizer, **pipeline_options(name, tokenizer))
+    model = GrantedModel.from_loaded(around(encoder), tokenizer, **pipeline_options(name, tokenizer))
     for i, ours in enumerate(model.encode(prompts)):
         theirs = embeds[i] if mask is None else embeds[i][mask[i].bool()]
         theirs = theirs.transpose(0, 1) if case.stacked else theirs  # (K, N, D) or (N, D)
@@ -326,6 +372,28 @@ def test_a_model_built_by_name_gives_what_the_pipeline_gives(name, prompts, toke
             theirs = theirs[..., : ours.shape[-2], :]
         assert ours.shape[-2] >= 20
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_table_of_the_configuration_has_every_rule():
+    lines = [line.strip(" |").split("|") for line in GrantedConfig.__doc__.splitlines() if line.startswith("    | ")]
+    found = {}
+    for fusion, layers, more, names in ([cell.strip() for cell in line] for line in lines[1:]):
+        found |= dict.fromkeys(names.split(", "), (fusion, layers, more))
+    for name, rule in PIPELINE_RULES.items():
+        fusion, layers, more = found.pop(name)
+        chosen = rule.options.get("layers", [rule.options["layer_index"]] if fusion == "single" else ["all"])
+        first, _, last = layers.partition(", ..., ")
+        words = ", ".join(map(str, chosen))
+        assert fusion == rule.options["fusion"] and words.startswith(first) and words.endswith(last)
+        options = [one for one in ("last_layer", "layer_norm", "embeddings") if one in rule.options]
+        assert more == " ".join(f"{one} {rule.options[one]}".removesuffix(" True") for one in options)
+    assert not found
+
+
+@pytest.mark.parametrize("name", ["sana", "sana-video"])
+def test_the_instruction_before_a_prompt_is_the_default_of_the_stock_pipeline(name):
+    rule = PIPELINE_RULES[name]
+    assert rule.template == "\n".join(instruction(getattr(diffusers, rule.pipeline))) + "{prompt}"
 
 
 def test_for_pipeline_builds_from_a_checkpoint_and_own_options_replace_the_rules(tiny_encoder_folder):
@@ -343,7 +411,7 @@ def test_for_pipeline_builds_from_a_checkpoint_and_own_options_replace_the_rules
 @pytest.mark.parametrize(
     ("pipeline", "message"),
     [
-        ("flux3", "got the pipeline 'flux3', expected one of cosmos2.5, .*flux2.*z-image"),
+        ("flux3", "got the pipeline 'flux3', expected one of cogview4, cosmos2.5, .*flux2.*z-image"),
         ("krea2", "got layer_index=4, expected -4 to 3"),
         ("z-image", "without a chat template for z-image"),
     ],
@@ -353,6 +421,49 @@ def test_what_a_pipeline_cannot_be_built_for_is_one_clear_line(pipeline, message
         GrantedModel.for_pipeline(pipeline, tiny_encoder_folder)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_first_token_stays_where_the_configuration_says_so(side, tiny_encoder_folder):
+    template = "describe the image in detail . prompt : {prompt} ."
+    options = {"prompt_template": template, "padding_side": side, "template_drop_tokens": 7}
+    plain = GrantedModel.from_encoder(tiny_encoder_folder)
+    model = GrantedModel.from_encoder(tiny_encoder_folder, **options, template_keep_first=True)
+    texts = ["a red cube", "two black cats sleep under the old wooden table"]
+    for text, features in zip(texts, model.encode(texts)):
+        (whole,) = plain.encode([template.replace("{prompt}", text)])
+        expected = torch.cat([whole[:1], whole[8:]])  # [BOS], ":" and what follows it
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert model.tokenize([""], allow_empty=True)[0][8:]
+    with pytest.raises(ValueError, match="expected more than the 8 template tokens"):
+        model.encode(texts, max_sequence_length=8)
+    moved, (plain_features,) = model.encode(["a red cube"], emphasis={"red": 2})[0], model.encode(["a red cube"])
+    assert [i for i, one in enumerate(plain_features) if not torch.equal(one, moved[i])] == [3]  # [BOS] : a red
+    model.calibrate(texts)
+    features = torch.cat(model.encode(texts))  # (sum N_i, D)
+    torch.testing.assert_close(features.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_filled_up_with_padding_that_is_read(side, tiny_encoder_folder):
+    plain = GrantedModel.from_encoder(tiny_encoder_folder)
+    model = GrantedModel.from_encoder(tiny_encoder_folder, padding_side=side, fill_to_multiple_of=4)
+    texts = ["a red cube", "two black cats", "a red cube on a blue sphere", "cats"]
+    pad, found = model.tokenizer.pad_token_id, model.encode(texts)
+    for text, features, places in zip(texts, found, token_places(model, texts)):
+        (ids,) = plain.tokenize([text])
+        padding = [pad] * (-len(ids) % 4)
+        ids = padding + ids if side == "left" else ids + padding
+        expected = plain(torch.tensor([ids])).last_hidden_state[0]  # no mask
+        torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+        words = range(1 + len(padding) * (side == "left"), len(ids) - len(padding) * (side == "right"))
+        assert [i for i, own in enumerate(places.own) if own] == list(words)
+    assert model.count_tokens(texts) == [len(one) for one in found] == [4, 4, 8, 4]
+    (still,), (moved,) = model.encode(["cats"]), model.encode(["cats"], emphasis={"cats": 2})
+    changed = [i for i, one in enumerate(still) if not torch.equal(one, moved[i])]
+    assert changed == [3 if side == "left" else 1]
+    with pytest.warns(UserWarning, match="1 of 4 texts are longer than 4 tokens"):
+        assert [len(one) for one in model.encode(texts, max_sequence_length=7)] == [4] * 4
+
+
 @pytest.mark.parametrize(
     ("how", "text"),
     [
@@ -360,10 +471,16 @@ def test_what_a_pipeline_cannot_be_built_for_is_one_clear_line(pipeline, message
         ("strip", "A &amp;amp;\n B"),
         ("lower_strip", "a &amp;amp;\n b"),
         ("unescape", "A & B"),
+        ("unescape_strip", "A &\n B"),
     ],
 )
 def test_texts_are_cleaned_as_the_configuration_says(how, text):
     assert cleaned("  A &amp;amp;\n B ", how) == text
+
+
+@pytest.mark.parametrize("text", ["  A &amp;amp;\n B ", "caf\u00c3\u00a9  &lt;b&gt;", "a red cube"])
+def test_prx_and_its_rule_clean_a_text_alike(text):
+    assert cleaned(text, PIPELINE_RULES["prx"].options["text_cleaning"]) == TextPreprocessor().basic_clean(text)
 
 
 @pytest.mark.parametrize(

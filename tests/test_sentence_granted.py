@@ -104,8 +104,9 @@ def files(folder) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------------------ the embedding
 
 
+TEMPLATE = {"prompt_template": "describe : {prompt}", "template_drop_tokens": 2}
 TEMPLATES = pytest.mark.parametrize(
-    "options", [{}, {"prompt_template": "describe : {prompt}", "template_drop_tokens": 3}], ids=["plain", "template"]
+    "options", [{}, TEMPLATE, TEMPLATE | {"template_keep_first": True}], ids=["plain", "template", "first kept"]
 )
 
 

@@ -277,12 +277,15 @@ def test_recomputed_and_stored_layers_train_the_same_weights(encoder, tmp_path):
         torch.testing.assert_close(tensor, stored[name], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("template", "dropped"), [(None, 0), ("A photo of: {prompt} .", 3)])
+@pytest.mark.parametrize(
+    ("template", "dropped", "kept"),
+    [(None, 0, False), ("A photo of: {prompt} .", 3, False), ("A photo of: {prompt} .", 3, True)],
+)
 def test_features_from_the_disk_train_the_weights_that_an_encoder_in_the_loop_trains(
-    tiny_encoder_folder, tmp_path, template, dropped
+    tiny_encoder_folder, tmp_path, template, dropped, kept
 ):
     """Nor is a text encoded twice, whatever runs follow."""
-    options = {"prompt_template": template, "template_drop_tokens": dropped}
+    options = {"prompt_template": template, "template_drop_tokens": dropped, "template_keep_first": kept}
     encoder = GrantedModel.from_encoder(tiny_encoder_folder, **options)
     settings = {"features": ["last", "norm_avg"], "hard_negatives": True, "max_steps": 6, "batch_size": 2}
     plain = train(encoder, tmp_path / "plain", make_pairs(negatives=2), **settings)

@@ -55,6 +55,12 @@ def flux2(guidance: bool) -> torch.nn.Module:
     )  # fmt: skip
 
 
+def prx(channels: int) -> torch.nn.Module:
+    return diffusers.PRXTransformer2DModel(
+        in_channels=channels, context_in_dim=32, hidden_size=32, num_heads=2, depth=1, axes_dim=[8, 8]
+    )
+
+
 def kandinsky5() -> torch.nn.Module:
     return diffusers.Kandinsky5Transformer3DModel(
         in_visual_dim=4, out_visual_dim=4, in_text_dim=32, in_text_dim2=16, time_dim=16, model_dim=16, ff_dim=32,
@@ -102,8 +108,24 @@ def part(name: str, make: Callable[[], Any]) -> Callable[[Any], dict[str, Any]]:
 
 
 IMAGE = {"height": 32, "width": 32}
+SANA = {
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 12,
+    "cross_attention_dim": 24,
+    "caption_channels": 32,
+}
 VIDEO = {**IMAGE, "num_frames": 5}
 DRAWINGS: dict[str, Drawing] = {
+    "cogview4": Drawing(
+        lambda: diffusers.CogView4Transformer2DModel(
+            in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+            text_embed_dim=32, time_embed_dim=8, condition_dim=4,
+        ),
+        IMAGE,
+    ),
     "cosmos2.5": Drawing(
         lambda: diffusers.CosmosTransformer3DModel(
             in_channels=17, out_channels=16, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=2,
@@ -243,6 +265,18 @@ DRAWINGS: dict[str, Drawing] = {
             joint_attention_dim=32, axes_dims_rope=(8, 4, 4),
         ),
         {**IMAGE, "negative_prompt": "a bird"},
+    ),
+    "prx": Drawing(
+        lambda: prx(4), {**IMAGE, "use_resolution_binning": False, "tokenizer_max_length": 512},
+    ),
+    "prx-pixel": Drawing(lambda: prx(3), {**IMAGE, "use_resolution_binning": False}),
+    "sana": Drawing(
+        lambda: diffusers.SanaTransformer2DModel(**SANA, in_channels=4, out_channels=4, sample_size=32),
+        {**IMAGE, "use_resolution_binning": False},
+    ),
+    "sana-video": Drawing(
+        lambda: diffusers.SanaVideoTransformer3DModel(**SANA),
+        {"height": 32, "width": 32, "frames": 5, "use_resolution_binning": False},
     ),
     "wan": Drawing(lambda: video_transformer(channels=16), VIDEO),
     "z-image": Drawing(

@@ -109,7 +109,7 @@ class AggregatorGroup(nn.Module):
         # The features are the encoder's own, whatever precision the heads run in.
         with torch.autocast(input_ids.device.type, enabled=False):
             fused = encoder.fuse(input_ids, attention_mask, list(fusions.values()), recompute=recompute)
-        mask = attention_mask * (attention_mask.cumsum(-1) > encoder.config.template_drop_tokens)  # (b, n)
+        mask = attention_mask * encoder.kept_tokens(attention_mask)  # (b, n)
         fused = [feature * mask.unsqueeze(-1) for feature in fused]  # (b, n, D) each
         of_key = dict(zip(fusions, fused))
         features = {name: of_key[self.feature_key(name)] for name in self.heads}

@@ -62,10 +62,10 @@ class Conditioning:
         self.token_budget = token_budget
         self.cache: EmbeddingCache | None = None
         self.max_sequence_length = max_sequence_length or encoder.config.max_sequence_length
-        if self.max_sequence_length <= encoder.config.template_drop_tokens:
+        if self.max_sequence_length <= encoder.config.dropped_tokens.stop:
             raise InputError(
                 f"got max_sequence_length={self.max_sequence_length}, expected more than the "
-                f"{encoder.config.template_drop_tokens} tokens of the template that are dropped: raise it"
+                f"{encoder.config.dropped_tokens.stop} tokens of the template that come first: raise it"
             )
         if encoder.config.projection_dim is not None and not encoder.config.projection_trained:
             raise InputError(
@@ -91,8 +91,8 @@ class Conditioning:
         input_ids, attention_mask = self.encoder.pad(token_ids)  # (B, N) each
         output = self.encoder(input_ids, attention_mask, recompute=self.recompute)
         rows = side_by_side(output.last_hidden_state)  # (B, N, D) or (B, N, K * D)
-        drop = self.encoder.config.template_drop_tokens
-        return [row[mask][drop:] for row, mask in zip(rows, attention_mask.bool())]  # (N_i, D or K * D) each
+        kept = self.encoder.kept_tokens(attention_mask)  # (B, N)
+        return [row[own] for row, own in zip(rows, kept)]  # (N_i, D or K * D) each
 
     def warn_truncation(self, texts: Iterable[str]) -> None:
         """Warn once with the number of texts that are longer than what is read of them."""
