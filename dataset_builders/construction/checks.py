@@ -130,15 +130,13 @@ def _one(word: str) -> str:
     return _AGREEING.get(word) or (getLemma(word, "NOUN") or (word,))[0]
 
 
-def _rotated(words: Sequence[str], others: Sequence[str]) -> bool:
+def _rotated(words: tuple[str, ...], others: tuple[str, ...]) -> bool:
     """Whether two texts are the same words, perhaps begun at another place.
 
     "On the left, a dog sleeps" is "A dog sleeps on the left", and "two cats and a dog" is "a dog and two cats". Any
     other order may mean something else: "a dog chases a cat" is not "a cat chases a dog".
     """
-    if len(words) != len(others):
-        return False
-    return any(tuple(others[i:]) + tuple(others[:i]) == tuple(words) for i in range(max(1, len(others))))
+    return words == others or any(words == others[i:] + others[:i] for i in range(1, len(others)))
 
 
 # ------------------------------------------------------------------------------------------------ length and category

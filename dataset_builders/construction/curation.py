@@ -32,7 +32,7 @@ from granted.dataset_builders.construction.media import Measures, measure, suffi
 from granted.dataset_builders.construction.sources import SourceItem, SourceSettings, read_source
 from granted.dataset_builders.visual_vqa.rows import RowError
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path, remove_abandoned, write_json
+from granted.utils.files import atomic_path, remove_abandoned, write_json, writing
 from granted.utils.options import option
 from granted.utils.settings import Bounds, Count, Natural, Positive, Seed
 from granted.utils.versions import library_versions
@@ -206,8 +206,9 @@ class _Measured:
                 row: dict[str, Any] = {"measures": asdict(measure(content, media))}
             except RowError as error:
                 row = {"measures": None, "problem": str(error)}
-            self._file.write(json.dumps({"id": name, **row}).encode() + b"\n")
-            self._file.flush()
+            with writing(self._path.parent):
+                self._file.write(json.dumps({"id": name, **row}).encode() + b"\n")
+                self._file.flush()
             self._known[name] = row
         row = self._known[name]
         if row["measures"] is None:

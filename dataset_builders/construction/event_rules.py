@@ -54,6 +54,7 @@ class Event:
 
     @property
     def predicate(self) -> str:
+        """What the subject does."""
         return self.text[len(self.subject) :].strip()
 
 

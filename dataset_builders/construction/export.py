@@ -14,7 +14,6 @@ tests/test_construction_export.py.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +47,6 @@ VQA_FEATURES = Features(
 )
 
 
-@dataclass
-class Exported:
-    """What is exported of a run, and what is not."""
-
-    records: list[TedRecord] = field(default_factory=list)
-    pairs: list[CaptionPair] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-
 def export(settings: ExportSettings, run_folder: str | Path) -> dict[str, int]:
     """Write everything that a run has made. An earlier export is replaced as a whole.
 
@@ -77,30 +67,32 @@ def export(settings: ExportSettings, run_folder: str | Path) -> dict[str, int]:
             )
     run = Path(run_folder)
     items = {row["id"]: row for row in read_rows(run, "curate")}
-    chosen = Exported()
-    chosen.records = _records(run, settings, chosen.counts)
-    alike = _described_like(chosen.records, run, items, settings.duplicate_caption)
-    chosen.counts["items described like the benchmark"] = len(alike)
-    chosen.pairs = _pairs(run, items, alike, chosen)
+    counts: Counter[str] = Counter({"instances": 0, "caption pairs": 0, "conversations": 0})  # these first
+    records = _records(run, settings, counts)
+    alike = _described_like(records, run, items, settings.duplicate_caption)
+    counts["items described like the benchmark"] = len(alike)
+    left_out: list[str] = []
+    pairs = list(pairs_apart(_pairs(run, items, alike), records, left_out))
+    counts["caption pairs"], counts["pairs with a text of the benchmark"] = len(pairs), len(left_out)
     with atomic_path(run / "export") as folder:
         folder.mkdir()
-        chosen.counts["conversations"] = _write_vqa(_conversations(run, items, alike), folder / "vqa.parquet")
-        if chosen.pairs:
-            write_pairs(chosen.pairs, folder / "pairs.parquet")
-        if not (chosen.records or chosen.pairs or chosen.counts["conversations"]):
-            reasons = ", ".join(f"{count} {name}" for name, count in chosen.counts.items() if count) or "no rows"
+        counts["conversations"] = _write_vqa(_conversations(run, items, alike), folder / "vqa.parquet")
+        if pairs:
+            write_pairs(pairs, folder / "pairs.parquet")
+        if not (records or pairs or counts["conversations"]):
+            reasons = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no rows"
             raise InputError(
                 f"got nothing to export from {run} ({reasons}), expected at least one instance, pair or question: run "
                 "the stages before, review instances, or set unreviewed"
             )
-        made = made_section(run, settings, chosen.counts, chosen.records)
-        if chosen.records:
+        made = made_section(run, settings, counts, records)
+        if records:
             origin = Origin(settings.license, settings.language, language_code(settings.language), made)
             note = "Made from a user's own images and videos; see *How it was made*."
-            export_dataset(chosen.records, folder / "ted-6k", config_name="custom", source_note=note, origin=origin)
-        if chosen.pairs or chosen.counts["conversations"]:
+            export_dataset(records, folder / "ted-6k", config_name="custom", source_note=note, origin=origin)
+        if pairs or counts["conversations"]:
             (folder / "README.md").write_text(training_card(folder, settings, made), encoding="utf-8")
-    return {name: count for name, count in chosen.counts.items() if count}
+    return {name: count for name, count in counts.items() if count}
 
 
 def read_rows(run: Path, stage: str) -> list[dict[str, Any]]:
@@ -118,7 +110,6 @@ def read_rows(run: Path, stage: str) -> list[dict[str, Any]]:
 def _records(run: Path, settings: ExportSettings, counts: Counter[str]) -> list[TedRecord]:
     """The instances that are kept, as records; `counts` says what became of all."""
     verdicts = verdicts_of(read_rows(run, "review"))
-    counts.update({"instances": 0, "caption pairs": 0, "conversations": 0})  # first
     records = []
     for row in read_rows(run, "check"):
         verdict = verdicts.get(row["instance"])
@@ -172,24 +163,13 @@ def _described_like(
     return {name for (stage, name), (other, _) in pairs if other == "ted" and stage != "ted"}
 
 
-def _pairs(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str], chosen: Exported) -> list[CaptionPair]:
+def _pairs(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[CaptionPair]:
     captions = {row["id"]: row["caption"] for row in read_rows(run, "caption")}
-    made = (
-        CaptionPair(
-            id=row["id"],
-            media=items[row["id"]]["media"],
-            caption_a=captions[row["id"]],
-            caption_b=row["caption"],
-            source=SOURCE,
-        )
-        for row in read_rows(run, "second_caption")
-        if row["id"] in captions and row["id"] not in alike
-    )
-    left_out: list[str] = []
-    pairs = list(pairs_apart(made, chosen.records, left_out))
-    chosen.counts["caption pairs"] = len(pairs)
-    chosen.counts["pairs with a text of the benchmark"] = len(left_out)
-    return pairs
+    for row in read_rows(run, "second_caption"):
+        name = row["id"]
+        if name in captions and name not in alike:
+            texts = {"caption_a": captions[name], "caption_b": row["caption"]}
+            yield CaptionPair(id=name, media=items[name]["media"], **texts, source=SOURCE)
 
 
 def _conversations(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[dict[str, Any]]:
@@ -206,7 +186,9 @@ def _conversations(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set
             for role, key in (("user", "question"), ("assistant", "answer"))
         ]
         turns[0]["content"].insert(0, {"type": item["media"], "text": None})
-        shown = {"bytes": (run / item["file"]).read_bytes(), "path": Path(item["file"]).name}
+        path = run / item["file"]
+        with refusing(str(path), "a file that curation has put there: put it back, or begin another run"):
+            shown = {"bytes": path.read_bytes(), "path": path.name}
         yield {
             "id": f"{name}/{aspect}",
             "messages": turns,
