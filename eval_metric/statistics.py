@@ -20,9 +20,6 @@ from statsmodels.stats.proportion import proportion_confint
 from granted.utils.errors import InputError
 
 
-_DRAWS_AT_ONCE = 4_000_000  # indices held in memory at a time: 32 MB
-
-
 @dataclass(frozen=True)
 class Estimate:
     """An accuracy with its interval, as fractions of 1.
@@ -176,15 +173,13 @@ def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int,
         raise InputError(f"got n_resamples={n_resamples}, expected 100 or more: use the default of 10,000")
     if not 0 < confidence < 1:
         raise InputError(f"got confidence={confidence}, expected a fraction between 0 and 1: use 0.95")
-    rng = np.random.default_rng(seed)
-    size = len(sums)
-    step = max(1, _DRAWS_AT_ONCE // size)
-    ratios = np.empty(n_resamples)  # (n_resamples,)
-    for start in range(0, n_resamples, step):
-        rows = min(step, n_resamples - start)
-        drawn = rng.integers(size, size=(rows, size), dtype=np.int32)  # (rows, G)
-        ratios[start : start + rows] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    return ratios
+    # Equal groups are drawn together: how often each kind occurs in a resample is multinomial. In the order of their first
+    # groups, so that a difference and its reverse draw alike.
+    pairs = np.stack([sums, counts], axis=1)  # (G, 2)
+    _, first, times = np.unique(pairs, axis=0, return_index=True, return_counts=True)  # (K,) each
+    kinds, times = pairs[np.sort(first)], times[first.argsort()]  # (K, 2), (K,)
+    drawn = np.random.default_rng(seed).multinomial(len(sums), times / len(sums), size=n_resamples)  # (n_resamples, K)
+    return drawn @ kinds[:, 0] / (drawn @ kinds[:, 1])  # (n_resamples,)
 
 
 def _percentiles(resampled: np.ndarray, confidence: float) -> np.ndarray:

@@ -9,12 +9,17 @@ Each is looked up once: the libraries behind them are slow. What is remembered g
 import re
 from functools import cache
 
-import inflect
 from lemminflect import getInflection
 
 
-_inflect = inflect.engine()
 _COMPLEMENT = re.compile(r" (?:of|with|for|in|on|from|without) ")
+
+
+@cache
+def _engine():
+    import inflect  # takes seconds, and most who import this module need none of it
+
+    return inflect.engine()
 
 
 def head_noun(noun: str) -> str:
@@ -26,7 +31,7 @@ def head_noun(noun: str) -> str:
 def plural(noun: str) -> str:
     """`"coil of rope"` -> `"coils of rope"`."""
     head = _COMPLEMENT.split(noun)[0]
-    return _inflect.plural_noun(head) + noun[len(head) :]
+    return _engine().plural_noun(head) + noun[len(head) :]
 
 
 def with_article(phrase: str) -> str:
@@ -36,13 +41,13 @@ def with_article(phrase: str) -> str:
 
 @cache
 def _article(word: str) -> str:
-    return _inflect.a(word).split()[0]
+    return _engine().a(word).split()[0]
 
 
 @cache
 def number_word(count: int) -> str:
     """`12` -> `"twelve"`."""
-    return _inflect.number_to_words(count)
+    return _engine().number_to_words(count)
 
 
 @cache
