@@ -178,7 +178,8 @@ def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int,
     pairs = np.stack([sums, counts], axis=1)  # (G, 2)
     _, first, times = np.unique(pairs, axis=0, return_index=True, return_counts=True)  # (K,) each
     kinds, times = pairs[np.sort(first)], times[first.argsort()]  # (K, 2), (K,)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), times / len(sums), size=n_resamples)  # (n_resamples, K)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(sums), times / len(sums), size=n_resamples)  # (n_resamples, K)
     return drawn @ kinds[:, 0] / (drawn @ kinds[:, 1])  # (n_resamples,)
 
 
