@@ -173,8 +173,8 @@ def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int,
         raise InputError(f"got n_resamples={n_resamples}, expected 100 or more: use the default of 10,000")
     if not 0 < confidence < 1:
         raise InputError(f"got confidence={confidence}, expected a fraction between 0 and 1: use 0.95")
-    # Equal groups are drawn together: how often each kind occurs in a resample is multinomial. Kinds stand in the order
-    # of their first groups, so that a difference and its reverse draw alike.
+    # Equal groups are drawn together: how often each kind occurs in a resample is multinomial. Kinds have the order of
+    # their first groups, so that a difference and its reverse draw alike.
     pairs = np.stack([sums, counts], axis=1)  # (G, 2)
     _, first, times = np.unique(pairs, axis=0, return_index=True, return_counts=True)  # (K,) each
     kinds, times = pairs[np.sort(first)], times[first.argsort()]  # (K, 2), (K,)
