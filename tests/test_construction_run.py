@@ -301,6 +301,9 @@ def test_rows_of_another_run_are_refused(undisturbed, tmp_path):
     ("options", "said"),
     [
         ({"endpoint": "127.0.0.1:8000"}, "an endpoint that is no address"),
+        ({"endpoint": "http://host:port/v1"}, "an endpoint that is no address"),
+        ({"endpoint": "http://a..b/v1"}, "an endpoint that is no address"),
+        ({"endpoint": "http://host/v1#part"}, "an endpoint that is no address"),
         ({"endpoint": "http://me:secret@host/v1"}, "an endpoint with a password"),
         ({"uses": [0.5, 0.5]}, "three shares"),
         ({"uses": [0.5, 0.5, 0.5]}, "three shares"),
@@ -354,15 +357,17 @@ def test_settings_may_change_until_the_first_call(tmp_path, write_images):
 
 def test_captions_of_the_source_are_taken_where_they_are_wanted(tmp_path):
     run = tmp_path / "run"
-    truths = scenes_in(run, 2, ("ted",))
+    truths = scenes_in(run, 3, ("ted",))
     items = pq.read_table(run / "curate" / "rows.parquet").to_pylist()
     items[0]["source_caption"] = next(iter(truths))
+    items[1]["source_caption"] = "A red square with a \x1b[2J stands here."
     curated(run, items)
     with LoopbackChat(knowing(truths)) as server:
         construct(settings_of(run, server, captions="source"))
     data = data_of(run)
     assert [row["caption"] for row in data["caption/rows.parquet"]] == list(truths)[:1]
-    assert data["caption/set_aside.parquet"][0]["reason"] == "the source has no caption of it"
+    reasons = [row["reason"] for row in data["caption/set_aside.parquet"]]
+    assert reasons == ["a text has the character U+001B or a line break", "the source has no caption of it"]
     assert not any("Describe the image" in text_of(body) for body in server.bodies)
 
 

@@ -28,7 +28,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.construction.duplicates import look_alikes
-from granted.dataset_builders.construction.media import Measures, measure, suffix_of
+from granted.dataset_builders.construction.media import Measures, kind_of, measure
 from granted.dataset_builders.construction.sources import SourceItem, SourceSettings, read_source
 from granted.dataset_builders.visual_vqa.rows import RowError
 from granted.utils.errors import InputError
@@ -154,7 +154,10 @@ def _looked_at(
         raise _Removed("empty")
     if name in items:
         raise _Removed("same file", f"as {items[name]['source']}")
-    kind = suffix_of(one.content)
+    try:
+        kind = kind_of(one.content)
+    except RowError as error:
+        raise _Removed("unreadable", str(error)) from error
     if kind is None:
         raise _Removed("not an image or video")
     media, suffix = kind

@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp",
 IMAGE_SUFFIXES |= {"TIFF": ".tiff", "PPM": ".ppm", "AVIF": ".avif", "JPEG2000": ".jp2"}
 VIDEO_SUFFIXES = {"mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "gif": ".gif", "mpegts": ".ts", "flv": ".flv"}
 VIDEO_SUFFIXES |= {"mpeg": ".mpg", "asf": ".wmv", "ogg": ".ogv"}
+KNOWN = {"format_whitelist": ",".join(VIDEO_SUFFIXES)}  # others, such as a playlist, would open what they name
+LARGEST_FRAME = 8192 * 4608  # pixels of a video, several of whose frames are held at a time
 EXIF_ORIENTATION = 0x0112
 HASHED_FRAMES = 8  # of a video: these are hashed and compared with one another
 PARTS = 4  # of a side, whose colours are compared
@@ -106,24 +108,35 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def suffix_of(content: bytes) -> tuple[str, str] | None:
+def kind_of(content: bytes) -> tuple[str, str] | None:
     """Whether bytes are an image or a video, by what they hold and not by their name, and the suffix of such a file.
 
     Returns:
         `tuple[str, str]`: such as `("image", ".jpg")`; `None` where they are neither. An animated GIF is a video.
+
+    Raises:
+        RowError: it has so many pixels that decoding it could take all memory.
     """
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
             if not (image.format == "GIF" and image.is_animated):
                 return ("image", IMAGE_SUFFIXES[image.format]) if image.format in IMAGE_SUFFIXES else None
+    except PIL.Image.DecompressionBombError as error:
+        raise RowError(
+            f"got an image that is too large ({error}), expected a smaller one: scale it", "image"
+        ) from error
     except Exception:  # broken files make Pillow raise errors of every kind; PyAV says whether it is a video
         pass
     try:
-        with av.open(io.BytesIO(content), metadata_errors="replace") as container:
-            suffix = VIDEO_SUFFIXES.get(container.format.name.split(",")[0])
-            return ("video", suffix) if container.streams.video and suffix else None
+        with av.open(io.BytesIO(content), metadata_errors="replace", options=KNOWN) as container:
+            suffix = VIDEO_SUFFIXES[container.format.name.split(",")[0]]
+            video = next(iter(container.streams.video), None)
+            pixels = video.width * video.height if video else 0
     except (av.FFmpegError, ValueError):
         return None
+    if pixels > LARGEST_FRAME:
+        raise RowError(f"got a video of {pixels:,} pixels, expected at most {LARGEST_FRAME:,}: scale it", "video")
+    return ("video", suffix) if video else None
 
 
 def measure(content: bytes, media: str) -> Measures:

@@ -108,8 +108,9 @@ class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
     def _check_endpoint(self) -> None:
         try:
             parts = urlsplit(self.endpoint)
-            usable = parts.scheme in ("http", "https") and parts.hostname and not parts.query
-        except ValueError:
+            usable = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+            usable = usable and self.endpoint.isprintable() and parts.hostname.encode("idna") and parts.port != 0
+        except ValueError:  # also of a port or a name that is none
             usable = False
         if not usable:
             raise InputError("got an endpoint that is no address, expected one such as http://127.0.0.1:8000/v1")

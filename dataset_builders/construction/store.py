@@ -5,7 +5,7 @@
         store.add(key, call)                       # in a transaction of its own; a row never changes
         store.spent()                              # Spent(calls=..., tokens=...)
 
-The key is a hash of all that decides the answer (see `Question.key`), so a run that was killed finds every answer that
+The key is a hash of all that decides the answer (see `Request.key`), so a run that was killed finds every answer that
 it had received. The file is in WAL mode: what was added survives kill -9 of the process. Tests:
 tests/test_construction_store.py.
 """
