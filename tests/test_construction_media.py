@@ -37,8 +37,8 @@ def test_what_models_may_misread_is_sent_upright_in_rgb_and_not_too_large(tmp_pa
     clear = PIL.Image.new("RGBA", (10, 10), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     assert shown(image_data_url(tmp_path / "clear.png")).getpixel((5, 5)) == (255, 255, 255)
-    noise(0, (400, 100)).save(tmp_path / "wide.png")
-    assert shown(image_data_url(tmp_path / "wide.png", longest_side=200)).size == (200, 50)
+    noise(0, (2000, 500)).save(tmp_path / "wide.png")
+    assert shown(image_data_url(tmp_path / "wide.png")).size == (1536, 384)
     noise(0, (40, 30)).save(tmp_path / "a.bmp")
     assert shown(image_data_url(tmp_path / "a.bmp")).format == "JPEG"
 

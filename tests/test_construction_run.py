@@ -391,12 +391,20 @@ def test_the_command_reads_its_file_and_options_win(tmp_path, granted):
     truths = scenes_in(run, 3)
     with LoopbackChat(knowing(truths)) as server:
         config = {"source": "unused", "output": str(run), "endpoint": server.url, "model": "m", "votes": 1}
-        (tmp_path / "construct.yaml").write_text(json.dumps(config | {"caption_words": [3, 400]}))
+        all_kept = {"max_blind": 1.0, "max_shortcut": 1.0, "max_longer": 1.0}
+        (tmp_path / "construct.yaml").write_text(json.dumps(config | {"caption_words": [3, 400]} | all_kept))
         command = ("data", "construct", tmp_path / "construct.yaml", "--categories", "Adjective")
         code, said, _ = granted(*command, "--dry-run")
         assert code == 0 and "=== positive: 1 calls" in said and not server.bodies
         code, said, _ = granted(*command)
         assert code == 0 and "caption: 3 rows" in said and "waits for the review" in said
+        assert granted("data", "review", run, "--report")[0] == 0  # whoever looks has not reviewed
+        code, said, _ = granted(*command)
+        assert code == 0 and "check: 1 rows, 0 null, 0 set aside, 1 kept" in said and "waits for the review" in said
+        code, _, said = granted(*command, "--min-side", "1", "--max-longer", "0")
+        assert code == 2 and "min_side 1 (before: 256)" in said
+        code, _, said = granted(*command, "--max-longer", "0")  # and none is kept
+        assert code == 2 and "got no license" in said  # as there is nothing to review
         code, _, said = granted(*command, "--votes", "2")
     assert code == 2 and said.count("\n") == 1 and "votes 2 (before: 1)" in said
 

@@ -59,14 +59,14 @@ class Measures:
     motion: float | None
 
 
-def image_data_url(path: str | os.PathLike, longest_side: int = LONGEST_SIDE) -> str:
+def image_data_url(path: str | os.PathLike) -> str:
     """An image as a data URL, upright and in RGB.
 
-    A JPEG, PNG or WebP file that is not too large is sent as it is; others become JPEG of quality 95.
+    A JPEG, PNG or WebP file of at most `LONGEST_SIDE` is sent as it is; others become JPEG of quality 95, scaled down
+    to it if they are larger.
 
     Args:
         path (`str` or `os.PathLike`): the file.
-        longest_side (`int`, defaults to 1536): larger images are scaled down to it, in pixels.
 
     Raises:
         RowError: it cannot be read.
@@ -75,30 +75,29 @@ def image_data_url(path: str | os.PathLike, longest_side: int = LONGEST_SIDE) ->
     with PIL.Image.open(path) as file:
         kind = SENT_AS_THEY_ARE.get(file.format)
         plain = file.mode in ("RGB", "L") and file.getexif().get(EXIF_ORIENTATION, 1) == 1
-    if kind and plain and max(image.size) <= longest_side:
+    if kind and plain and max(image.size) <= LONGEST_SIDE:
         with open(path, "rb") as file:
             return _data_url(kind, file.read())
-    return _jpeg_url(image, longest_side)
+    return _jpeg_url(image)
 
 
-def frame_data_urls(path: str | os.PathLike, count: int, longest_side: int = LONGEST_SIDE) -> list[str]:
+def frame_data_urls(path: str | os.PathLike, count: int) -> list[str]:
     """Frames of a video as data URLs of JPEG: those seen at the times `i * seconds / count`.
 
     Args:
         path (`str` or `os.PathLike`): the file.
         count (`int`): how many; a video of fewer frames gives all of them.
-        longest_side (`int`, defaults to 1536): as of [`image_data_url`].
 
     Raises:
         RowError: it cannot be read.
     """
     frames = open_video(path, max_frames=count).frames  # (T, H, W, 3)
-    return [_jpeg_url(PIL.Image.fromarray(frame), longest_side) for frame in frames]
+    return [_jpeg_url(PIL.Image.fromarray(frame)) for frame in frames]
 
 
-def _jpeg_url(image: PIL.Image.Image, longest_side: int) -> str:
+def _jpeg_url(image: PIL.Image.Image) -> str:
     image = image.copy()
-    image.thumbnail((longest_side, longest_side))  # only ever smaller; the aspect ratio stays
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))  # only ever smaller; the aspect ratio stays
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling=0)
     return _data_url("image/jpeg", buffer.getvalue())

@@ -369,6 +369,11 @@ def along(left: Iterable[Unit], right: Iterable[Unit]) -> Iterator[Unit]:
         )
 
 
+def made_rows(run: Path, stage: str) -> Iterator[Unit]:
+    """The rows of a stage, and none where it has not been taken."""
+    return read_rows(run, stage) if (run / stage / "rows.parquet").is_file() else iter(())
+
+
 def read_rows(run: Path, stage: str) -> Iterator[Unit]:
     """The rows of a stage, as a stream.
 

@@ -108,7 +108,7 @@ class CallStore:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")  # safe against kill -9; a power cut may take the last rows
             self._db.execute(SCHEMA)
-            self._db.execute("SELECT key, stage, unit, attempt, answer, finish, fault FROM calls LIMIT 1")
+        self.find("")  # a file of another program, or of another version, is refused
         return self
 
     def __exit__(self, *error: Any) -> None:

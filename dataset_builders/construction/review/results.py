@@ -115,8 +115,8 @@ def add_user(path: str | os.PathLike, name: str, password: str) -> None:
         ReviewError: the name, the password or the file cannot be used.
     """
     name, path = check_name(name), Path(path)
-    if ":" in name:
-        raise ReviewError(f"got the name {name!r}, expected one without a colon")
+    if ":" in name or name.startswith("#"):
+        raise ReviewError(f"got the name {name!r}, expected one without a colon and without # at its beginning")
     lines = []
     if path.exists():
         Users.read(path)

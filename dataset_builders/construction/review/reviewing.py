@@ -17,7 +17,7 @@ from statistics import median
 
 from .agreement import Agreement, GoldScore, agreement, gold_scores
 from .assignment import Plan, made_of_needed, queue_of, shown_order
-from .decisions import DECISIONS, FILE, Decision, DecisionStore, check_decision
+from .decisions import DECISIONS, FILE, Decision, DecisionStore
 from .instances import Instance, read_instances
 from .refusal import ReviewError
 
@@ -139,7 +139,6 @@ class Review:
         statements, label = fixed or (None, instance.label)
         texts = None if statements is None else tuple(text.strip() for text in statements)
         one = Decision(name, reviewer, decision, texts, label, reason and reason.strip(), seconds)
-        check_decision(one, instance)
         self.store.add(one, instance)
 
     def undo(self, reviewer: str) -> Decision | None:
