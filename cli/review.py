@@ -101,32 +101,14 @@ def _serve(review: "Review", settings: DataReview, users: "Users | None") -> Non
 def _report(review: "Review") -> None:
     """Write the decisions and print what is to be said about them."""
     from granted.dataset_builders.construction.review import results
-    from granted.dataset_builders.construction.review.decisions import DECISIONS
+    from granted.dataset_builders.construction.review.reviewing import tables_of
 
-    record = results.write_results(review)
-    table = Table("reviewer", "done", "left", *DECISIONS, "s each", "gold right", title=f"{review.run}")
-    gold = {one["reviewer"]: f"{one['right']} of {one['decided']}" for one in record["gold"]}
-    for one in record["progress"]:
-        said = [one["counts"].get(name, 0) for name in DECISIONS]
-        cells = [sum(said), one["left"], *said, f"{one['seconds']:.0f}", gold.get(one["reviewer"], "")]
-        table.add_row(one["reviewer"], *map(str, cells))
-    console.print(table)
-    if record["progress"]:
-        one = record["progress"][0]
-        console.print(f"{one['made']} of {one['needed']} decisions that are needed")
-    if record["agreement"]:
-        _print_agreement(record["agreement"])
+    everyone, gold, agreed = results.write_results(review)
+    for title, head, rows in tables_of(everyone, gold, agreed):
+        table = Table(*head, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if everyone:
+        console.print(f"{everyone[0].made} of {everyone[0].needed} decisions that are needed")
     console.print(f"wrote {review.run / 'review' / 'rows.parquet'}")
-
-
-def _print_agreement(rows: list[dict]) -> None:
-    first = rows[0]
-    name = {"cohen": "Cohen's", "fleiss": "Fleiss'"}[first["method"]]
-    title = f"{name} kappa of {first['reviewers']} reviewers"
-    table = Table("category", "on", "instances", "agreed, %", "kappa", "95% interval", title=title)
-    for one in rows:
-        kappa = "" if one["kappa"] is None else f"{one['kappa']:.2f}"
-        interval = "[{:.2f}, {:.2f}]".format(*one["ci95"]) if one["ci95"] else ""
-        agreed = f"{100 * one['agreed']:.0f}"
-        table.add_row(one["category"], one["of"], str(one["instances"]), agreed, kappa, interval)
-    console.print(table)

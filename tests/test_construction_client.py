@@ -1,6 +1,7 @@
 """Calls to an endpoint: what passes is waited for, what cannot pass stops the run in one line, and caps hold."""
 
 import asyncio
+import json
 import socket
 import time
 from dataclasses import replace
@@ -144,6 +145,44 @@ def test_no_key_is_sent_where_none_is_named(tmp_path, monkeypatch):
         server.handle = lambda http: (seen.append(http.headers.get("Authorization")), handle(http))
         ask(tmp_path, server, (request(), 0))
     assert seen == [None]
+
+
+def test_a_password_of_the_netrc_file_is_not_sent(tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("A_KEY", KEY)
+    seen = []
+    with LoopbackChat(echo) as server:
+        handle = server.handle
+        server.handle = lambda http: (seen.append(http.headers.get("Authorization")), handle(http))
+        ask(tmp_path, server, (request(), 0))
+        ask(tmp_path, server, (request(1), 0), key_variable="A_KEY")
+    assert seen == [None, f"Bearer {KEY}"]
+
+
+def test_a_proxy_of_the_environment_is_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with LoopbackChat(echo) as server:
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+        server.url = "http://a-model.invalid/v1"
+        with pytest.raises(InputError, match=r"HTTP 404 from a-model\.invalid"):  # of the proxy
+            ask(tmp_path, server, (request(), 0))
+
+
+def test_what_a_server_says_cannot_command_the_terminal(tmp_path):
+    with LoopbackChat(echo) as server:
+        server.fail_next(404, message="\x1b]0;evil\x07 no \x9b31m model")
+        with pytest.raises(InputError) as refused:
+            ask(tmp_path, server, (request(), 0))
+    assert str(refused.value).isprintable() and "no 31m model" in str(refused.value)
+
+
+@pytest.mark.parametrize("count", [10**30, -1, "7", None, True])
+def test_tokens_that_are_no_count_are_not_counted(count):
+    body = {"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": count, "completion_tokens": 2}}
+    answer = client_module._answer_of(json.dumps(body).encode())
+    assert (answer["prompt_tokens"], answer["completion_tokens"]) == (None, 2)
 
 
 def test_a_model_that_cannot_see_is_one_line(tmp_path):

@@ -141,7 +141,10 @@ def test_what_was_decoded_is_not_decoded_again(source, tmp_path, monkeypatch):
     run = tmp_path / "run"
     curate(settings(source), run, False)
     before = rows(run), rows(run, "removed")
-    (run / "curate" / "measured.jsonl").open("ab").write(b'{"id": "cut wh')
+    first = rows(run)[0]["id"]
+    later = f'{{"id": "{first}", "measures": {{"of": "another version"}}}}\n{{"id": "cut wh'
+    with open(run / "curate" / "measured.jsonl", "a") as file:
+        file.write(later)
     monkeypatch.setattr(curation, "measure", None)
     curate(settings(source), run, False)
     assert (rows(run), rows(run, "removed")) == before

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from granted.dataset_builders.construction.media import frame_data_urls, image_data_url, measure, suffix_of
+from granted.dataset_builders.construction.media import frame_data_urls, image_data_url, kind_of, measure
 from granted.dataset_builders.visual_vqa.rows import RowError
 from granted.tests.tiny_media import noise, video
 
@@ -37,8 +37,8 @@ def test_what_models_may_misread_is_sent_upright_in_rgb_and_not_too_large(tmp_pa
     clear = PIL.Image.new("RGBA", (10, 10), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
     assert shown(image_data_url(tmp_path / "clear.png")).getpixel((5, 5)) == (255, 255, 255)
-    noise(0, (400, 100)).save(tmp_path / "wide.png")
-    assert shown(image_data_url(tmp_path / "wide.png", longest_side=200)).size == (200, 50)
+    noise(0, (2000, 500)).save(tmp_path / "wide.png")
+    assert shown(image_data_url(tmp_path / "wide.png")).size == (1536, 384)
     noise(0, (40, 30)).save(tmp_path / "a.bmp")
     assert shown(image_data_url(tmp_path / "a.bmp")).format == "JPEG"
 
@@ -55,11 +55,11 @@ def test_frames_are_those_seen_at_equal_distances_in_time(tmp_path):
 def test_what_a_file_is_does_not_depend_on_its_name():
     buffer = io.BytesIO()
     noise(0, (8, 8)).save(buffer, "JPEG")
-    assert suffix_of(buffer.getvalue()) == ("image", ".jpg")
-    assert suffix_of(video([noise(i) for i in range(3)])) == ("video", ".mp4")
+    assert kind_of(buffer.getvalue()) == ("image", ".jpg")
+    assert kind_of(video([noise(i) for i in range(3)])) == ("video", ".mp4")
     moving = io.BytesIO()
     noise(0).save(moving, "GIF", save_all=True, append_images=[noise(1)])
-    assert suffix_of(moving.getvalue()) == ("video", ".gif")
+    assert kind_of(moving.getvalue()) == ("video", ".gif")
     sound = io.BytesIO()
     with av.open(sound, "w", format="wav") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
@@ -68,7 +68,7 @@ def test_what_a_file_is_does_not_depend_on_its_name():
         for packet in [*stream.encode(frame), *stream.encode()]:
             container.mux(packet)
     for content in (b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", sound.getvalue()):
-        assert suffix_of(content) is None
+        assert kind_of(content) is None
 
 
 def test_an_image_is_measured():
@@ -94,3 +94,17 @@ def test_damaged_media_are_refused():
     for damaged, media in ((content[: len(content) // 2], "video"), (b"GIF89a", "image")):
         with pytest.raises(RowError):
             measure(damaged, media)
+
+
+def test_media_that_would_take_all_memory_are_refused_before_they_are_decoded():
+    image = io.BytesIO()
+    PIL.Image.new("1", (20_000, 20_000)).save(image, "PNG")
+    for content, said in ((image.getvalue(), "image that is too large"), (video([noise(0, (8192, 4624))]), "pixels")):
+        with pytest.raises(RowError, match=said):
+            kind_of(content)
+
+
+def test_a_file_that_names_other_files_or_addresses_is_no_video():
+    described = "v=0\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    for text in (described, "ffconcat version 1.0\nfile /etc/hostname\n", "#EXTM3U\n#EXTINF:1,\nhttp://x/a.ts\n"):
+        assert kind_of(text.encode()) is None

@@ -152,6 +152,8 @@ def test_an_answer_may_stand_in_a_fence():
         ("verdict", {"verdict": "maybe"}, "enum of verdict"),
         ("choice", {"choice": 0}, "minimum"),
         ("choice", {"choice": True}, "type"),
+        ("choice", '{"choice": 2.0}', "2.0 is none of its numbers"),
+        ("choice", '{"choice": 1e999}', "none of its numbers"),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_said(kind, value, said):
@@ -162,6 +164,11 @@ def test_what_is_wrong_with_an_answer_is_said(kind, value, said):
 
 def test_an_answer_cut_at_the_limit_is_none_even_if_it_reads_well():
     assert read("negatives", {"statements": NEGATIVES}, finish="length") == (None, "it was cut at the limit of tokens")
+
+
+def test_words_are_counted_in_languages_without_spaces_and_with_vowel_signs():
+    assert read("caption", {"caption": "一只红色的猫坐在木桌上,旁边有三个白色的杯子,窗外正在下雨。"})[1] is None
+    assert read("caption", {"caption": "किताब मेज पर है। " * 98 + "वह लाल है।"})[1] is None  # 395 words
 
 
 def test_there_may_be_nothing_to_say():

@@ -301,6 +301,9 @@ def test_rows_of_another_run_are_refused(undisturbed, tmp_path):
     ("options", "said"),
     [
         ({"endpoint": "127.0.0.1:8000"}, "an endpoint that is no address"),
+        ({"endpoint": "http://host:port/v1"}, "an endpoint that is no address"),
+        ({"endpoint": "http://a..b/v1"}, "an endpoint that is no address"),
+        ({"endpoint": "http://host/v1#part"}, "an endpoint that is no address"),
         ({"endpoint": "http://me:secret@host/v1"}, "an endpoint with a password"),
         ({"uses": [0.5, 0.5]}, "three shares"),
         ({"uses": [0.5, 0.5, 0.5]}, "three shares"),
@@ -354,15 +357,17 @@ def test_settings_may_change_until_the_first_call(tmp_path, write_images):
 
 def test_captions_of_the_source_are_taken_where_they_are_wanted(tmp_path):
     run = tmp_path / "run"
-    truths = scenes_in(run, 2, ("ted",))
+    truths = scenes_in(run, 3, ("ted",))
     items = pq.read_table(run / "curate" / "rows.parquet").to_pylist()
     items[0]["source_caption"] = next(iter(truths))
+    items[1]["source_caption"] = "A red square with a \x1b[2J stands here."
     curated(run, items)
     with LoopbackChat(knowing(truths)) as server:
         construct(settings_of(run, server, captions="source"))
     data = data_of(run)
     assert [row["caption"] for row in data["caption/rows.parquet"]] == list(truths)[:1]
-    assert data["caption/set_aside.parquet"][0]["reason"] == "the source has no caption of it"
+    reasons = [row["reason"] for row in data["caption/set_aside.parquet"]]
+    assert reasons == ["a text has the character U+001B or a line break", "the source has no caption of it"]
     assert not any("Describe the image" in text_of(body) for body in server.bodies)
 
 
@@ -386,12 +391,20 @@ def test_the_command_reads_its_file_and_options_win(tmp_path, granted):
     truths = scenes_in(run, 3)
     with LoopbackChat(knowing(truths)) as server:
         config = {"source": "unused", "output": str(run), "endpoint": server.url, "model": "m", "votes": 1}
-        (tmp_path / "construct.yaml").write_text(json.dumps(config | {"caption_words": [3, 400]}))
+        all_kept = {"max_blind": 1.0, "max_shortcut": 1.0, "max_longer": 1.0}
+        (tmp_path / "construct.yaml").write_text(json.dumps(config | {"caption_words": [3, 400]} | all_kept))
         command = ("data", "construct", tmp_path / "construct.yaml", "--categories", "Adjective")
         code, said, _ = granted(*command, "--dry-run")
         assert code == 0 and "=== positive: 1 calls" in said and not server.bodies
         code, said, _ = granted(*command)
         assert code == 0 and "caption: 3 rows" in said and "waits for the review" in said
+        assert granted("data", "review", run, "--report")[0] == 0  # whoever looks has not reviewed
+        code, said, _ = granted(*command)
+        assert code == 0 and "check: 1 rows, 0 null, 0 set aside, 1 kept" in said and "waits for the review" in said
+        code, _, said = granted(*command, "--min-side", "1", "--max-longer", "0")
+        assert code == 2 and "min_side 1 (before: 256)" in said
+        code, _, said = granted(*command, "--max-longer", "0")  # and none is kept
+        assert code == 2 and "got no license" in said  # as there is nothing to review
         code, _, said = granted(*command, "--votes", "2")
     assert code == 2 and said.count("\n") == 1 and "votes 2 (before: 1)" in said
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import PIL.Image
@@ -10,7 +11,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, Video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.dataset_builders.construction.sources import SourceSettings, _samples, read_source
+from granted.dataset_builders.construction.sources import SourceSettings, _content, _samples, read_source
 from granted.utils.errors import InputError
 
 
@@ -147,3 +148,47 @@ def test_the_column_of_media_must_be_known(tmp_path):
 def test_a_source_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"expected files.*folder or a Hub id"):
         read(tmp_path / "photos")
+
+
+# ------------------------------------------------------------------------------------------------------------- attacks
+
+
+def test_names_and_captions_that_are_no_utf8_stop_nothing(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/a\xff.png", "wb") as file:
+        file.write(picture())
+    (tmp_path / "b.png").write_bytes(picture())
+    (tmp_path / "b.json").write_text('{"caption": "half a \\ud800 pair"}')
+    path = tar(tmp_path.parent / f"{tmp_path.name}.tar", [(os.fsdecode(b"c\xff.png"), picture())])
+    escaped, caption = read(tmp_path)
+    assert escaped.name == "a\\udcff.png" and caption.content is None and "caption" in caption.problem
+    assert read(path)[0].name == f"{path.name}/c\\udcff.png"
+
+
+def test_a_pipe_is_passed_over_and_a_huge_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with open(tmp_path / "b.png", "wb") as file:
+        file.truncate(1 << 40)
+    assert [(one.name, one.content) for one in read(tmp_path)] == [("b.png", None)]
+    info = tarfile.TarInfo("GNUSparseFile.0/huge.png")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "huge.png"}
+    info.pax_headers["GNU.sparse.realsize"] = str(1 << 40)
+    info.size = 512
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(info, io.BytesIO(b"1\n0\n0\n".ljust(512, b"\0")))
+    (huge,) = read(path)
+    assert huge.content is None and "more than 4 GB" in huge.problem
+
+
+@pytest.mark.parametrize("path", ["{}", "file://{}", "https://x::file://{}", "simplecache::file://{}"])
+def test_a_dataset_from_elsewhere_reaches_no_file_of_this_machine(tmp_path, path):
+    (tmp_path / "private.png").write_bytes(picture())
+    with pytest.raises(ValueError, match="is a path of this machine"):
+        _content(path.format(tmp_path / "private.png"), is_here=False)
+
+
+def test_a_path_that_no_file_system_knows_is_its_rows_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    paths = ["zip://x::a.png", "strange://x", "a.png"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"image": path}) + "\n" for path in paths))
+    assert [bool(one.content) for one in read(tmp_path / "rows.jsonl")] == [False, False, True]

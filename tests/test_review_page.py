@@ -1,6 +1,7 @@
 """The review page in a real browser, by keyboard alone: what is pressed is saved, and texts of data stay texts."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -228,6 +229,15 @@ def test_keys_with_modifiers_are_the_browsers_and_the_focus_is_seen(page, addres
     assert Review(run).decisions() == before
     page.focus("#null")
     assert press(page, Review(run), "cy", "Enter").decision == "null"
+
+
+def test_a_name_elsewhere_that_was_made_to_lead_here_is_refused(address):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    for host, status in ((f"localhost:{port}", 200), (f"evil.example:{port}", 400)):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/config", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_texts_of_data_are_shown_as_texts(page, address, run):

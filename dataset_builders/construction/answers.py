@@ -4,7 +4,7 @@
     kind.schema                                        # for response_format
     read_answer(kind, text, finish, material, settings)     # (value, None), or (None, why it cannot be used)
 
-An answer is used as it is or not at all; nothing is repaired. Tests: tests/test_construction_answers.py.
+An answer is used as it is or not at all; nothing is repaired. Tests: tests/test_construction_prompts.py.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from granted.dataset_builders.construction.checks import words_of
 from granted.dataset_builders.construction.settings import ConstructionSettings
 
 
@@ -74,14 +75,16 @@ def read_answer(
     if finish == "length":
         return None, "it was cut at the limit of tokens"
     try:
-        value = json.loads(_unfenced(text), object_pairs_hook=_unique, parse_constant=_no_number)
+        value = json.loads(
+            _unfenced(text), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_no_number
+        )
     except (ValueError, RecursionError) as error:
         return None, f"it is no JSON: {error}"
     broken = next(kind.validator.iter_errors(value), None)
     if broken:
         where = "".join(f" of {part}" for part in reversed(broken.absolute_path))
         return None, f"it is not of the form that was asked for ({broken.validator}{where})"
-    fault = next(filter(None, map(_text_fault, _texts(value))), None) or kind.rule(value, material, settings)
+    fault = next(filter(None, map(text_fault, _texts(value))), None) or kind.rule(value, material, settings)
     return (None, fault) if fault else (value, None)
 
 
@@ -108,7 +111,7 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [text for part in parts for text in _texts(part)]
 
 
-def _text_fault(text: str) -> str | None:
+def text_fault(text: str) -> str | None:
     """What keeps a text out of the data, whatever it says."""
     if text != text.strip() or not text:
         return "a text is empty or begins or ends with white space"
@@ -126,18 +129,19 @@ def _plain(text: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in text).split()) or text
 
 
-def _length_fault(what: str, text: str, words: list[int]) -> str | None:
-    count = len(text.split())
+def length_fault(what: str, text: str, words: list[int]) -> str | None:
+    """Whether a text has too few words or too many; a Chinese or Japanese character counts as one."""
+    count = len(words_of(text))
     return None if words[0] <= count <= words[1] else f"{what} has {count} words, not {words[0]} to {words[1]}"
 
 
 def _caption_rule(value: dict, material: Mapping, settings: ConstructionSettings) -> str | None:
-    return _length_fault("the caption", value["caption"], settings.caption_words)
+    return length_fault("the caption", value["caption"], settings.caption_words)
 
 
 def _statement_rule(value: dict, material: Mapping, settings: ConstructionSettings) -> str | None:
     statement = value["statement"]
-    return statement and _length_fault("the statement", statement, settings.statement_words)
+    return statement and length_fault("the statement", statement, settings.statement_words)
 
 
 def _negatives_rule(value: dict, material: Mapping, settings: ConstructionSettings) -> str | None:
@@ -145,7 +149,7 @@ def _negatives_rule(value: dict, material: Mapping, settings: ConstructionSettin
     everything = [material["statement"], *statements]
     if len({_plain(text) for text in everything}) < len(everything):
         return "a statement equals another one or the true one"
-    faults = (_length_fault("a statement", text, settings.statement_words) for text in statements)
+    faults = (length_fault("a statement", text, settings.statement_words) for text in statements)
     return next(filter(None, faults), None)
 
 

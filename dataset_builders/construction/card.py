@@ -89,6 +89,7 @@ def made_section(run: Path, settings: ExportSettings, counts: Mapping[str, int],
             "unreviewed_left_out": 0 if settings.unreviewed else unreviewed,
             "agreement": [_agreement_line(row) for row in _record(run, "review").get("agreement", [])],
         },
+        described=bool(_record(run, "caption").get("model", True)),
         shortcuts=_shortcuts(records),
         license=settings.license,
         source_license=settings.source_license,
@@ -114,7 +115,7 @@ def _stage_line(record: Mapping[str, Any]) -> dict[str, str]:
     usage = record.get("usage", {})
     return {
         "name": record["stage"],
-        "model": f"`{record['model']}`",
+        "model": f"`{record['model']}`" if record["model"] else "none: captions of the source",
         "prompts": ", ".join(prompts) or "-",
         "counts": _listed({name: n for name, n in record["counts"].items() if not name.startswith("not kept: ")}),
         "tokens": f"{usage.get('prompt_tokens', 0) + usage.get('completion_tokens', 0):,}",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import inflect
+import regex  # whose words keep their vowel signs, as of Hindi
 from lemminflect import getLemma
 
 from granted.dataset_builders.construction.curation import Fraction
@@ -29,7 +30,7 @@ from granted.utils.settings_file import read_yaml
 
 
 # A Chinese or Japanese character counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’]\w+)?")
+_WORD = regex.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’]\w+)?")
 # What stands in quotation marks of any kind; an apostrophe inside a word is none.
 _QUOTED = re.compile(
     r"[\"“”„]([^\"“”„]+)[\"“”]|(?<!\w)['‘]((?:[^'‘’]|(?<=\w)['’](?=\w))+)['’](?!\w)|[「『«‹]([^」』»›]+)[」』»›]"

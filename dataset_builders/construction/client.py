@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import tenacity
@@ -160,7 +161,8 @@ class Endpoint:
             headers=headers,
             connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
             timeout=aiohttp.ClientTimeout(total=self.settings.timeout),
-            trust_env=True,  # proxies
+            proxy=None if proxy_bypass(self.settings.host) else getproxies().get(self._url.partition(":")[0]),
+            trust_env=False,  # it would also send what ~/.netrc has
         )
         return self
 
@@ -296,6 +298,7 @@ class Endpoint:
 
     def _without_key(self, text: str) -> str:
         text = text.replace(self._key, "***") if self._key else text
+        text = "".join(c if c.isprintable() else " " for c in text)  # it is shown on a terminal, which obeys some
         return " ".join(text.split())[:300]
 
 
@@ -324,7 +327,7 @@ def _answer_of(content: bytes) -> dict[str, Any]:
         text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be kept
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise Passing("a body that is no chat completion") from None
-    tokens = [count if type(count) is int and count >= 0 else None for count in tokens]
+    tokens = [count if type(count) is int and 0 <= count < 1 << 53 else None for count in tokens]
     return {"answer": text, "finish": finish, "prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
 
 

@@ -28,13 +28,13 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.construction.duplicates import look_alikes
-from granted.dataset_builders.construction.media import Measures, measure, suffix_of
+from granted.dataset_builders.construction.media import Measures, kind_of, measure
 from granted.dataset_builders.construction.sources import SourceItem, SourceSettings, read_source
 from granted.dataset_builders.visual_vqa.rows import RowError
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, remove_abandoned, write_json, writing
 from granted.utils.options import option
-from granted.utils.settings import Bounds, Count, Natural, Positive, Seed
+from granted.utils.settings import Bounds, Count, Natural, Positive, Seed, check_settings
 from granted.utils.versions import library_versions
 
 
@@ -76,6 +76,18 @@ class CurationSettings(SourceSettings):
         4, "Media whose perceptual hashes (64 bits) differ in no more are duplicates.", group="Curation"
     )
 
+    def __post_init__(self):
+        check_settings(self)
+        if len(self.uses) != len(USES) or abs(sum(self.uses) - 1) > 1e-6:
+            raise InputError(f"got uses {self.uses}, expected three shares that sum to 1: of {', '.join(USES)}")
+        check_range("seconds", self.seconds)
+
+
+def check_range(name: str, values: list) -> None:
+    """Raise unless a setting has a least and a greatest value, in this order."""
+    if len(values) != 2 or values[0] > values[1]:
+        raise InputError(f"got {name} {values}, expected two numbers: fewest and most")
+
 
 def curate(settings: CurationSettings, run_folder: str | Path, show_progress: bool = True) -> dict[str, int]:
     """Read a source, keep what is worth a caption, and share it out.
@@ -93,8 +105,6 @@ def curate(settings: CurationSettings, run_folder: str | Path, show_progress: bo
         InputError: the source cannot be read, or nothing of it is left.
     """
     folder = Path(run_folder)
-    if len(settings.uses) != len(USES) or abs(sum(settings.uses) - 1) > 1e-6:
-        raise InputError(f"got uses {settings.uses}, expected three shares that sum to 1: of {', '.join(USES)}")
     remove_abandoned(folder / "media")  # there may be nothing left to write
     removed: list[dict[str, Any]] = []
     items: dict[str, dict[str, Any]] = {}
@@ -154,7 +164,10 @@ def _looked_at(
         raise _Removed("empty")
     if name in items:
         raise _Removed("same file", f"as {items[name]['source']}")
-    kind = suffix_of(one.content)
+    try:
+        kind = kind_of(one.content)
+    except RowError as error:
+        raise _Removed("unreadable", str(error)) from error
     if kind is None:
         raise _Removed("not an image or video")
     media, suffix = kind
@@ -188,9 +201,12 @@ class _Measured:
         self._file.seek(0)
         whole = 0
         for line in self._file:
-            if not line.endswith(b"\n"):  # cut when the process was killed
+            try:
+                row = json.loads(line)
+                if row["measures"] is not None:
+                    Measures(**row["measures"])
+            except (ValueError, TypeError, KeyError):  # cut when the process was killed, or of another version
                 break
-            row = json.loads(line)
             self._known[row.pop("id")] = row
             whole += len(line)
         self._file.truncate(whole)

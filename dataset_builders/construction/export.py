@@ -24,6 +24,7 @@ from datasets import Features, Image, List, Value, Video
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
 from granted.dataset_builders.construction.card import ExportSettings, language_code, made_section, training_card
 from granted.dataset_builders.construction.duplicates import near_duplicate_captions
+from granted.dataset_builders.construction.stages import made_rows
 from granted.dataset_builders.construction.verdicts import verdicts_of
 from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.records import TedRecord, snake_case
@@ -66,14 +67,14 @@ def export(settings: ExportSettings, run_folder: str | Path) -> dict[str, int]:
                 f"got no {name}, expected that {whose}, such as cc-by-4.0, as nobody may use data without one"
             )
     run = Path(run_folder)
-    items = {row["id"]: row for row in read_rows(run, "curate")}
-    counts: Counter[str] = Counter({"instances": 0, "caption pairs": 0, "conversations": 0})  # these first
-    records = _records(run, settings, counts)
+    items = {row["id"]: row for row in made_rows(run, "curate")}
+    records, counts = _records(run, settings)
     alike = _described_like(records, run, items, settings.duplicate_caption)
     counts["items described like the benchmark"] = len(alike)
     left_out: list[str] = []
     pairs = list(pairs_apart(_pairs(run, items, alike), records, left_out))
-    counts["caption pairs"], counts["pairs with a text of the benchmark"] = len(pairs), len(left_out)
+    counts["caption pairs"] = len(pairs)
+    counts["pairs with a text of the benchmark"] = len(left_out)
     with atomic_path(run / "export") as folder:
         folder.mkdir()
         counts["conversations"] = _write_vqa(_conversations(run, items, alike), folder / "vqa.parquet")
@@ -95,23 +96,14 @@ def export(settings: ExportSettings, run_folder: str | Path) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def read_rows(run: Path, stage: str) -> list[dict[str, Any]]:
-    """The rows of a stage; none where it has not been taken."""
-    path = run / stage / "rows.parquet"
-    if not path.is_file():
-        return []
-    with refusing(str(path), "the rows of a stage: remove its folder and run the same command again"):
-        return pq.read_table(path).to_pylist()
-
-
 # ----------------------------------------------------------------------------------------------------------- benchmark
 
 
-def _records(run: Path, settings: ExportSettings, counts: Counter[str]) -> list[TedRecord]:
-    """The instances that are kept, as records; `counts` says what became of all."""
-    verdicts = verdicts_of(read_rows(run, "review"))
-    records = []
-    for row in read_rows(run, "check"):
+def _records(run: Path, settings: ExportSettings) -> tuple[list[TedRecord], Counter[str]]:
+    """The instances that are kept, as records, and what became of all."""
+    verdicts = verdicts_of(made_rows(run, "review"))
+    records, counts = [], Counter({"instances": 0, "caption pairs": 0, "conversations": 0})
+    for row in made_rows(run, "check"):
         verdict = verdicts.get(row["instance"])
         if not row["kept"]:
             counts["set aside by checks"] += 1
@@ -131,7 +123,7 @@ def _records(run: Path, settings: ExportSettings, counts: Counter[str]) -> list[
     counts["of a repeated caption"] = sum(record["caption_id"] in repeated for record in records)
     records = [record for record in records if record["caption_id"] not in repeated]
     counts["instances"] = len(records)
-    return records
+    return records, counts
 
 
 def _record(row: Mapping[str, Any]) -> TedRecord:
@@ -157,25 +149,25 @@ def _described_like(
     """The items for training whose first or second caption is almost one of the benchmark's."""
     texts = {("ted", record["caption_id"]): record["caption"] for record in records}
     for stage in ("caption", "second_caption"):
-        rows = read_rows(run, stage)
+        rows = made_rows(run, stage)
         texts |= {(stage, row["id"]): row["caption"] for row in rows if items[row["id"]]["use"] != "ted"}
     pairs = near_duplicate_captions(texts, similarity)
     return {name for (stage, name), (other, _) in pairs if other == "ted" and stage != "ted"}
 
 
 def _pairs(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[CaptionPair]:
-    captions = {row["id"]: row["caption"] for row in read_rows(run, "caption")}
-    for row in read_rows(run, "second_caption"):
+    captions = {row["id"]: row["caption"] for row in made_rows(run, "caption")}
+    for row in made_rows(run, "second_caption"):
         name = row["id"]
         if name in captions and name not in alike:
-            texts = {"caption_a": captions[name], "caption_b": row["caption"]}
-            yield CaptionPair(id=name, media=items[name]["media"], **texts, source=SOURCE)
+            media, both = items[name]["media"], (captions[name], row["caption"])
+            yield CaptionPair(id=name, media=media, caption_a=both[0], caption_b=both[1], source=SOURCE)
 
 
 def _conversations(run: Path, items: Mapping[str, Mapping[str, Any]], alike: set[str]) -> Iterator[dict[str, Any]]:
     """Rows of VQA: all questions of one aspect about one item in one, so that its media are stored as few times."""
     asked: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in read_rows(run, "questions"):
+    for row in made_rows(run, "questions"):
         if row["id"] not in alike:
             asked[row["id"], row["aspect"]].append(row)
     for (name, aspect), rows in asked.items():

@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp",
 IMAGE_SUFFIXES |= {"TIFF": ".tiff", "PPM": ".ppm", "AVIF": ".avif", "JPEG2000": ".jp2"}
 VIDEO_SUFFIXES = {"mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "gif": ".gif", "mpegts": ".ts", "flv": ".flv"}
 VIDEO_SUFFIXES |= {"mpeg": ".mpg", "asf": ".wmv", "ogg": ".ogv"}
+KNOWN = {"format_whitelist": ",".join(VIDEO_SUFFIXES)}  # others, such as a playlist, would open what they name
+LARGEST_FRAME = 8192 * 4608  # pixels of a video, several of whose frames are held at a time
 EXIF_ORIENTATION = 0x0112
 HASHED_FRAMES = 8  # of a video: these are hashed and compared with one another
 PARTS = 4  # of a side, whose colours are compared
@@ -57,14 +59,14 @@ class Measures:
     motion: float | None
 
 
-def image_data_url(path: str | os.PathLike, longest_side: int = LONGEST_SIDE) -> str:
+def image_data_url(path: str | os.PathLike) -> str:
     """An image as a data URL, upright and in RGB.
 
-    A JPEG, PNG or WebP file that is not too large is sent as it is; others become JPEG of quality 95.
+    A JPEG, PNG or WebP file of at most `LONGEST_SIDE` is sent as it is; others become JPEG of quality 95, scaled down
+    to it if they are larger.
 
     Args:
         path (`str` or `os.PathLike`): the file.
-        longest_side (`int`, defaults to 1536): larger images are scaled down to it, in pixels.
 
     Raises:
         RowError: it cannot be read.
@@ -73,30 +75,29 @@ def image_data_url(path: str | os.PathLike, longest_side: int = LONGEST_SIDE) ->
     with PIL.Image.open(path) as file:
         kind = SENT_AS_THEY_ARE.get(file.format)
         plain = file.mode in ("RGB", "L") and file.getexif().get(EXIF_ORIENTATION, 1) == 1
-    if kind and plain and max(image.size) <= longest_side:
+    if kind and plain and max(image.size) <= LONGEST_SIDE:
         with open(path, "rb") as file:
             return _data_url(kind, file.read())
-    return _jpeg_url(image, longest_side)
+    return _jpeg_url(image)
 
 
-def frame_data_urls(path: str | os.PathLike, count: int, longest_side: int = LONGEST_SIDE) -> list[str]:
+def frame_data_urls(path: str | os.PathLike, count: int) -> list[str]:
     """Frames of a video as data URLs of JPEG: those seen at the times `i * seconds / count`.
 
     Args:
         path (`str` or `os.PathLike`): the file.
         count (`int`): how many; a video of fewer frames gives all of them.
-        longest_side (`int`, defaults to 1536): as of [`image_data_url`].
 
     Raises:
         RowError: it cannot be read.
     """
     frames = open_video(path, max_frames=count).frames  # (T, H, W, 3)
-    return [_jpeg_url(PIL.Image.fromarray(frame), longest_side) for frame in frames]
+    return [_jpeg_url(PIL.Image.fromarray(frame)) for frame in frames]
 
 
-def _jpeg_url(image: PIL.Image.Image, longest_side: int) -> str:
+def _jpeg_url(image: PIL.Image.Image) -> str:
     image = image.copy()
-    image.thumbnail((longest_side, longest_side))  # only ever smaller; the aspect ratio stays
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))  # only ever smaller; the aspect ratio stays
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling=0)
     return _data_url("image/jpeg", buffer.getvalue())
@@ -106,24 +107,35 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def suffix_of(content: bytes) -> tuple[str, str] | None:
+def kind_of(content: bytes) -> tuple[str, str] | None:
     """Whether bytes are an image or a video, by what they hold and not by their name, and the suffix of such a file.
 
     Returns:
         `tuple[str, str]`: such as `("image", ".jpg")`; `None` where they are neither. An animated GIF is a video.
+
+    Raises:
+        RowError: it has so many pixels that decoding it could take all memory.
     """
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
             if not (image.format == "GIF" and image.is_animated):
                 return ("image", IMAGE_SUFFIXES[image.format]) if image.format in IMAGE_SUFFIXES else None
+    except PIL.Image.DecompressionBombError as error:
+        raise RowError(
+            f"got an image that is too large ({error}), expected a smaller one: scale it", "image"
+        ) from error
     except Exception:  # broken files make Pillow raise errors of every kind; PyAV says whether it is a video
         pass
     try:
-        with av.open(io.BytesIO(content), metadata_errors="replace") as container:
-            suffix = VIDEO_SUFFIXES.get(container.format.name.split(",")[0])
-            return ("video", suffix) if container.streams.video and suffix else None
+        with av.open(io.BytesIO(content), metadata_errors="replace", options=KNOWN) as container:
+            suffix = VIDEO_SUFFIXES[container.format.name.split(",")[0]]
+            video = next(iter(container.streams.video), None)
+            pixels = video.width * video.height if video else 0
     except (av.FFmpegError, ValueError):
         return None
+    if pixels > LARGEST_FRAME:
+        raise RowError(f"got a video of {pixels:,} pixels, expected at most {LARGEST_FRAME:,}: scale it", "video")
+    return ("video", suffix) if video else None
 
 
 def measure(content: bytes, media: str) -> Measures:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from granted.dataset_builders.construction.client import REFUSED, Request
+from granted.dataset_builders.construction.media import LONGEST_SIDE
 from granted.dataset_builders.construction.prompts import Prompt, read_prompts
 from granted.dataset_builders.construction.run import curated, opened
 from granted.dataset_builders.construction.settings import ConstructionSettings
@@ -35,7 +36,6 @@ SHOWN = 3
 SAMPLE = 100  # units of a stage that are filled, to know how long its prompts are
 CHARACTERS = 4  # a token, roughly
 PIXELS = 28 * 28  # a token of an image, roughly
-LONGEST_SIDE = 1536  # of an image that is sent
 
 
 @dataclass

@@ -38,6 +38,7 @@ from granted.dataset_builders.construction.stages import (
     Stage,
     Unit,
     Writer,
+    made_rows,
     name_of,
     take_step,
     units_of,
@@ -68,8 +69,9 @@ def construct(settings: ConstructionSettings, report: Callable[[str], object] = 
         report(f"curate: {curated(settings)}")
         for stage in STAGES.values():
             report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store)['counts'])}")
-        run, counts = settings.output, read_json(settings.output / "check" / "stage.json")["counts"]
-        if settings.unreviewed or not counts["rows"] or (run / "review" / "rows.parquet").is_file():
+        run = settings.output
+        kept = any(row["kept"] for row in made_rows(run, "check"))
+        if settings.unreviewed or not kept or any(True for _ in made_rows(run, "review")):
             report(f"export: {_counted(export(settings, run))}")
         else:
             report(f"export: waits for the review of the benchmark (granted data review {run}); then run this again")
@@ -143,7 +145,7 @@ def done_stage(
     made_of = _made_of(stage, settings)
     if (folder / "stage.json").is_file():
         record = read_json(folder / "stage.json")
-        if record["input"] == made_of:
+        if record.get("input") == made_of:
             return record
     total = sum(1 for _ in units_of(stage, settings, settings.output))
     not_sent = asyncio.run(_ask_all(stage, settings, prompts, store, total))
@@ -244,6 +246,8 @@ def _write(folder: Path, stage: Stage, outcomes: Iterable[Outcome]) -> dict[str,
             counts["rows"] += len(kept)
             counts["null"] += sum(row[stage.null] is None for row in made) if stage.null else 0
             counts["set aside"] += len(aside)
+            if "kept" in stage.columns.names:
+                counts["kept"] += sum(row["kept"] for row in kept)
             counts.update(f"not kept: {reason}" for row in made for reason in row.get("reasons", ()))
     return dict(counts)
 
@@ -254,9 +258,10 @@ def _record(
     """The provenance of a stage."""
     spent = store.spent(stage.name)
     used = {name: prompts[name] for name in prompts if name.startswith(PROMPTS_OF[stage.name])}
+    given = stage.name == "caption" and settings.captions == "source"
     return {
         "stage": stage.name,
-        "model": settings.model,
+        "model": None if given else settings.model,
         "endpoint": settings.host,
         "prompts": {
             name: {
@@ -266,6 +271,7 @@ def _record(
                 "max_tokens": one.max_tokens,
             }
             for name, one in used.items()
+            if not given
         },
         "language": settings.language,
         "seed": settings.seed,

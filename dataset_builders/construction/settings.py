@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from granted.dataset_builders.construction.card import ExportSettings
 from granted.dataset_builders.construction.checks import CheckSettings
-from granted.dataset_builders.construction.curation import USES, CurationSettings, Fraction
+from granted.dataset_builders.construction.curation import CurationSettings, Fraction, check_range
 from granted.dataset_builders.ted_6k.records import CATEGORIES
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import Count, Positive, check_settings
+from granted.utils.settings import Count, Positive
 
 
 ASPECTS = (
@@ -95,12 +95,10 @@ class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
     max_blind: Fraction = option(0.99, "Most of the votes that find the positive without the caption.", group="Checks")
 
     def __post_init__(self):
-        check_settings(self)
+        super().__post_init__()
         self._check_endpoint()
-        self._check_shares()
-        _check_range("caption_words", self.caption_words)
-        _check_range("statement_words", self.statement_words)
-        _check_range("seconds", self.seconds)
+        check_range("caption_words", self.caption_words)
+        check_range("statement_words", self.statement_words)
         self._check_names()
         if not re.fullmatch(r"[\w ()-]{1,60}", self.language):
             raise InputError(f"got language {self.language!r:.80}, expected a name such as German: write one")
@@ -108,17 +106,14 @@ class ConstructionSettings(CurationSettings, CheckSettings, ExportSettings):
     def _check_endpoint(self) -> None:
         try:
             parts = urlsplit(self.endpoint)
-            usable = parts.scheme in ("http", "https") and parts.hostname and not parts.query
-        except ValueError:
+            usable = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+            usable = usable and self.endpoint.isprintable() and parts.hostname.encode("idna") and parts.port != 0
+        except ValueError:  # also of a port or a name that is none
             usable = False
         if not usable:
             raise InputError("got an endpoint that is no address, expected one such as http://127.0.0.1:8000/v1")
         if parts.username or parts.password:
             raise InputError("got an endpoint with a password in it, expected none: name a variable by key_variable")
-
-    def _check_shares(self) -> None:
-        if len(self.uses) != len(USES) or abs(sum(self.uses) - 1) > 1e-6:
-            raise InputError(f"got uses {self.uses}, expected three shares that sum to 1: of {', '.join(USES)}")
 
     def _check_names(self) -> None:
         for name, legal in (("categories", CATEGORIES), ("aspects", ASPECTS)):
@@ -163,8 +158,3 @@ class ConstructOptions(ConstructionSettings):
 
     config: str = option("", "YAML file with the settings; options win.", positional=True)
     dry_run: bool = option(False, "Show three prompts of each stage, and what it would cost; make no call.")
-
-
-def _check_range(name: str, values: list) -> None:
-    if len(values) != 2 or values[0] > values[1]:
-        raise InputError(f"got {name} {values}, expected two numbers: fewest and most")

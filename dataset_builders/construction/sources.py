@@ -10,7 +10,7 @@ tests/test_construction_sources.py.
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import fsspec
 from datasets import Dataset, DatasetDict, Image, IterableDataset, Video, load_from_disk
 
-from granted.dataset_builders.loading import load_source, medium_of, readable, undecoded
+from granted.dataset_builders.loading import FOLDER, load_source, medium_of, readable, undecoded
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import parts_of
 from granted.utils.options import option
@@ -28,6 +28,8 @@ from granted.utils.settings import Count
 TARS = (".tar", ".tar.gz", ".tgz")
 ROWS = (".parquet", ".jsonl", ".jsonl.gz", ".arrow")  # a folder that has one of them is a dataset
 CAPTIONS = (".txt", ".json")  # beside `cat.jpg`: `cat.txt`, or `cat.json` with the key "caption"
+LARGEST = 4 << 30  # bytes of a file: a tar of a few hundred bytes can claim a file of terabytes
+ELSEWHERE = ("http://", "https://", "hf://")  # where media of a dataset from the Hub may be
 
 
 @dataclass(kw_only=True)
@@ -80,7 +82,7 @@ def read_source(settings: SourceSettings) -> Iterator[SourceItem]:
     folder = Path(source)
     names = sorted(os.listdir(folder))
     if "dataset_info.json" in names or "dataset_dict.json" in names:
-        return _read_dataset(_saved_dataset(folder, settings.split), settings)
+        return _read_dataset(_saved_dataset(folder, settings.split), settings, saved=True)
     if any(name.endswith(ROWS) for name in names) or any(folder.glob("*/*.parquet")):
         return _read_dataset(load_source(source, settings.split, streaming=True), settings)
     if names and all(name.endswith(TARS) for name in names):
@@ -100,26 +102,41 @@ def _read_folder(folder: Path) -> Iterator[SourceItem]:
             path = Path(place) / name
             if name.startswith(".") or path.is_symlink() or (name in texts and path.stem in owners):
                 continue
+            if path.exists() and not path.is_file():  # a pipe would never end
+                continue
             shown = path.relative_to(folder).as_posix()
             captions = [path.with_suffix(end) for end in CAPTIONS if path.stem + end in texts - {name}]
             try:
-                yield _item(shown, path.read_bytes(), [(one.suffix, one.read_bytes()) for one in captions])
+                yield _item(shown, _bytes_of(path), [(one.suffix, _bytes_of(one)) for one in captions])
             except OSError as error:
-                yield SourceItem(shown, None, problem=error.strerror or str(error))
+                yield SourceItem(_utf8(shown), None, problem=error.strerror or str(error))
 
 
 def _raise(error: OSError) -> None:
     raise InputError(f"got '{error.strerror}' while reading {error.filename}, expected a folder: check it") from error
 
 
-def _item(name: str, content: bytes, texts: Iterable[tuple[str, bytes]]) -> SourceItem:
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.stat().st_size <= LARGEST else None
+
+
+def _utf8(name: str) -> str:
+    """A file's name whose bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _item(name: str, content: bytes | None, texts: Sequence[tuple[str, bytes | None]]) -> SourceItem:
     """With the first text that is a caption; one that cannot be read takes its medium with it."""
+    name = _utf8(name)
+    if content is None or any(text is None for _, text in texts):
+        return SourceItem(name, None, problem=f"it or its caption has more than {LARGEST >> 30} GB")
     for suffix, text in texts:
         try:
             found: Any = text.decode("utf-8-sig")
             if suffix == ".json":
                 found = json.loads(found)
                 found = found.get("caption") if isinstance(found, dict) else None
+            str(found).encode()  # JSON may have half a surrogate pair
         except (ValueError, RecursionError) as error:
             return SourceItem(name, None, problem=f"its caption in {suffix} cannot be read: {error}")
         if isinstance(found, str) and found.strip():
@@ -144,15 +161,15 @@ def _read_tars(paths: list[Path]) -> Iterator[SourceItem]:
                         yield _item(f"{path.name}/{key}{suffix}", content, texts)
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the regular files; links and devices are never followed."""
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes | None]]:
+    """Names and contents of the regular files, `None` of one too large; links and devices are never followed."""
     for member in tar:
         file = tar.extractfile(member) if member.isreg() else None
         if file is not None:
-            yield member.name, file.read()
+            yield member.name, file.read() if member.size <= LARGEST else None
 
 
-def _samples(members: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def _samples(members: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, list[tuple[str, bytes | None]]]]:
     """The files that follow one another under one key, which ends at the first dot of the name."""
     key, sample = None, []
     for name, content in members:
@@ -182,7 +199,9 @@ def _saved_dataset(folder: Path, split: str) -> Dataset:
     return undecoded(loaded)
 
 
-def _read_dataset(rows: Dataset | IterableDataset, settings: SourceSettings) -> Iterator[SourceItem]:
+def _read_dataset(
+    rows: Dataset | IterableDataset, settings: SourceSettings, saved: bool = False
+) -> Iterator[SourceItem]:
     column = _media_column(rows, settings)
     for number, row in enumerate(readable(rows, settings.source)):
         if column not in row or (settings.caption_column and settings.caption_column not in row):
@@ -193,8 +212,8 @@ def _read_dataset(rows: Dataset | IterableDataset, settings: SourceSettings) -> 
         caption = row[settings.caption_column] if settings.caption_column else None
         caption = caption.strip() if isinstance(caption, str) and caption.strip() else None
         try:
-            yield SourceItem(f"row {number}", _content(medium_of(row, column)), caption)
-        except (OSError, ValueError) as error:
+            yield SourceItem(f"row {number}", _content(medium_of(row, column), saved or FOLDER in row), caption)
+        except Exception as error:  # the file systems of fsspec raise errors of every kind
             yield SourceItem(f"row {number}", None, caption, " ".join(str(error).split())[:200])
 
 
@@ -213,12 +232,15 @@ def _media_column(rows: Dataset | IterableDataset, settings: SourceSettings) -> 
     return found[0]
 
 
-def _content(value: Any) -> bytes | None:
+def _content(value: Any, is_here: bool) -> bytes:
+    """The bytes of a medium, by its path if need be; a dataset from elsewhere (`not is_here`) has no path of ours."""
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
         raise ValueError("the row has no image or video")
+    if not is_here and ("::" in value or not value.startswith(ELSEWHERE)):
+        raise ValueError(f"{value:.80} is a path of this machine, in a dataset that is not of it")
     with fsspec.open(value, "rb") as file:
         return file.read()

@@ -7,7 +7,7 @@
 
 Stages differ in their data alone; only `check` asks several things of a unit. A step knows nothing of the run around
 it, so that whatever has units and somewhere to ask can take it. Rows have the order of those that they are made of,
-and are read as a stream. Tests: tests/test_construction_stages.py.
+and are read as a stream. Tests: tests/test_construction_run.py.
 """
 
 import random
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.construction import media
-from granted.dataset_builders.construction.answers import read_answer
+from granted.dataset_builders.construction.answers import length_fault, read_answer, text_fault
 from granted.dataset_builders.construction.checks import model_free_checks
 from granted.dataset_builders.construction.client import REFUSED, Request
 from granted.dataset_builders.construction.curation import USES
@@ -164,7 +164,7 @@ async def take_step(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
     if stage.step:
         return await stage.step(stage, unit, writer)
     if stage.name == "caption" and writer.settings.captions == "source":
-        return _given_caption(unit)
+        return _given_caption(unit, writer.settings)
     material = {name: unit[name] for name in stage.material}
     value, call = await writer.answer(stage, unit, stage.prompt_of(unit), material)
     if value is None:
@@ -173,11 +173,14 @@ async def take_step(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
     return Outcome([row])
 
 
-def _given_caption(unit: Unit) -> Outcome:
-    if (unit["source_caption"] or "").strip():
-        return Outcome([{"id": unit["id"], "caption": unit["source_caption"].strip()}])
-    reason = "the source has no caption of it"
-    return Outcome(set_aside=[{"id": unit["id"], "category": None, "reason": reason, "answer": None}])
+def _given_caption(unit: Unit, settings: ConstructionSettings) -> Outcome:
+    caption, fault = unit["source_caption"], "the source has no caption of it"
+    if caption:
+        # Line breaks may be in it, other than in an answer.
+        fault = text_fault(" ".join(caption.split())) or length_fault("the caption", caption, settings.caption_words)
+    if fault:
+        return Outcome(set_aside=[{"id": unit["id"], "category": None, "reason": fault, "answer": caption}])
+    return Outcome([{"id": unit["id"], "caption": caption}])
 
 
 async def check(stage: Stage, unit: Unit, writer: Writer) -> Outcome:
@@ -364,6 +367,11 @@ def along(left: Iterable[Unit], right: Iterable[Unit]) -> Iterator[Unit]:
             f"got a row of item {row['id']} that the stage before does not have, expected stages of one run: remove "
             "the folders of the later stages and run the same command again; no call is made twice"
         )
+
+
+def made_rows(run: Path, stage: str) -> Iterator[Unit]:
+    """The rows of a stage, and none where it has not been taken."""
+    return read_rows(run, stage) if (run / stage / "rows.parquet").is_file() else iter(())
 
 
 def read_rows(run: Path, stage: str) -> Iterator[Unit]:

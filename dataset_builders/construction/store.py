@@ -5,7 +5,7 @@
         store.add(key, call)                       # in a transaction of its own; a row never changes
         store.spent()                              # Spent(calls=..., tokens=...)
 
-The key is a hash of all that decides the answer (see `Question.key`), so a run that was killed finds every answer that
+The key is a hash of all that decides the answer (see `Request.key`), so a run that was killed finds every answer that
 it had received. The file is in WAL mode: what was added survives kill -9 of the process. Tests:
 tests/test_construction_store.py.
 """
@@ -108,7 +108,7 @@ class CallStore:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")  # safe against kill -9; a power cut may take the last rows
             self._db.execute(SCHEMA)
-            self._db.execute("SELECT key, stage, unit, attempt, answer, finish, fault FROM calls LIMIT 1")
+        self.find("")  # a file of another program, or of another version, is refused
         return self
 
     def __exit__(self, *error: Any) -> None:

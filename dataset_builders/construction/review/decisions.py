@@ -34,13 +34,13 @@ VERSION = 1
 SMALLEST = 512  # bytes of a database; SQLite writes over any file that is smaller
 WAIT = 30  # seconds for another process that is writing
 
-SCHEMA = f"""
-CREATE TABLE review (seed INTEGER NOT NULL, share REAL NOT NULL);
-CREATE TABLE reviewers (name TEXT PRIMARY KEY, "when" TEXT NOT NULL);
-CREATE TABLE gold (
+SCHEMA = (  # one by one: a script would end the transaction that they belong to
+    "CREATE TABLE review (seed INTEGER NOT NULL, share REAL NOT NULL)",
+    'CREATE TABLE reviewers (name TEXT PRIMARY KEY, "when" TEXT NOT NULL)',
+    """CREATE TABLE gold (
     number INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, decision TEXT NOT NULL, "when" TEXT NOT NULL
-);
-CREATE TABLE decisions (
+)""",
+    f"""CREATE TABLE decisions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     instance TEXT NOT NULL,
     content TEXT NOT NULL,
@@ -52,15 +52,16 @@ CREATE TABLE decisions (
     seconds REAL NOT NULL,
     "when" TEXT NOT NULL,
     undoes INTEGER UNIQUE REFERENCES decisions (number)
-);
-CREATE INDEX decided ON decisions (instance, reviewer);
-CREATE VIEW standing AS SELECT * FROM decisions
-    WHERE undoes IS NULL AND number NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL);
-""" + "".join(
-    f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'rows are only added'); END;\n"
-    for table in ("review", "reviewers", "gold", "decisions")
-    for verb in ("UPDATE", "DELETE")
+)""",
+    "CREATE INDEX decided ON decisions (instance, reviewer)",
+    """CREATE VIEW standing AS SELECT * FROM decisions
+    WHERE undoes IS NULL AND number NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL)""",
+    *(
+        f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
+        "BEGIN SELECT RAISE(ABORT, 'rows are only added'); END"
+        for table in ("review", "reviewers", "gold", "decisions")
+        for verb in ("UPDATE", "DELETE")
+    ),
 )
 FIELDS = 'instance, reviewer, decision, statements, label, reason, seconds, "when"'
 COLUMNS = pa.schema(
@@ -172,7 +173,7 @@ class DecisionStore:
             if version not in (0, VERSION):
                 raise ReviewError(f"got {self.path} of version {version}, expected {VERSION}: use the code it is of")
             if not version:
-                for statement in _statements(SCHEMA):
+                for statement in SCHEMA:
                     db.execute(statement)
                 values = (SEED if seed is None else seed, SHARE if share is None else share)
                 db.execute("INSERT INTO review VALUES (?, ?)", values)
@@ -337,13 +338,3 @@ def _json(statements: tuple[str, ...] | None) -> str | None:
 def _decision(row: tuple[Any, ...]) -> Decision:
     statements = None if row[3] is None else tuple(json.loads(row[3]))
     return Decision(*row[:3], statements, *row[4:])
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: `executescript` would end the transaction that they belong to."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

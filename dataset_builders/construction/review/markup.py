@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from .agreement import Agreement, GoldScore
 from .instances import Instance
-from .reviewing import Progress
+from .reviewing import Progress, tables_of
 
 
 def text(words: str) -> str:
@@ -60,30 +60,11 @@ def notice(words: str) -> str:
 
 def overview(everyone: Sequence[Progress], gold: Sequence[GoldScore], agreed: Sequence[Agreement]) -> str:
     """Tables of progress, gold and agreement."""
-    by = {one.reviewer: one for one in gold}
-    head = ["reviewer", "done", "left", "accept", "fix", "reject", "null", "s each", "gold right"]
-    rows = []
-    for one in everyone:
-        score = by.get(one.reviewer)
-        counts = [one.counts.get(name, 0) for name in head[3:7]]
-        right = f"{score.right} of {score.decided}" if score else ""
-        rows.append([one.reviewer, one.done, one.left, *counts, f"{one.seconds:.0f}", right])
-    tables = _table("Progress", head, rows)
-    if not agreed:
-        return tables + '<p class="none">Nothing has been decided by two people yet.</p>'
-    head = ["category", "on", "instances", "agreed, %", "kappa", "95% interval"]
-    rows = [[one.category, one.of, one.instances, f"{100 * one.agreed:.0f}", *kappa_cells(one)] for one in agreed]
-    name = {"cohen": "Cohen's", "fleiss": "Fleiss'"}[agreed[0].method]
-    return tables + _table(f"Agreement of {agreed[0].reviewers} reviewers ({name} kappa)", head, rows)
+    tables = "".join(_table(*one) for one in tables_of(everyone, gold, agreed))
+    return tables if agreed else tables + '<p class="none">Nothing has been decided by two people yet.</p>'
 
 
-def kappa_cells(one: Agreement) -> list[str]:
-    """Kappa and its interval as they are written; empty where there is none."""
-    interval = f"[{one.ci95[0]:.2f}, {one.ci95[1]:.2f}]" if one.ci95 else ""
-    return ["" if one.kappa is None else f"{one.kappa:.2f}", interval]
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = "".join(f"<th>{text(name)}</th>" for name in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{text(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    lines = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<h2>{text(title)}</h2><div class="table" tabindex="0"><table><tr>{cells}</tr>{lines}</table></div>'

@@ -17,6 +17,8 @@ from typing import Any
 
 import gradio as gr
 import pyarrow.parquet as pq
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from . import markup
 from .decisions import LONGEST, LONGEST_NAME, AlreadyDecidedError, decisions_table
@@ -310,6 +312,9 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
     """
     require_login(host, users)
     page = Page(review, users)
+    # Without a login, a page elsewhere whose name was made to lead here (DNS rebinding) could decide.
+    names = ["localhost", "127.0.0.1", host, "["]  # the last is how starlette reads [::1]
+    guard = [] if users else [Middleware(TrustedHostMiddleware, allowed_hosts=names)]
     try:
         page.blocks.launch(
             server_name=host,
@@ -317,6 +322,7 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
             auth=users.allows if users else None,
             share=False,  # whatever the environment says: there would be no login
             allowed_paths=[str(review.run / FOLDER)],
+            app_kwargs={"middleware": guard},
             prevent_thread_lock=not wait,
             theme=THEME,
             # Within the head it stays as it is: gradio takes declarations out of what it gets as css.

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
+from granted.dataset_builders.construction.review.agreement import Agreement, GoldScore
 from granted.dataset_builders.construction.review.decisions import DECISIONS, check_name, decisions_table
 from granted.dataset_builders.construction.review.instances import MEDIA, ROWS
 from granted.dataset_builders.construction.review.label_studio import from_tasks, label_config, to_tasks
 from granted.dataset_builders.construction.review.login import Users, hashed
 from granted.dataset_builders.construction.review.refusal import ReviewError
-from granted.dataset_builders.construction.review.reviewing import Review
+from granted.dataset_builders.construction.review.reviewing import Progress, Review
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, read_json, read_jsonl, write_json
 
@@ -56,11 +56,11 @@ def read_gold(path: str | os.PathLike) -> dict[str, str]:
     return gold
 
 
-def write_results(review: Review) -> dict[str, Any]:
+def write_results(review: Review) -> tuple[list[Progress], list[GoldScore], list[Agreement]]:
     """Write the decisions that stand, and what is to be said about them, into the run.
 
     Returns:
-        `dict`: the record that is in `review/stage.json`: counts, progress, agreement, gold, seed and hashes.
+        `tuple`: progress, gold and agreement, which are in `review/stage.json` with counts, seed and a hash.
     """
     folder, decisions, gold = review.run / "review", review.decisions(), review.store.gold()
     with atomic_path(folder / "rows.parquet") as temporary:
@@ -72,18 +72,19 @@ def write_results(review: Review) -> dict[str, Any]:
         "decided": len(by),
         "decided_by_two": sum(n > 1 for n in by.values()),
     }
+    everyone, scores, agreed = review.all_progress(), review.gold_scores(), review.agreement()
     record = {
         "stage": "review",
         "seed": review.seed,
         "share": review.store.share,
         "counts": counts | {name: said[name] for name in DECISIONS},
-        "progress": [asdict(one) | {"counts": dict(one.counts)} for one in review.all_progress()],
-        "agreement": [asdict(one) for one in review.agreement()],
-        "gold": [asdict(one) for one in review.gold_scores()],
+        "progress": [asdict(one) | {"counts": dict(one.counts)} for one in everyone],
+        "agreement": [asdict(one) for one in agreed],
+        "gold": [asdict(one) for one in scores],
         "input_hash": sha256((review.run / ROWS).read_bytes()).hexdigest(),
     }
     write_json(folder / "stage.json", record)
-    return record
+    return everyone, scores, agreed
 
 
 def write_label_studio(review: Review, folder: str | os.PathLike) -> list[Path]:
@@ -115,8 +116,8 @@ def add_user(path: str | os.PathLike, name: str, password: str) -> None:
         ReviewError: the name, the password or the file cannot be used.
     """
     name, path = check_name(name), Path(path)
-    if ":" in name:
-        raise ReviewError(f"got the name {name!r}, expected one without a colon")
+    if ":" in name or name.startswith("#"):
+        raise ReviewError(f"got the name {name!r}, expected one without a colon and without # at its beginning")
     lines = []
     if path.exists():
         Users.read(path)

@@ -10,14 +10,14 @@ Tests: tests/test_review.py.
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from .agreement import Agreement, GoldScore, agreement, gold_scores
 from .assignment import Plan, made_of_needed, queue_of, shown_order
-from .decisions import DECISIONS, FILE, Decision, DecisionStore, check_decision
+from .decisions import DECISIONS, FILE, Decision, DecisionStore
 from .instances import Instance, read_instances
 from .refusal import ReviewError
 
@@ -139,7 +139,6 @@ class Review:
         statements, label = fixed or (None, instance.label)
         texts = None if statements is None else tuple(text.strip() for text in statements)
         one = Decision(name, reviewer, decision, texts, label, reason and reason.strip(), seconds)
-        check_decision(one, instance)
         self.store.add(one, instance)
 
     def undo(self, reviewer: str) -> Decision | None:
@@ -169,3 +168,28 @@ class Review:
     def _plan(self) -> Plan:
         gold, reviewers = frozenset(self.store.gold()), self.store.reviewers()
         return Plan(self.instances, reviewers, self.decisions(), gold, self.seed, self.store.share)
+
+
+Table = tuple[str, list[str], list[list[str]]]  # title, head and rows
+
+
+def tables_of(everyone: Sequence[Progress], gold: Sequence[GoldScore], agreed: Sequence[Agreement]) -> list[Table]:
+    """Progress, gold and agreement as the page and the command show them."""
+    right = {one.reviewer: f"{one.right} of {one.decided}" for one in gold}
+    rows = []
+    for one in everyone:
+        figures = (one.done, one.left, *(one.counts.get(name, 0) for name in DECISIONS))
+        rows.append([one.reviewer, *map(str, figures), f"{one.seconds:.0f}", right.get(one.reviewer, "")])
+    tables = [("Progress", ["reviewer", "done", "left", *DECISIONS, "s each", "gold right"], rows)]
+    if agreed:
+        name = {"cohen": "Cohen's", "fleiss": "Fleiss'"}[agreed[0].method]
+        head = ["category", "on", "instances", "agreed, %", "kappa", "95% interval"]
+        tables.append((f"{name} kappa of {agreed[0].reviewers} reviewers", head, [_cells(one) for one in agreed]))
+    return tables
+
+
+def _cells(one: Agreement) -> list[str]:
+    """A row of agreement; kappa and its interval are empty where there is none."""
+    interval = f"[{one.ci95[0]:.2f}, {one.ci95[1]:.2f}]" if one.ci95 else ""
+    kappa = "" if one.kappa is None else f"{one.kappa:.2f}"
+    return [one.category, one.of, str(one.instances), f"{100 * one.agreed:.0f}", kappa, interval]
