@@ -303,7 +303,7 @@ class Model:
     def verdict(self, caption: str, statement: str) -> str:
         """Whether a statement is true by a caption: what it tells is compared, fact by fact."""
         told = {(fact.subject, fact.property): fact.value for fact in self.meanings[caption]}
-        facts = self.meanings[statement]
+        facts = self.by_caption[caption].meanings[statement]
         values = [told.get((fact.subject, fact.property)) for fact in facts]
         if any(value not in (None, fact.value) for value, fact in zip(values, facts)):
             return "false"
