@@ -186,10 +186,11 @@ class Asked:
         material (`dict`): the caption, the statement and so on.
         images (`list[bytes]`): what is shown.
         language (`str`): of the answer.
+        seed (`int`, *optional*): of the sampling.
     """
 
     def __init__(self, body: dict[str, Any]):
-        self.model = body["model"]
+        self.model, self.seed = body["model"], body.get("seed")
         self.system, content = body["messages"][0]["content"], body["messages"][1]["content"]
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
         self.user = parts[-1]["text"]

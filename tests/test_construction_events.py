@@ -1,5 +1,6 @@
 """Instances by rule from captions whose events are listed: true statements are true, false ones contradict."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from granted.dataset_builders.construction.event_rules import event_records
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import validate_records
 from granted.dataset_builders.ted_6k.shortcuts import shortcut_report
 from granted.utils.errors import InputError
@@ -94,13 +96,37 @@ def test_records_are_valid_and_the_same_for_the_same_seed():
 
 
 @pytest.mark.parametrize(
-    "row", [{}, {"id": "a", "caption": "b", "events": []}, {"id": "a", "caption": "b", "events": [1]}]
+    "row",
+    [
+        {},
+        ["a", "b"],
+        {"id": "a", "caption": "b", "events": []},
+        {"id": "a", "caption": "b", "events": [1]},
+        {"id": "a", "caption": "b", "events": "A man runs."},
+    ],
 )
 def test_a_malformed_row_is_refused(row):
     with pytest.raises(InputError, match="got row 0"):
         event_records([row])
     with pytest.raises(InputError, match="'garden' twice"):
         event_records([GARDEN, GARDEN])
+
+
+def test_the_command_writes_a_benchmark_that_can_be_evaluated(tmp_path, granted):
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, [KITCHEN, GARDEN])))
+    code, said, _ = granted("data", "events", tmp_path / "events.jsonl", "--output", tmp_path / "ted-events")
+    assert code == 0 and "Temporal: made: 2" in said
+    assert read_ted(tmp_path / "ted-events")[0] == sorted_records(event_records([KITCHEN, GARDEN])[0])
+
+
+def test_a_file_without_usable_captions_leaves_nothing_behind(tmp_path, granted):
+    (tmp_path / "events.jsonl").write_text(json.dumps(KITCHEN | {"caption": "Cooking.", "events": ["It cooks."]}))
+    code, _, said = granted("data", "events", tmp_path / "events.jsonl", "--output", tmp_path / "ted-events")
+    assert code == 2 and "got no instance from" in said and not (tmp_path / "ted-events").exists()
+
+
+def sorted_records(records):
+    return sorted(records, key=lambda record: record["category"])
 
 
 @pytest.mark.skipif(not DREAM.is_file(), reason=f"real events of videos are absent: {DREAM}")

@@ -2,6 +2,7 @@
 
     rows = [{"id": "1", "caption": "A man opens a door, then ...", "events": ["A man opens a door.", ...]}]
     records, counts = event_records(rows, seed=0)       # records of TED, at most one a caption and category
+    granted data events events.jsonl --output ted-events        # the same from a file
 
 Temporal: two events in their order; the false statements give events of the same caption in a wrong order, so that no
 word tells them apart. Action Recognition: one event; the false statements give it to another person of the same
@@ -95,7 +96,9 @@ def event_records(rows: Iterable[Mapping[str, Any]], seed: int = 0) -> tuple[lis
 
 
 def _check_row(row: Mapping[str, Any], number: int, captions: Mapping[str, Any]) -> None:
-    texts = [row.get("id"), row.get("caption"), *(row.get("events") or [None])]
+    row = row if isinstance(row, Mapping) else {}
+    events = row.get("events")
+    texts = [row.get("id"), row.get("caption"), *(events if isinstance(events, list) and events else [None])]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(
             f"got row {number} without id, caption or events, expected texts, and events as a list of them"

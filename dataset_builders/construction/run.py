@@ -98,15 +98,26 @@ def opened(settings: ConstructionSettings, prompts: dict[str, Prompt]) -> Iterat
     """
     run = settings.output
     run.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        lock = filelock.FileLock(run / "run.lock", timeout=0)
-        try:
-            stack.enter_context(lock)
-        except filelock.Timeout:
-            raise InputError(f"got {run}, in which another process is working, expected none: wait for it") from None
-        store = stack.enter_context(CallStore(run / "calls.sqlite"))
+    with alone(run / "run.lock"), CallStore(run / "calls.sqlite") as store:
         _require_same(run / "settings.json", settings, prompts, store)
         yield store
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """For one process at a time.
+
+    Raises:
+        InputError: there is another one.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(lock, timeout=0))
+        except filelock.Timeout:
+            raise InputError(
+                f"got {lock.parent}, in which another process is working, expected none: wait for it"
+            ) from None
+        yield
 
 
 def _require_same(path: Path, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore) -> None:
@@ -141,14 +152,10 @@ def done_stage(
     Raises:
         InputError: it cannot be finished now.
     """
-    folder = settings.output / stage.name
-    made_of = _made_of(stage, settings)
-    if (folder / "stage.json").is_file():
-        record = read_json(folder / "stage.json")
-        if record.get("input") == made_of:
-            return record
-    total = sum(1 for _ in units_of(stage, settings, settings.output))
-    not_sent = asyncio.run(_ask_all(stage, settings, prompts, store, total))
+    if record := record_of(stage, settings):
+        return record
+    folder, made_of = settings.output / stage.name, _made_of(stage, settings)
+    not_sent = asyncio.run(ask_all(stage, settings, prompts, store))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         counts = _write(temporary, stage, _replayed(stage, settings, prompts, store))
@@ -157,10 +164,38 @@ def done_stage(
     return read_json(folder / "stage.json")
 
 
-async def _ask_all(
-    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore, total: int
+def record_of(stage: Stage, settings: ConstructionSettings) -> dict[str, Any] | None:
+    """The record of a stage that is done, and was made of the rows that are there now."""
+    path = settings.output / stage.name / "stage.json"
+    record = read_json(path) if path.is_file() else None
+    return record if record and record.get("input") == _made_of(stage, settings) else None
+
+
+async def ask_all(
+    stage: Stage,
+    settings: ConstructionSettings,
+    prompts: dict[str, Prompt],
+    store: CallStore,
+    part: tuple[int, int] = (0, 1),
 ) -> list[str]:
-    """Make the calls of a stage, so many at a time; the fields that the endpoint did not take."""
+    """Make the calls of a stage, so many at a time.
+
+    Args:
+        stage, settings, prompts, store: what is asked, and where answers are kept.
+        part (`tuple[int, int]`, defaults to all): `(2, 8)` asks about the units 2, 10, 18, ... only.
+
+    Returns:
+        `list[str]`: the fields that the endpoint did not take.
+
+    Raises:
+        InputError: some calls got no answer. The others are kept.
+    """
+    first, step_size = part
+
+    def units() -> Iterator[Unit]:
+        return islice(units_of(stage, settings, settings.output), first, None, step_size)
+
+    total = sum(1 for _ in units())
     async with Endpoint(settings, store) as endpoint:
         writer = Writer(settings, prompts, settings.output, endpoint.ask)
         with tqdm(desc=stage.name, total=total, disable=None) as bar:
@@ -169,8 +204,7 @@ async def _ask_all(
                 await take_step(stage, unit, writer)
                 bar.update()
 
-            units = units_of(stage, settings, settings.output)
-            unanswered = await for_each(units, step, settings.concurrency)
+            unanswered = await for_each(units(), step, settings.concurrency)
         if unanswered:
             unit, error = unanswered[0]
             raise InputError(

@@ -14,6 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ async def _judged(stage: Stage, unit: Unit, instance: Unit, writer: Writer, outc
         verdicts = [await judge("check_support", material, f"/statement {number}/vote {vote}") for vote in votes]
         shares.append(sum(verdict.get("verdict") == wanted for verdict in verdicts) / len(votes))
     material = {"statement": unit["statement"], "statements": unit["statements"]}
-    same = (await judge("check_same", material, "/same")).get("same", [])
+    same = [(await judge("check_same", material, f"/same/vote {vote}")).get("same", ()) for vote in votes]
     blind = 0
     for vote in votes:
         order = random.Random(f"{writer.settings.seed}/{instance['instance']}/{vote}").sample(range(4), 4)
@@ -223,7 +224,7 @@ async def _judged(stage: Stage, unit: Unit, instance: Unit, writer: Writer, outc
     return {
         "supported": shares[0],
         "contradicted": min(shares[1:]),
-        "paraphrased": float(any(same)),
+        "paraphrased": max(map(sum, zip_longest(*same, fillvalue=False)), default=0) / len(votes),
         "blind": blind / len(votes),
     }
 
@@ -233,7 +234,7 @@ def model_reasons(scores: dict[str, float], settings: ConstructionSettings) -> l
     found = {
         "the caption does not support the positive": scores["supported"] < settings.min_supported,
         "the caption does not contradict a negative": scores["contradicted"] < settings.min_contradicted,
-        "a negative paraphrases the positive": scores["paraphrased"] > 0,
+        "a negative paraphrases the positive": scores["paraphrased"] > 0.5,
         "the positive is found without the caption": scores["blind"] > settings.max_blind,
     }
     return [reason for reason, holds in found.items() if holds]

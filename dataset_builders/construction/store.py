@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,21 @@ class CallStore:
         names = ", ".join(("key", *vars(call), "at"))
         with self._refusing():
             self._db.execute(f"INSERT INTO calls ({names}) VALUES ({', '.join('?' * len(values))})", values)
+
+    def take(self, path: Path, stage: str) -> None:
+        """Keep the calls of a stage from another file, too, which nobody has open.
+
+        Raises:
+            InputError: it cannot be read, or the disk is full.
+        """
+        names = ", ".join(("key", *Call.__dataclass_fields__, "at"))
+        marks = ", ".join("?" * len(names.split()))
+        # Read as a file that does not change, so that many machines can do so over a network.
+        with self._refusing(), closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as other:
+            rows = other.execute(f"SELECT {names} FROM calls WHERE stage = ?", (stage,))
+            self._db.execute("BEGIN")
+            self._db.executemany(f"INSERT OR IGNORE INTO calls ({names}) VALUES ({marks})", rows)
+            self._db.execute("COMMIT")
 
     def spent(self, stage: str | None = None) -> Spent:
         """What the calls of a stage, or all, have cost."""
