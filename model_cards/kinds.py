@@ -30,11 +30,11 @@ class Kind:
 
 
 KINDS = {
-    "model": Kind("model", _WEIGHTS, _MODEL),
+    "model": Kind("model", (*_WEIGHTS, ".yaml"), _MODEL),
     "pipeline": Kind("model", _WEIGHTS, (*_MODEL, "base_model")),
     "dataset": Kind(
         "dataset",
-        (".parquet", ".json", ".py", ".md"),
+        (".parquet", ".json", ".py", ".md", ".yaml"),
         ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
         DatasetCardData,
     ),

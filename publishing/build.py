@@ -38,7 +38,9 @@ from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES, SYNTHETI
 from granted.encoding.features import read_layer_weights
 from granted.eval_metric.results import load as load_result
 from granted.model_cards import cards
-from granted.model_cards.figures import read_record, without_folders
+from granted.model_cards.figures import feature_name, read_record, without_folders
+from granted.model_cards.hub_results import FOLDER as HUB_RESULTS
+from granted.model_cards.hub_results import results_yaml, ted_entry
 from granted.model_cards.kinds import REPOSITORIES
 from granted.modeling_checkpoint import auto_class, load_added_weights, load_config, load_tokenizer, locate
 from granted.pipeline_base import write_code
@@ -393,6 +395,7 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
         **shared,
     )
     _write_card(folder / "granted", card)
+    _write_hub_results(folder, _ted_results(sources), f"{owner}ted-6k")
     for name in PIPELINES:
         if (folder / name).is_dir():
             grid = _found(scores, name, "grid.png")
@@ -411,6 +414,17 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
             _write_card(folder / name, card)
     metric = folder / "ted_accuracy"
     _write_card(metric, cards.metric_card(metric, repo_id=f"{owner}ted_accuracy", revision=tag))
+
+
+def _write_hub_results(folder: Path, paths: Sequence[Path], repo: str) -> None:
+    """What the model scores on the released benchmark, as the Hub reads it; results on other data are the card's."""
+    released = read_ted(folder / "ted-6k")[1]["fingerprint"] if paths else None
+    results = [one for one in map(load_result, paths) if one.dataset["fingerprint"] == released]
+    feature = feature_name(read_json(folder / "granted" / "config.json"))
+    if results and (entry := ted_entry(results, repo, feature)) is not None:
+        path = folder / "granted" / HUB_RESULTS / "ted-6k.yaml"
+        path.parent.mkdir()
+        path.write_text(results_yaml([entry]), encoding="utf-8")
 
 
 def _ted_results(sources: Sources) -> list[Path]:

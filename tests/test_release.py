@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from filelock import FileLock
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
@@ -148,6 +151,17 @@ def test_the_code_of_a_card_runs_as_it_stands_there(name, release, tmp_path):
     code = code_of(release / name / "README.md")
     assert code
     run_without_package(code, release, environment=offline(tmp_path))
+
+
+def test_the_hub_finds_the_results_of_the_model_under_the_task_of_the_benchmark(release):
+    (path,) = (release / "granted" / ".eval_results").iterdir()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    card = ModelCard.load(release / "granted" / "README.md")
+    (shown,) = (one for one in card.data.eval_results if "aggregator" in one.metric_name)
+    (task,) = yaml.safe_load((release / "ted-6k" / "eval.yaml").read_text())["tasks"]
+    assert (path.name, entry.dataset_id, entry.task_id) == ("ted-6k.yaml", "ted-6k", task["id"])
+    assert entry.value == shown.metric_value and shown.dataset_args["fingerprint"] in entry.notes
+    load_dataset(str(release / "ted-6k"), task["config"], split=task["split"])
 
 
 def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
@@ -329,6 +343,7 @@ def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(releas
     (tmp_path / "checkpoint" / "training_record.json").write_text(json.dumps(record))
     sources = Sources(checkpoint=tmp_path / "checkpoint", license="mit", dtype="float16", ted=release / "ted-6k")
     build_release(tmp_path / "release", sources)
+    assert not (tmp_path / "release" / "granted" / ".eval_results").exists(), "it has results and none were given"
     weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
     original = load_file(Path(tiny.checkpoint) / "model.safetensors")
     assert {name: tensor.dtype for name, tensor in weights.items() if tensor.dtype != torch.float16} == {
