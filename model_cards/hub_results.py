@@ -46,7 +46,8 @@ def ted_entry(results: Sequence[Result], repo: str, feature: str) -> EvalResultE
     notes = (
         f"cosines of {feature_labels(results)[best.feature]} features, pooled by "
         f"{'a trained aggregator' if best.pooling == 'aggregator' else 'their mean'}; seeds: {len(best.runs)}; "
-        f"95% interval {low:.1f} to {high:.1f}%; {dataset['instances']} instances, fingerprint {dataset['fingerprint']}"
+        f"95% interval {low:.1f} to {high:.1f}%; {dataset['instances']} instances, "
+        f"fingerprint {dataset['fingerprint']}"
     )
     return EvalResultEntry(
         dataset_id=repo,

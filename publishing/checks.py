@@ -171,13 +171,7 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     if suffix == ".yaml" or HUB_RESULTS in path.relative_to(folder).parts:
         findings += _check_hub_file(path.relative_to(folder), parts[0][1], kind)
     if suffix == ".json" and path.name not in _VOCABULARIES:
-        value = json.loads(parts[0][1])
-        names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
-        findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
-        places = (path.parent, folder)  # beside it, or in the repository's root, where transformers looks too
-        for module in sorted(_own_modules(value)):
-            if not any((place / f"{module}.py").is_file() for place in places):
-                findings.append((None, f"names code in {module}.py, which is not in the repository"))
+        findings += _check_named_code(json.loads(parts[0][1]), [path.parent, folder])
     return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
 
 
@@ -192,6 +186,19 @@ def _check_hub_file(path: Path, text: str, kind: str) -> list[Finding]:
     except InputError as error:
         return [(None, f"cannot be read: {error}")]
     return []
+
+
+def _check_named_code(value: object, places: list[Path]) -> list[Finding]:
+    """What is wrong with the classes that a configuration names: `places` are the folders where their code may be, its
+    own and the repository's root, where transformers looks too."""
+    names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
+    findings: list[Finding] = [
+        (None, "takes code from another repository, expected files beside it") for _ in list(names)[:1]
+    ]
+    for module in sorted(_own_modules(value)):
+        if not any((place / f"{module}.py").is_file() for place in places):
+            findings.append((None, f"names code in {module}.py, which is not in the repository"))
+    return findings
 
 
 def _own_modules(value: object) -> set[str]:

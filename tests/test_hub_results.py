@@ -1,4 +1,4 @@
-"""What the Hub reads of a release: results of a model, and the task of a benchmark; each as its own readers take it."""
+"""What the Hub reads of a release, results of a model and the task of a benchmark, as its own readers take them."""
 
 import string
 

@@ -3,9 +3,9 @@
     task_id("synthetic")             # "TED6KSynthetic", the name of the task in mteb (eval_metric/mteb_task.py)
     eval_yaml("synthetic", "A sentence on where the records come from.")
 
-A result in a model's `.eval_results/` names this task. Its `notes` say how it was scored: by the cosines of an encoder,
-or by asking a language model, which is what `inspect eval hf/OWNER/ted-6k` does with the same items: caption, question,
-statements as options. Tests: tests/test_hub_results.py.
+A result in a model's `.eval_results/` names this task. Its `notes` say how it was scored: by the cosines of an
+encoder, or by asking a language model. The latter is what `inspect eval hf/OWNER/ted-6k` does with the same items:
+caption, question, statements as options. Tests: tests/test_hub_results.py.
 """
 
 import yaml
@@ -23,7 +23,7 @@ def task_id(config_name: str) -> str:
 
 
 def subset(config_name: str) -> str:
-    """The configuration of the dataset that holds all records and refuses those of another benchmark, if there is one."""
+    """The configuration with all records; that of a benchmark which has a name there, so that no other is loaded."""
     return config_name if config_name in ("official", "synthetic") else "default"
 
 
@@ -44,8 +44,8 @@ def eval_yaml(config_name: str, source_note: str) -> str:
     }
     content = {
         "name": "TED-6K" if config_name == "official" else f"TED-6K layout, {config_name}",
-        "description": "Which of a few statements agrees with a long caption of an image or a video? Accuracy of a text "
-        f"encoder by cosines; a tie is wrong. {source_note}",
+        "description": "Which of a few statements agrees with a long caption of an image or a video? Accuracy of a "
+        f"text encoder by cosines; a tie is wrong. {source_note}",
         "evaluation_framework": FRAMEWORK,
         "tasks": [task],
     }
