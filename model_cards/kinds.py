@@ -3,7 +3,7 @@
 KINDS[REPOSITORIES["ted-6k"]].repo_type     # "dataset"
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from huggingface_hub import CardData, DatasetCardData, ModelCardData, SpaceCardData
 
@@ -45,6 +45,7 @@ KINDS = {
         SpaceCardData,
     ),
 }
+KINDS["leaderboard"] = replace(KINDS["metric"], file_types=(*KINDS["metric"].file_types, ".json"))
 # In the order of pushing: models before what names them.
 REPOSITORIES = {
     "granted": "model",
@@ -53,4 +54,5 @@ REPOSITORIES = {
     "ted_accuracy": "metric",
     "granted-lumina2": "pipeline",
     "granted-wan": "pipeline",
+    "granted-leaderboard": "leaderboard",
 }

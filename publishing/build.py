@@ -11,6 +11,7 @@
         ted_accuracy/        the metric, a Space
         granted-lumina2/     text to image, if there is a pipeline
         granted-wan/         text to video, likewise
+        granted-leaderboard/ a page of results, a Space, if there is a folder of them
 
 The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_release.py.
 """
@@ -22,13 +23,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.shapes.rungs import rung_note, rung_ted
@@ -36,6 +38,7 @@ from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES, SYNTHETIC
 from granted.encoding.features import read_layer_weights
+from granted.eval_metric.leaderboard.board import STORED, Board
 from granted.eval_metric.results import load as load_result
 from granted.model_cards import cards
 from granted.model_cards.figures import feature_name, read_record, without_folders
@@ -138,6 +141,9 @@ def build_release(
             if sources.training_data is not None:
                 report("building training-data")
                 _copy_training_data(folder / "training-data", Path(sources.training_data), owner)
+            if sources.leaderboard is not None:
+                report("building granted-leaderboard")
+                _build_leaderboard(folder / "granted-leaderboard", Path(sources.leaderboard), owner, tag)
             if not sources.without_model:
                 _build_models(folder, sources, report)
                 report("writing the cards")
@@ -211,7 +217,7 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
 
 def _check_data_alone(sources: Sources) -> None:
     """Raise if something was given that only a model has; the cards of data have their licence."""
-    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data")]
+    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data", "leaderboard")]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(sources, name)]
     if given:
         raise InputError(f"got {', '.join(given)} without a model, expected --encoder or --checkpoint, or data alone")
@@ -343,6 +349,16 @@ def _copy_training_data(folder: Path, source: Path, owner: str) -> None:
         shutil.copyfile(path, folder / path.name)
     named = read_text(card).replace('load_dataset("training-data"', f'load_dataset("{owner}training-data"')
     _write_card(folder, named)
+
+
+def _build_leaderboard(folder: Path, results: Path, owner: str, tag: str | None) -> None:
+    """The page with what it shows; pairs are compared here, because the Space has no results files."""
+    folder.mkdir()
+    for name in ("app.py", "requirements.txt"):
+        shutil.copyfile(ROOT / "eval_metric" / "leaderboard" / name, folder / name)
+    compared = partial(tqdm, desc="comparing pairs", disable=None)
+    write_json(folder / STORED, Board(results).with_differences(compared))
+    _write_card(folder, cards.leaderboard_card(folder, repo_id=f"{owner}granted-leaderboard", revision=tag))
 
 
 def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: Sources) -> None:
