@@ -43,7 +43,7 @@ def results(tmp_path_factory):
         for encoder, feature, quality in (("tiny", "last", 0.2), ("tiny", "norm_avg", 1.0), (HOSTILE, "last", 2.0)):
             make(encoder, feature, seed=seed, quality=quality).save(folder / "ted")
     make("tiny", "last").save(folder / "mixed")
-    make("tiny", "last", records=make_records(30)).save(folder / "mixed")
+    make("tiny", "norm_avg", records=make_records(30)).save(folder / "mixed")
     return folder
 
 

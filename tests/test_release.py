@@ -76,7 +76,7 @@ assert "granted" not in sys.modules
 
 def kind_of(name: str) -> str:
     """As the loopback Hub keeps it."""
-    return {"dataset": "datasets", "metric": "spaces"}.get(REPOSITORIES[name], "models")
+    return {"dataset": "datasets", "metric": "spaces", "leaderboard": "spaces"}.get(REPOSITORIES[name], "models")
 
 
 def code_of(card: Path) -> str:
@@ -103,7 +103,8 @@ def sources(tmp_path_factory) -> Sources:
     (scores / "granted-wan").mkdir()
     for name in ("grid.png", "training_record.json"):
         shutil.copy(ROOT / "results" / "stage2" / "video" / name, scores / "granted-wan")
-    return replace(tiny, wan=folder / "granted-wan", scores=scores, training_data=training_data(folder / "data"))
+    given = {"wan": folder / "granted-wan", "scores": scores, "leaderboard": tiny.scores}
+    return replace(tiny, **given, training_data=training_data(folder / "data"))
 
 
 def training_data(folder: Path) -> Path:
@@ -176,7 +177,7 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     hub = loopback_hub
     owner = hub.environment(tmp_path / "owner", TOKEN)
     command = ("push", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
-    for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "scores", "license"):
+    for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "leaderboard", "scores", "license"):
         command = (*command, f"--{name.replace('_', '-')}", getattr(sources, name))
     command = (*command, "--ted", release / "ted-6k")
     hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself

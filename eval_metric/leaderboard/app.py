@@ -21,7 +21,10 @@ BY_NAME = "encoder"  # to sort by
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font is fetched from elsewhere
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 8px 12px !important; }
+.gradio-container {
+  width: 100% !important; min-width: 0 !important; max-width: 1180px !important; margin: 0 auto !important;
+  padding: 8px 12px !important;
+}
 .gradio-container .main { padding: 0 !important; }
 footer { display: none !important; }
 #board { gap: 10px; --faint: #5d6675; }
@@ -205,8 +208,8 @@ def make_page(content, differences):
             table = gr.HTML(ranking(evaluations[0]), elem_id="ranking")
             gr.HTML("<h2>Compare two</h2>")
             with gr.Row():
-                a = gr.Dropdown(**first[3], label="One", elem_id="one")
-                b = gr.Dropdown(**first[4], label="The other", elem_id="other")
+                a = gr.Dropdown(**first[3], label="One", elem_id="one", min_width=300)
+                b = gr.Dropdown(**first[4], label="The other", elem_id="other", min_width=300)
             button = gr.Button("Compare", elem_id="compare")
             outcome = gr.HTML(elem_id="comparison")
             chosen.input(choose, chosen, [table, encoders, features, by, a, b, outcome], **PRIVATE)
