@@ -3,12 +3,13 @@
 KINDS[REPOSITORIES["ted-6k"]].repo_type     # "dataset"
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from huggingface_hub import CardData, DatasetCardData, ModelCardData, SpaceCardData
 
 
 _WEIGHTS = (".safetensors", ".json", ".py", ".md", ".txt", ".jinja", ".model", ".png")
+_SPACE = ("title", "sdk", "sdk_version", "app_file", "license", "tags")
 _MODEL = ("language", "license", "library_name", "pipeline_tag", "tags")
 
 
@@ -38,14 +39,9 @@ KINDS = {
         ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
         DatasetCardData,
     ),
-    "metric": Kind(
-        "space",
-        (".py", ".txt", ".md"),
-        ("title", "sdk", "sdk_version", "app_file", "license", "tags"),
-        SpaceCardData,
-    ),
+    "metric": Kind("space", (".py", ".txt", ".md"), _SPACE, SpaceCardData),
+    "leaderboard": Kind("space", (".py", ".txt", ".md", ".json"), _SPACE, SpaceCardData),
 }
-KINDS["leaderboard"] = replace(KINDS["metric"], file_types=(*KINDS["metric"].file_types, ".json"))
 # In the order of pushing: models before what names them.
 REPOSITORIES = {
     "granted": "model",
