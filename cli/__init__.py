@@ -12,7 +12,19 @@ def main() -> None:
     """Entry point of the `granted` command."""
 
     def command() -> None:
-        from granted.cli import adapt, construct, data, doctor, encode, evaluate, generate, push, review, train  # noqa: F401  they register commands
+        from granted.cli import (  # noqa: F401  they register commands
+            adapt,
+            construct,
+            data,
+            doctor,
+            encode,
+            evaluate,
+            generate,
+            leaderboard,
+            push,
+            review,
+            train,
+        )
         from granted.cli.registry import run_command
 
         run_command(sys.argv[1:])

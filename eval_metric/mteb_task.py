@@ -15,6 +15,7 @@ from mteb import TaskMetadata
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 
+from granted.dataset_builders.ted_6k.hub_task import task_id
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text, snake_case
 from granted.utils.citation import bibtex
@@ -29,7 +30,7 @@ def task_metadata(config: str, fingerprint: str) -> TaskMetadata:
     """What mteb says about a benchmark: `config` is `"official"`, `"synthetic"`, `"sample"` or `"custom"`."""
     official = config == "official"
     return TaskMetadata(
-        name="TED6K" if official else f"TED6K{config.capitalize()}",
+        name=task_id(config),
         description=(
             "Which of a few minimally different statements agrees with a long caption of an image or a video, as "
             "text encoders of diffusion models must know. "

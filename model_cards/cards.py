@@ -254,6 +254,30 @@ def metric_card(folder: Path, *, repo_id: str = "ted_accuracy", revision: str | 
     return _fill("metric", data, Path(folder), repo_id=repo_id, revision=revision)
 
 
+def leaderboard_card(folder: Path, *, repo_id: str = "granted-leaderboard", revision: str | None = None) -> str:
+    """The card of a leaderboard's Space.
+
+    Args:
+        folder (`Path`): the folder with `app.py` and `leaderboard.json`.
+        repo_id (`str`, defaults to `"granted-leaderboard"`), revision (`str`, *optional*): as of [`model_card`].
+    """
+    data = SpaceCardData(
+        title="Text encoders, as measured",
+        emoji="📊",
+        colorFrom="blue",
+        colorTo="green",
+        sdk="gradio",
+        sdk_version=GRADIO_VERSION,
+        app_file="app.py",
+        pinned=False,
+        license="apache-2.0",
+        tags=["leaderboard", *_TAGS, "text-to-image", "text-to-video"],
+        short_description="Text encoders of diffusion models, compared",
+    )
+    shown = read_json(folder / "leaderboard.json")
+    return _fill("leaderboard", data, folder, repo_id=repo_id, revision=revision, shown=shown)
+
+
 def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: Any) -> str:
     """The card of a kind: front matter and its template with everything filled in."""
     text = fill_template(

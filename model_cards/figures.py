@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
+from granted.dataset_builders.ted_6k.hub_task import SPLIT, subset
 from granted.eval_metric.report import markdown_table
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import group_seeds
@@ -144,13 +145,13 @@ def at_chance(results: Sequence[Result], feature: str) -> bool:
         one
         for runs in by_dataset(results).values()
         for one in group_seeds(runs)
-        if one.pooling == "aggregator" and _is_of(one.feature, feature)
+        if one.pooling == "aggregator" and is_of(one.feature, feature)
     ]
     chances = [one.runs[0].baselines.get("chance", {}).get("accuracy", 0.0) for one in scored]
     return bool(scored) and all(one.estimate.low <= chance for one, chance in zip(scored, chances))
 
 
-def _is_of(stored: str, feature: str) -> bool:
+def is_of(stored: str, feature: str) -> bool:
     """Whether results are of what a model computes; its learned weights may be those of a saved model, frozen."""
     return stored == feature or (feature == "learned" and stored.startswith("frozen_"))
 
@@ -178,8 +179,8 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
             task_name="Telling true from false statements about a caption",
             dataset_type=repo,
             dataset_name=_DATASETS[dataset["config"]],
-            dataset_config=dataset["config"] if dataset["config"] in ("official", "synthetic") else "default",
-            dataset_split="test",
+            dataset_config=subset(dataset["config"]),
+            dataset_split=SPLIT,
             dataset_args={"fingerprint": dataset["fingerprint"], "instances": dataset["instances"]},
             metric_type="accuracy",
             metric_name=f"TED accuracy ({shown[one.feature]}, {one.pooling})",
@@ -187,7 +188,7 @@ def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list
             metric_args={"ci95": [one.estimate.low, one.estimate.high], "seeds": len(one.runs)},
         )
         for one in group_seeds(results)
-        if _is_of(one.feature, feature)
+        if is_of(one.feature, feature)
     ]
 
 

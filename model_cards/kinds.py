@@ -9,6 +9,7 @@ from huggingface_hub import CardData, DatasetCardData, ModelCardData, SpaceCardD
 
 
 _WEIGHTS = (".safetensors", ".json", ".py", ".md", ".txt", ".jinja", ".model", ".png")
+_SPACE = ("title", "sdk", "sdk_version", "app_file", "license", "tags")
 _MODEL = ("language", "license", "library_name", "pipeline_tag", "tags")
 
 
@@ -30,20 +31,16 @@ class Kind:
 
 
 KINDS = {
-    "model": Kind("model", _WEIGHTS, _MODEL),
+    "model": Kind("model", (*_WEIGHTS, ".yaml"), _MODEL),
     "pipeline": Kind("model", _WEIGHTS, (*_MODEL, "base_model")),
     "dataset": Kind(
         "dataset",
-        (".parquet", ".json", ".py", ".md"),
+        (".parquet", ".json", ".py", ".md", ".yaml"),
         ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
         DatasetCardData,
     ),
-    "metric": Kind(
-        "space",
-        (".py", ".txt", ".md"),
-        ("title", "sdk", "sdk_version", "app_file", "license", "tags"),
-        SpaceCardData,
-    ),
+    "metric": Kind("space", (".py", ".txt", ".md"), _SPACE, SpaceCardData),
+    "leaderboard": Kind("space", (".py", ".txt", ".md", ".json"), _SPACE, SpaceCardData),
 }
 # In the order of pushing: models before what names them.
 REPOSITORIES = {
@@ -53,4 +50,5 @@ REPOSITORIES = {
     "ted_accuracy": "metric",
     "granted-lumina2": "pipeline",
     "granted-wan": "pipeline",
+    "granted-leaderboard": "leaderboard",
 }

@@ -33,7 +33,7 @@ def validate_card(text: str, kind: str) -> None:
 
     Args:
         text (`str`): the card, front matter included.
-        kind (`str`): `"model"`, `"dataset"`, `"metric"` or `"pipeline"`.
+        kind (`str`): `"model"`, `"dataset"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
 
     Raises:
         InputError: an unfilled field, a section without text, missing or malformed metadata. Each finding is a line.

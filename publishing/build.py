@@ -11,6 +11,7 @@
         ted_accuracy/        the metric, a Space
         granted-lumina2/     text to image, if there is a pipeline
         granted-wan/         text to video, likewise
+        granted-leaderboard/ a page of results, a Space, if there is a folder of them
 
 The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_release.py.
 """
@@ -22,13 +23,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 from granted import ContextAggregator, GrantedConfig, GrantedModel
 from granted.dataset_builders.scenes.shapes.rungs import rung_note, rung_ted
@@ -36,9 +38,12 @@ from granted.dataset_builders.ted_6k.export import Origin, export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES, SYNTHETIC
 from granted.encoding.features import read_layer_weights
+from granted.eval_metric.leaderboard.board import STORED, Board
 from granted.eval_metric.results import load as load_result
 from granted.model_cards import cards
-from granted.model_cards.figures import read_record, without_folders
+from granted.model_cards.figures import feature_name, read_record, without_folders
+from granted.model_cards.hub_results import FOLDER as HUB_RESULTS
+from granted.model_cards.hub_results import results_yaml, ted_entry
 from granted.model_cards.kinds import REPOSITORIES
 from granted.modeling_checkpoint import auto_class, load_added_weights, load_config, load_tokenizer, locate
 from granted.pipeline_base import write_code
@@ -136,6 +141,9 @@ def build_release(
             if sources.training_data is not None:
                 report("building training-data")
                 _copy_training_data(folder / "training-data", Path(sources.training_data), owner)
+            if sources.leaderboard is not None:
+                report("building granted-leaderboard")
+                _build_leaderboard(folder / "granted-leaderboard", Path(sources.leaderboard), owner, tag)
             if not sources.without_model:
                 _build_models(folder, sources, report)
                 report("writing the cards")
@@ -209,7 +217,7 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
 
 def _check_data_alone(sources: Sources) -> None:
     """Raise if something was given that only a model has; the cards of data have their licence."""
-    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data")]
+    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data", "leaderboard")]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(sources, name)]
     if given:
         raise InputError(f"got {', '.join(given)} without a model, expected --encoder or --checkpoint, or data alone")
@@ -343,6 +351,16 @@ def _copy_training_data(folder: Path, source: Path, owner: str) -> None:
     _write_card(folder, named)
 
 
+def _build_leaderboard(folder: Path, results: Path, owner: str, tag: str | None) -> None:
+    """The page with what it shows; pairs are compared here, because the Space has no results files."""
+    folder.mkdir()
+    for name in ("app.py", "requirements.txt"):
+        shutil.copyfile(ROOT / "eval_metric" / "leaderboard" / name, folder / name)
+    compared = partial(tqdm, desc="comparing pairs", disable=None)
+    write_json(folder / STORED, Board(results).with_differences(compared))
+    _write_card(folder, cards.leaderboard_card(folder, repo_id=f"{owner}granted-leaderboard", revision=tag))
+
+
 def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: Sources) -> None:
     """A saved pipeline with the code of this package."""
     index = read_json(source / "model_index.json")
@@ -393,6 +411,7 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
         **shared,
     )
     _write_card(folder / "granted", card)
+    _write_hub_results(folder, _ted_results(sources), f"{owner}ted-6k")
     for name in PIPELINES:
         if (folder / name).is_dir():
             grid = _found(scores, name, "grid.png")
@@ -411,6 +430,17 @@ def _write_cards(folder: Path, sources: Sources, owner: str, tag: str | None) ->
             _write_card(folder / name, card)
     metric = folder / "ted_accuracy"
     _write_card(metric, cards.metric_card(metric, repo_id=f"{owner}ted_accuracy", revision=tag))
+
+
+def _write_hub_results(folder: Path, paths: Sequence[Path], repo: str) -> None:
+    """What the model scores on the released benchmark, as the Hub reads it; results on other data are the card's."""
+    released = read_ted(folder / "ted-6k")[1]["fingerprint"] if paths else None
+    results = [one for one in map(load_result, paths) if one.dataset["fingerprint"] == released]
+    feature = feature_name(read_json(folder / "granted" / "config.json"))
+    if results and (entry := ted_entry(results, repo, feature)) is not None:
+        path = folder / "granted" / HUB_RESULTS / "ted-6k.yaml"
+        path.parent.mkdir()
+        path.write_text(results_yaml([entry]), encoding="utf-8")
 
 
 def _ted_results(sources: Sources) -> list[Path]:

@@ -28,8 +28,11 @@ from pathlib import Path
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from safetensors import SafetensorError, safe_open
 
+from granted.model_cards.hub_results import FOLDER as HUB_RESULTS
+from granted.model_cards.hub_results import read_results
 from granted.model_cards.kinds import KINDS
 from granted.model_cards.validation import validate_card
 from granted.publishing.code_checks import check_code
@@ -75,7 +78,7 @@ def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
 
     Args:
         folder (`str` or `os.PathLike`): the folder, with its card.
-        kind (`str`): `"model"`, `"dataset"`, `"metric"` or `"pipeline"`.
+        kind (`str`): `"model"`, `"dataset"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
 
     Returns:
         `list[ReleasedFile]`: its files in order of path.
@@ -135,9 +138,9 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
             yield path, "is a link, expected the file itself"
         elif entry.name == "__pycache__" or entry.name.endswith((".pyc", ".pyo")):
             yield path, "is compiled Python, expected sources only"
-        elif entry.name.startswith("."):
+        elif entry.name.startswith(".") and entry.name != HUB_RESULTS:
             yield path, "is hidden, expected no hidden file"
-        elif not _PLAIN_NAME.fullmatch(entry.name):
+        elif not _PLAIN_NAME.fullmatch(entry.name.removeprefix(".")):
             yield path, "has a name with other characters than letters, digits, '.', '_' and '-'"
         elif stat.S_ISDIR(mode):
             yield path, None
@@ -165,15 +168,37 @@ def _check_file(path: Path, folder: Path, kind: str) -> list[Finding]:
     findings: list[Finding] = []
     if suffix == ".py":
         findings += check_code(parts[0][1], path.relative_to(folder).as_posix(), kind)
+    if suffix == ".yaml" or HUB_RESULTS in path.relative_to(folder).parts:
+        findings += _check_hub_file(path.relative_to(folder), parts[0][1], kind)
     if suffix == ".json" and path.name not in _VOCABULARIES:
-        value = json.loads(parts[0][1])
-        names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
-        findings += [(None, "takes code from another repository, expected files beside it") for _ in names][:1]
-        places = (path.parent, folder)  # beside it, or in the repository's root, where transformers looks too
-        for module in sorted(_own_modules(value)):
-            if not any((place / f"{module}.py").is_file() for place in places):
-                findings.append((None, f"names code in {module}.py, which is not in the repository"))
+        findings += _check_named_code(json.loads(parts[0][1]), [path.parent, folder])
     return findings + _leaks(parts, paths=path.name not in _VOCABULARIES and suffix != ".model")
+
+
+def _check_hub_file(path: Path, text: str, kind: str) -> list[Finding]:
+    """What is wrong with a file that the Hub reads: results of a model, or the task of a benchmark."""
+    if kind == "dataset" and path == Path("eval.yaml"):
+        return []
+    if kind != "model" or path.parent != Path(HUB_RESULTS) or path.suffix != ".yaml":
+        return [(None, f"is no file that the Hub reads, expected {HUB_RESULTS}/NAME.yaml or a dataset's eval.yaml")]
+    try:
+        read_results(text)
+    except InputError as error:
+        return [(None, f"cannot be read: {error}")]
+    return []
+
+
+def _check_named_code(value: object, places: list[Path]) -> list[Finding]:
+    """What is wrong with the classes that a configuration names: `places` are the folders where their code may be, its
+    own and the repository's root, where transformers looks too."""
+    names = filter(_CODE_ELSEWHERE.fullmatch, _strings(value))
+    findings: list[Finding] = [
+        (None, "takes code from another repository, expected files beside it") for _ in list(names)[:1]
+    ]
+    for module in sorted(_own_modules(value)):
+        if not any((place / f"{module}.py").is_file() for place in places):
+            findings.append((None, f"names code in {module}.py, which is not in the repository"))
+    return findings
 
 
 def _own_modules(value: object) -> set[str]:
@@ -241,6 +266,18 @@ def _json(path: Path) -> Iterator[tuple[str | None, str]]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise _Unfit("is not JSON") from None
+    yield None, text
+    yield "a value", "\n".join(_strings(value))  # as they are without escapes
+
+
+def _yaml(path: Path) -> Iterator[tuple[str | None, str]]:
+    ((_, text),) = _text(path)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise _Unfit("has a YAML alias, expected every value written out")
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise _Unfit("is not YAML") from None
     yield None, text
     yield "a value", "\n".join(_strings(value))  # as they are without escapes
 
@@ -317,6 +354,7 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str | None, str]]]] = {
     ".py": _text,
     ".safetensors": _safetensors,
     ".txt": _text,
+    ".yaml": _yaml,
 }
 
 

@@ -23,6 +23,8 @@ _STANDARD = (
     *("enum", "functools", "glob", "hashlib", "html", "inspect", "itertools", "json", "math", "numbers", "operator"),
     *("os", "pathlib", "re", "reprlib", "sys", "textwrap", "types", "typing", "warnings", "weakref"),
 )
+# The folders of Spaces in eval_metric, and their code.
+_SPACES = {"metric": ("ted_accuracy", ("ted_accuracy.py", "app.py")), "leaderboard": ("leaderboard", ("app.py",))}
 # Libraries that they may import; those not named here, torch and transformers.
 _LIBRARIES = {
     "sentence_granted.py": ("torch", "transformers", "sentence_transformers"),
@@ -54,7 +56,8 @@ def shipped_code(kind: str) -> dict[str, str]:
     elif kind == "dataset":
         paths = [_ROOT / "dataset_builders" / "ted_6k" / "ted_6k.py"]
     else:
-        paths = [_ROOT / "eval_metric" / "ted_accuracy" / name for name in ("ted_accuracy.py", "app.py")]
+        folder, names = _SPACES[kind]
+        paths = [_ROOT / "eval_metric" / folder / name for name in names]
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 

@@ -16,7 +16,7 @@ Folder = str | os.PathLike | None
 @dataclass(frozen=True)
 class Sources:
     """What a release is made from: an encoder on the Hub, of which the fusion alone is released, or a checkpoint, or
-    data without either.
+    data or a leaderboard without either.
 
     Args:
         prompts (`Mapping[str, str]`): of the examples in the cards of `granted-lumina2` and `granted-wan`.
@@ -39,6 +39,9 @@ class Sources:
         "A benchmark's folder, as granted data ted or construct writes it; the synthetic one without. Alone, or with "
         "--training-data, it is released without a model.",
     )
+    leaderboard: Folder = option(
+        None, "Folder of results of granted evaluate: a Space shows them, as granted leaderboard does. Alone, too."
+    )
     training_data: Folder = option(None, "Folder with pairs.parquet or vqa.parquet, of granted data construct.")
     scores: Folder = option(
         None,
@@ -55,6 +58,6 @@ class Sources:
 
     @property
     def without_model(self) -> bool:
-        """Whether there are data alone."""
-        data = self.ted is not None or self.training_data is not None
+        """Whether there are data or a leaderboard alone."""
+        data = any(one is not None for one in (self.ted, self.training_data, self.leaderboard))
         return data and self.encoder is None and self.checkpoint is None

@@ -51,6 +51,36 @@ def make(encoder, feature, seed=0, quality=1.0, pooling="aggregator", config="sy
     return Result(encoder, feature, pooling, seed, items, dataset, made, baseline_summary(records))
 
 
+ARMS = [
+    ("tiny", "last"),
+    ("tiny", "norm_avg"),
+    ("large", "last"),
+    ("large", "norm_avg"),
+    ("tiny, random weights", "last"),
+]
+
+
+def rows_of(instrument, values, properties, arms=ARMS):
+    """A results file with these accuracies in every wording."""
+    return {
+        "instrument": instrument,
+        "rows": [
+            {
+                "encoder": encoder,
+                "feature": feature,
+                "instrument": instrument,
+                "wording": wording,
+                "axis": "",
+                "rung": 0,
+            }
+            | {"property": name, "accuracy": value, "ci95": [value - 0.02, value + 0.02], "n": 100, "seeds": 1}
+            for (encoder, feature), value in zip(arms, values)
+            for wording in ("seen", "form", "word")
+            for name in properties
+        ],
+    }
+
+
 class Page(HTMLParser):
     """Collects tags, addresses and text of a page."""
 

@@ -13,38 +13,8 @@ from granted.eval_metric.overview.items import item_table, margin_table
 from granted.eval_metric.overview.page import write_overview
 from granted.eval_metric.published import published_scores
 from granted.eval_metric.seed_groups import group_seeds
-from granted.tests.ted_results import Page, make, make_records
+from granted.tests.ted_results import ARMS, Page, make, make_records, rows_of
 from granted.utils.errors import InputError
-
-
-ARMS = [
-    ("tiny", "last"),
-    ("tiny", "norm_avg"),
-    ("large", "last"),
-    ("large", "norm_avg"),
-    ("tiny, random weights", "last"),
-]
-
-
-def rows_of(instrument, values, properties, arms=ARMS):
-    """A results file with these accuracies in every wording."""
-    return {
-        "instrument": instrument,
-        "rows": [
-            {
-                "encoder": encoder,
-                "feature": feature,
-                "instrument": instrument,
-                "wording": wording,
-                "axis": "",
-                "rung": 0,
-            }
-            | {"property": name, "accuracy": value, "ci95": [value - 0.02, value + 0.02], "n": 100, "seeds": 1}
-            for (encoder, feature), value in zip(arms, values)
-            for wording in ("seen", "form", "word")
-            for name in properties
-        ],
-    }
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from datasets import load_dataset
 from diffusers import FlowMatchEulerDiscreteScheduler
 from filelock import FileLock
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.torch import load_file
 
 from granted import GrantedConfig, GrantedModel
@@ -73,7 +76,7 @@ assert "granted" not in sys.modules
 
 def kind_of(name: str) -> str:
     """As the loopback Hub keeps it."""
-    return {"dataset": "datasets", "metric": "spaces"}.get(REPOSITORIES[name], "models")
+    return {"dataset": "datasets", "metric": "spaces", "leaderboard": "spaces"}.get(REPOSITORIES[name], "models")
 
 
 def code_of(card: Path) -> str:
@@ -100,7 +103,8 @@ def sources(tmp_path_factory) -> Sources:
     (scores / "granted-wan").mkdir()
     for name in ("grid.png", "training_record.json"):
         shutil.copy(ROOT / "results" / "stage2" / "video" / name, scores / "granted-wan")
-    return replace(tiny, wan=folder / "granted-wan", scores=scores, training_data=training_data(folder / "data"))
+    given = {"wan": folder / "granted-wan", "scores": scores, "leaderboard": tiny.scores}
+    return replace(tiny, **given, training_data=training_data(folder / "data"))
 
 
 def training_data(folder: Path) -> Path:
@@ -150,6 +154,17 @@ def test_the_code_of_a_card_runs_as_it_stands_there(name, release, tmp_path):
     run_without_package(code, release, environment=offline(tmp_path))
 
 
+def test_the_hub_finds_the_results_of_the_model_under_the_task_of_the_benchmark(release):
+    (path,) = (release / "granted" / ".eval_results").iterdir()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    card = ModelCard.load(release / "granted" / "README.md")
+    (shown,) = (one for one in card.data.eval_results if "aggregator" in one.metric_name)
+    (task,) = yaml.safe_load((release / "ted-6k" / "eval.yaml").read_text())["tasks"]
+    assert (path.name, entry.dataset_id, entry.task_id) == ("ted-6k.yaml", "ted-6k", task["id"])
+    assert entry.value == shown.metric_value and shown.dataset_args["fingerprint"] in entry.notes
+    load_dataset(str(release / "ted-6k"), task["config"], split=task["split"])
+
+
 def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
     """Run the command."""
     command = [sys.executable, "-m", "granted.cli", *map(str, arguments)]
@@ -162,7 +177,7 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     hub = loopback_hub
     owner = hub.environment(tmp_path / "owner", TOKEN)
     command = ("push", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
-    for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "scores", "license"):
+    for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "leaderboard", "scores", "license"):
         command = (*command, f"--{name.replace('_', '-')}", getattr(sources, name))
     command = (*command, "--ted", release / "ted-6k")
     hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself
@@ -329,6 +344,7 @@ def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(releas
     (tmp_path / "checkpoint" / "training_record.json").write_text(json.dumps(record))
     sources = Sources(checkpoint=tmp_path / "checkpoint", license="mit", dtype="float16", ted=release / "ted-6k")
     build_release(tmp_path / "release", sources)
+    assert not (tmp_path / "release" / "granted" / ".eval_results").exists(), "it has results and none were given"
     weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
     original = load_file(Path(tiny.checkpoint) / "model.safetensors")
     assert {name: tensor.dtype for name, tensor in weights.items() if tensor.dtype != torch.float16} == {

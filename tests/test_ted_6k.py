@@ -399,7 +399,7 @@ def test_the_export_has_the_documented_layout(exported):
         for media in MEDIA
         if count[media]
     ]
-    assert files == sorted(["README.md", "statistics.json", "ted_6k.py", *expected])
+    assert files == sorted(["README.md", "eval.yaml", "statistics.json", "ted_6k.py", *expected])
     written = json.loads((exported / "statistics.json").read_text("utf-8"))
     assert written == {"source_note": written["source_note"], **stats} and stats["config_name"] == "sample"
     for name in expected:

@@ -6,6 +6,7 @@ load_dataset("ted-6k", "spatial_relationship", split="test")      # from the par
 
 ted-6k/
     README.md                       the card, made from card.md and the statistics
+    eval.yaml                       the benchmark's task on the Hub
     ted_6k.py                       the builder
     statistics.json
     data/{image,video}/{category}.parquet
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
+from granted.dataset_builders.ted_6k.hub_task import eval_yaml, subset
 from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     FEATURES,
@@ -127,6 +129,7 @@ def export_dataset(
         said = {"source_note": source_note} | ({"origin": asdict(origin)} if origin else {})
         write_json(folder / "statistics.json", said | stats)
         shutil.copyfile(HERE / "ted_6k.py", folder / "ted_6k.py")
+        (folder / "eval.yaml").write_text(eval_yaml(config_name, source_note), encoding="utf-8")
         card = render_card(folder, sizes, stats, source_note, repo_id=repo_id, revision=revision, origin=origin)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return output_dir
@@ -184,8 +187,7 @@ def render_card(
     """
     config_name = stats["config_name"]
     patterns = dict(CONFIG_FILES)
-    if config_name in ("official", "synthetic"):  # so that a loader can insist on the benchmark that is meant
-        patterns[config_name] = patterns["default"]
+    patterns[subset(config_name)] = patterns["default"]  # so that a loader can insist on the benchmark that is meant
     files = {name: found for name, pattern in patterns.items() if (found := fnmatch.filter(sorted(sizes), pattern))}
     size = next(name for most, name in SIZE_CATEGORIES.items() if stats["instances"] < most)
     data = DatasetCardData(

@@ -70,13 +70,13 @@ def write_overview(folder: Path, output: Path) -> list[Evaluation]:
         scatters.append({"light": _uri(path), "dark": ""})
     page = fill_template(
         Path(__file__).with_name("page.html"),
-        {"ranked": ranked, "interval": _interval, "floor": _is_floor},
+        {"ranked": ranked, "interval": _interval, "floor": is_floor},
         title="Text encoders, as measured here",
         style=page_style(),
         sections=list(_sections(evaluations, figures)),
         correlations=correlations,
         scatters=scatters,
-        published=_published(),
+        published=published_table(),
         apart=apart,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
@@ -132,7 +132,7 @@ def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
     return section
 
 
-def _is_floor(arm: str) -> bool:
+def is_floor(arm: str) -> bool:
     """Whether no knowledge of an encoder goes into it."""
     return any(name in arm for name in FLOORS)
 
@@ -169,7 +169,7 @@ def _provenance(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
         yield arm, f"{own['seeds']} seed(s), n = {own['n']}"
 
 
-def _published() -> dict[str, Any]:
+def published_table() -> dict[str, Any]:
     content = published()
     table = content["tables"]["ted"]
     rows = [
@@ -184,7 +184,13 @@ def _published() -> dict[str, Any]:
     for kind, printed in content["correlations"].items():
         found = published_pair(kind)
         correlations.append({"what": kind, "found": found.pearson.value, "n": len(found.arms), "printed": printed})
-    return {"source": content["source"], "where": table["where"], "rows": rows, "correlations": correlations}
+    return {
+        "source": content["source"],
+        "where": table["where"],
+        "features": PUBLISHED_FEATURES,
+        "rows": rows,
+        "correlations": correlations,
+    }
 
 
 def _both(path: Path, draw: Callable[[Path, bool], None]) -> dict[str, str]:

@@ -1,0 +1,41 @@
+"""`granted leaderboard`: a page on which results are filtered, sorted and compared.
+
+granted leaderboard results
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from granted.cli.console import console, status
+from granted.cli.registry import command
+from granted.utils.errors import InputError
+from granted.utils.options import option
+from granted.utils.settings import Count
+
+
+@dataclass
+class Leaderboard:
+    """Options of `granted leaderboard`."""
+
+    folder: Path = option(help="Results of granted evaluate, however deep below it.", positional=True)
+    host: str = option("127.0.0.1", "Address of the page; others reach it by 0.0.0.0, without a login.")
+    port: Count = option(7860, "Its port.")
+
+
+@command("leaderboard", models=False)
+def leaderboard(settings: Leaderboard):
+    """Show results on a page: choose an evaluation, filter, sort, compare two encoders item by item.
+
+    What may not be ranked together is apart, and what was published is never ranked. Ctrl-C ends it.
+    """
+    from granted.eval_metric.leaderboard.app import make_page, serve
+    from granted.eval_metric.leaderboard.board import Board
+
+    with status("reading the results"):
+        board = Board(settings.folder)
+    count = len(board.content["evaluations"])
+    console.print(f"{count} evaluations below {settings.folder}; Ctrl-C ends the page")
+    try:
+        serve(make_page(board.content, board.differences), server_name=settings.host, server_port=settings.port)
+    except OSError as error:
+        raise InputError(f"got '{error}' at {settings.host}, expected a free port: choose another --port") from error
