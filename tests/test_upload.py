@@ -635,3 +635,10 @@ def test_what_was_pushed_is_loaded_by_transformers_datasets_and_evaluate(hub, tm
 
     environment = hub.environment(tmp_path, TOKEN if private else None)
     run_without_package(PROGRAM, tmp_path, OWNER, environment=environment)
+
+
+def test_results_in_a_hidden_folder_are_pushed_as_the_hub_looks_for_them(hub, folder):
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results" / "ted-6k.yaml").write_text("- dataset: {id: a/b, task_id: c}\n  value: 0.5\n")
+    push(folder)
+    assert ".eval_results/ted-6k.yaml" in hub.repos["models", REPO].head.files
