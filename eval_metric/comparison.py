@@ -293,7 +293,10 @@ def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> N
     figure = Figure(figsize=(3.2 * columns + 2.6, max(3.2 * rows, 0.17 * len(arms) + 0.6)), dpi=160)
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
-    for ax, one in zip(figure.subplots(rows, columns, squeeze=False, sharey=True).flat, found):
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for ax in panels[len(found) :]:
+        ax.set_visible(False)
+    for ax, one in zip(panels, found):
         for arm in one.arms:
             x, y = (_scaled(side.by_arm[arm].value, side.unit) for side in (one.other, one.reference))
             errors = [

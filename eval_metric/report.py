@@ -39,6 +39,7 @@ from granted.utils.templates import fill_template
 
 
 __all__ = [
+    "BASELINE_NAMES",
     "HEADER",
     "Row",
     "category_chart",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
-_BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
+BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
 _EXAMPLES_EACH = 10
 
 
@@ -190,7 +191,7 @@ def _rows(groups: Sequence[SeedGroup]) -> list[Row]:
         for one in groups
     ]
     for name, stored in shared_baselines(groups).items():
-        rows.append(Row(_BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, None, True))
+        rows.append(Row(BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, None, True))
     return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
 
 
@@ -220,7 +221,7 @@ def _part_tables(groups: Sequence[SeedGroup]) -> list[dict]:
         for name, stored in shared_baselines(groups).items():
             values = [stored[kind].get(part) for part in names]
             cells = [None if v is None else {"accuracy": v, "low": None, "high": None, "best": False} for v in values]
-            rows.append({"label": _BASELINE_NAMES[name], "baseline": True, "cells": cells})
+            rows.append({"label": BASELINE_NAMES[name], "baseline": True, "cells": cells})
         tables.append({"title": title, "columns": [(name, first[name].n) for name in names], "rows": rows})
     return tables
 

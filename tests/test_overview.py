@@ -10,7 +10,7 @@ import pytest
 from granted.eval_metric.comparison import Score, Scores
 from granted.eval_metric.overview.collection import collect, ranked
 from granted.eval_metric.overview.items import item_table, margin_table
-from granted.eval_metric.overview.page import write_overview
+from granted.eval_metric.overview.page import is_floor, write_overview
 from granted.eval_metric.published import published_scores
 from granted.eval_metric.seed_groups import group_seeds
 from granted.tests.ted_results import ARMS, Page, make, make_records, rows_of
@@ -117,6 +117,15 @@ def test_the_page_has_every_figure_and_needs_nothing_else(report):
         "high": "0.92",
     }
     assert len(rows) == 5 * 3
+
+
+def test_what_only_compares_is_not_taken_for_an_encoder(report):
+    for arm in ("tiny, random weights · last", "random · last", "tiny, bag of words · last", "tiny · last · mean"):
+        assert is_floor(arm), arm
+    assert not is_floor("tiny · last")
+    text = (report / "report.html").read_text()
+    assert 'class="baseline"><td>tiny, random weights · last' in text
+    assert "Without any encoder: Chance 25.0 %, Word overlap" in text
 
 
 def test_published_scores_are_never_among_those_that_are_ranked(report):

@@ -27,7 +27,8 @@ from granted.eval_metric.overview.items import FEWEST as FEWEST_OF_ITEMS
 from granted.eval_metric.overview.items import item_table, margin_table
 from granted.eval_metric.published import published
 from granted.eval_metric.reading.charts import layers_chart, single_layers
-from granted.eval_metric.report import page_style
+from granted.eval_metric.report import BASELINE_NAMES, page_style
+from granted.eval_metric.seed_groups import shared_baselines
 from granted.utils.files import atomic_path
 from granted.utils.templates import fill_template
 
@@ -41,7 +42,7 @@ TITLES = {
     "ladder": ("Ladder", "How many facts a caption may tell before half of what is above guessing is lost."),
     "ted": ("TED", "Is the true statement closer to its caption than the false ones?"),
 }
-FLOORS = ("random weights", "words with positions", "the scene itself")  # in an encoder's name
+FLOORS = ("random weights", "words with positions", "bag of words", "the scene itself")  # in an encoder's name
 SHOWN_ITEMS = 20
 PUBLISHED_FEATURES = ("norm_avg", "last", "penultimate", "learned")
 
@@ -65,7 +66,7 @@ def write_overview(folder: Path, output: Path) -> list[Evaluation]:
     correlations = list(correlations_of(evaluations))
     scatters = []
     for name, own in groupby(correlations, key=lambda one: one.reference.name):
-        path = figures / f"correlation_{name.replace(' ', '_')}.png"
+        path = figures / f"correlation_{name.removeprefix('drawn, ').replace(' ', '_')}.png"
         comparison_chart(list(own), path)
         scatters.append({"light": _uri(path), "dark": ""})
     page = fill_template(
@@ -114,6 +115,7 @@ def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
         "evaluation": evaluation,
         "chart": _both(figures / f"{name}.png", lambda path, dark: scores_chart(evaluation, path, dark)),
         "layers": None,
+        "baselines": _baselines(evaluation),
         "margins": [],
         "item_parts": [],
         "csv": f"figures/{name}_items.csv",
@@ -132,9 +134,15 @@ def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
     return section
 
 
+def _baselines(evaluation: Evaluation) -> str:
+    """What is scored without any encoder, in words; empty where nothing is."""
+    stored = shared_baselines(evaluation.groups) if evaluation.groups else {}
+    return ", ".join(f"{BASELINE_NAMES[name]} {100 * one['accuracy']:.1f} %" for name, one in stored.items())
+
+
 def is_floor(arm: str) -> bool:
-    """Whether no knowledge of an encoder goes into it."""
-    return any(name in arm for name in FLOORS)
+    """Whether it stands for comparison only: no knowledge of an encoder goes into it, or no aggregator."""
+    return any(name in arm for name in FLOORS) or arm.startswith("random · ") or arm.endswith(" · mean")
 
 
 def _item_parts(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
