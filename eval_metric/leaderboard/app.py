@@ -107,8 +107,8 @@ def ranking(evaluation, encoders=(), features=(), by=""):
         f'<p class="faint">{text(evaluation["what"])} {shown} are shown.</p>'
         + html_table(head, table, "Ranking")
         + f'<p class="faint">Scores with 95% intervals. A place is the range among all, by {text(names[0])}: places '
-        "differ only where two scores differ beyond chance. In italics, for comparison: no knowledge of an encoder, or "
-        "mean pooling.</p>"
+        "differ only where two scores differ beyond chance. In italics, to compare with: no knowledge of an "
+        "encoder, or mean pooling.</p>"
     )
 
 
