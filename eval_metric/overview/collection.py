@@ -154,7 +154,7 @@ def _of_rows(path: Path, name: str, content: dict[str, Any]) -> Evaluation:
 
 
 def _of_ted(path: Path, name: str) -> Evaluation:
-    groups = group_seeds(load_one_level(path))
+    groups = group_seeds(_of_one_folder(path))
     columns = [_scores("accuracy", groups, [group.estimate for group in groups])]
     for kind in ("facts", "categories"):
         parts = getattr(groups[0], kind)
@@ -165,7 +165,7 @@ def _of_ted(path: Path, name: str) -> Evaluation:
     return Evaluation(name, "ted", columns, groups=groups)
 
 
-def load_one_level(path: Path) -> list:
+def _of_one_folder(path: Path) -> list:
     """The results of a folder without those of folders in it."""
     return [result for result in load_all(path) if (path / f"{result.name}.json").is_file()]
 

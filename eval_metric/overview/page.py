@@ -127,8 +127,9 @@ def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
         section["layers"] = {"light": _uri(path), "dark": ""}
     if evaluation.groups:
         section["margins"] = margin_table(evaluation.groups)
-    if len(evaluation.groups) >= FEWEST_OF_ITEMS:
-        rows = item_table(evaluation.groups)
+    pooled = [group for group in evaluation.groups if group.pooling == "aggregator"]
+    if len(pooled) >= FEWEST_OF_ITEMS:
+        rows = item_table(pooled)
         write_csv(figures / f"{name}_items.csv", list(rows[0]), [list(row.values()) for row in rows])
         section["item_parts"] = list(_item_parts(rows))
     return section
