@@ -237,16 +237,9 @@ def metric_card(folder: Path, *, repo_id: str = "ted_accuracy", revision: str | 
         folder (`Path`): the folder with `ted_accuracy.py` and `app.py`.
         repo_id (`str`, defaults to `"ted_accuracy"`), revision (`str`, *optional*): as of [`model_card`].
     """
-    data = SpaceCardData(
+    data = _space(
         title="TED accuracy",
         emoji="📏",
-        colorFrom="blue",
-        colorTo="green",
-        sdk="gradio",
-        sdk_version=GRADIO_VERSION,
-        app_file="app.py",
-        pinned=False,
-        license="apache-2.0",
         tags=["evaluate", "metric", *_TAGS, "text-to-image", "text-to-video"],
         short_description="How often an encoder ranks the true statement first",
         description="How often a text encoder places the true statement about a caption above the contradicting ones.",
@@ -261,21 +254,20 @@ def leaderboard_card(folder: Path, *, repo_id: str = "granted-leaderboard", revi
         folder (`Path`): the folder with `app.py` and `leaderboard.json`.
         repo_id (`str`, defaults to `"granted-leaderboard"`), revision (`str`, *optional*): as of [`model_card`].
     """
-    data = SpaceCardData(
+    data = _space(
         title="Text encoders, as measured",
         emoji="📊",
-        colorFrom="blue",
-        colorTo="green",
-        sdk="gradio",
-        sdk_version=GRADIO_VERSION,
-        app_file="app.py",
-        pinned=False,
-        license="apache-2.0",
         tags=["leaderboard", *_TAGS, "text-to-image", "text-to-video"],
         short_description="Text encoders of diffusion models, compared",
     )
     shown = read_json(folder / "leaderboard.json")
     return _fill("leaderboard", data, folder, repo_id=repo_id, revision=revision, shown=shown)
+
+
+def _space(**own: Any) -> SpaceCardData:
+    """The front matter of a page that runs as a Space, with what is its own."""
+    sdk = {"sdk": "gradio", "sdk_version": GRADIO_VERSION, "app_file": "app.py"}
+    return SpaceCardData(**own, **sdk, colorFrom="blue", colorTo="green", pinned=False, license="apache-2.0")
 
 
 def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: Any) -> str:
