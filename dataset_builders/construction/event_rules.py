@@ -203,8 +203,8 @@ def _with_another_subject(event: Event, events: Sequence[Event]) -> list[str]:
 
 def _is_foreign(text: str, caption: str) -> bool:
     """Whether most of what an event of another caption tells is not in this one."""
-    told = _content(text)
-    return bool(told) and 2 * len(told & _content(caption)) <= len(told)
+    said = _content(text)
+    return bool(said) and 2 * len(said & _content(caption)) <= len(said)
 
 
 def _beginning(text: str) -> str:
@@ -259,7 +259,7 @@ def _lemma(word: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def _content(text: str) -> frozenset[str]:
-    """The lemmas of what is told, without the smallest words."""
+    """The lemmas of what is said, without the smallest words."""
     return frozenset(_lemma(word) for word in words_of(text) if word not in WORDS["common"])
 
 
