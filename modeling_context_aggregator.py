@@ -60,7 +60,14 @@ class AggregatorBlock(nn.Module):
         )
 
     def forward(self, x, cos, sin, key_mask, context_only: bool = False):
-        """(B, 1 + N, D) to the same, or to (B, 1, D) for the context position alone."""
+        """(B, 1 + N, D) to the same, or to (B, 1, D) for the context position alone.
+
+        Args:
+            x (`torch.Tensor` of shape `(B, 1 + N, D)`): the context token and the features.
+            cos, sin (`torch.Tensor` of shape `(B, 1, 1 + N, D / H)`): of [`rotary`].
+            key_mask (`torch.Tensor` of shape `(B, 1, 1, 1 + N)`, *optional*): positions to attend to; all without it.
+            context_only (`bool`, defaults to `False`): compute the context position alone.
+        """
         normed = self.norm1(x)  # (B, 1 + N, D)
         queries = 1 if context_only else x.shape[1]
         q = self._heads(self.q_proj(normed[:, :queries]))  # (B, H, queries, D / H)

@@ -91,7 +91,14 @@ class PairSums:
         targets: Sequence[torch.Tensor],
         times: int = 1,
     ) -> None:
-        """Add the pairs of texts, whose old tokens stand at places and have the features (N_old, D_old) each."""
+        """Add the pairs of texts, whose old tokens stand at places and have the features (N_old, D_old) each.
+
+        Args:
+            part (`str`): one of `PARTS`.
+            texts (`Sequence[str]`): as the new encoder reads them.
+            old (`Sequence[TokenPlaces]`), targets (`Sequence[torch.Tensor]`): of each text.
+            times (`int`, defaults to 1): how often a text counts.
+        """
         places = token_places(self.encoder, texts)
         x = torch.cat(self.features(self.encoder, texts))  # (sum N_new, D_new)
         y = torch.cat([overlap_weights(*pair) @ rows.double() for *pair, rows in zip(places, old, targets)])

@@ -138,8 +138,14 @@ def new_aggregator(
 ) -> ContextAggregator:
     """A freshly initialised aggregator for one feature of an encoder; the same for the same seed.
 
+    Args:
+        feature (`str`): as of [`feature_fusion`].
+        encoder ([`GrantedModel`]), encoder_name (`str`), fingerprint (`str`): what it is for, and of which weights.
+        seed (`int`): of its weights.
+        width (`int`, *optional*): of its blocks; by default the feature's.
+
     Raises:
-        InputError: an unknown feature, or a `width` (the feature's by default) that its heads cannot share.
+        InputError: an unknown feature, or a width that its heads cannot share.
     """
     num_layers = encoder.config.num_hidden_layers
     fusion, layer_index = feature_fusion(feature, num_layers)

@@ -98,7 +98,16 @@ def find_aggregators(folder: str | os.PathLike) -> list[TrainedAggregator]:
 def check_aggregators(
     encoder: GrantedModel, encoder_name: str, fingerprint: str, heads: Sequence[TrainedAggregator]
 ) -> None:
-    """Refuse aggregators made for an encoder of another width, depth, weights or reading, or that share a name."""
+    """Refuse aggregators made for an encoder of another width, depth, weights or reading, or that share a name.
+
+    Args:
+        encoder ([`GrantedModel`]), encoder_name (`str`): what they are to be used with.
+        fingerprint (`str`): of its weights and dtype.
+        heads (`Sequence[TrainedAggregator]`): to be checked.
+
+    Raises:
+        InputError: which one does not fit, and why.
+    """
     layers = encoder.config.num_hidden_layers
     names, reading = [head.name for head in heads], reading_of(encoder)
     for head in heads:
@@ -267,6 +276,13 @@ def encode_missing(
     """Encode the texts that the cache lacks, length-sorted among those near them, one shard per batch.
 
     The progress bar is called `shown`; there is none without.
+
+    Args:
+        encoder ([`GrantedModel`]), model ([`AggregatorGroup`]): what texts pass through.
+        texts (`Sequence[str]`): all texts.
+        cache ([`EmbeddingCache`]): what it lacks is added.
+        token_budget (`int`): most tokens of a batch, padding included.
+        shown (`str`): the name of the progress bar; there is none without.
     """
     missing = cache.missing(texts)
     limit, device = reading_of(encoder)["max_length"], encoder.input_device

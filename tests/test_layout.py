@@ -95,3 +95,29 @@ def test_private_names_of_libraries_that_we_rely_on_are_what_we_take_them_for():
     assert "self" in inspect.signature(SFTTrainer._run_epoch).parameters
     # modeling_text_trunk.py looks behind the class that sharding puts before a model's own.
     assert fsdp.FSDPModule.__name__.startswith("FSDP")
+
+
+def functions(path: Path) -> list[tuple[str, int, str]]:
+    """Public functions and methods of a module: name, number of parameters, docstring (that of an override may lack)."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), []
+    for holder in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        derived = isinstance(holder, ast.ClassDef) and bool(holder.bases)
+        for node in holder.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                text = ast.get_docstring(node)
+                if text or not derived:
+                    found.append((node.name, len([name for name in names if name not in ("self", "cls")]), text or ""))
+    return found
+
+
+def test_what_takes_four_or_more_arguments_documents_them():
+    every = [(path, *one) for path in MODULES for one in functions(path)]
+    documented = {name for _, name, _, text in every if "Args:" in text}
+    bare = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, name, count, text in every
+        # an override takes what the method documents that it stands for
+        if count >= 4 and "Args:" not in text and "As [`" not in text and name not in documented
+    ]
+    assert bare == []

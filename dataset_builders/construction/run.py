@@ -149,6 +149,11 @@ def done_stage(
 ) -> dict[str, Any]:
     """The record of a stage, which is taken if it is not done, or was made of other rows.
 
+    Args:
+        stage (`Stage`), settings ([`ConstructionSettings`]): what is to be done, and in which run.
+        prompts (`dict[str, Prompt]`): all prompts, by name.
+        store ([`CallStore`]): where answers are read from and kept.
+
     Raises:
         InputError: it cannot be finished now.
     """

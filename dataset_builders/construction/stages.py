@@ -86,7 +86,14 @@ class Writer:
     async def answer(
         self, stage: "Stage", unit: Unit, prompt: str, material: dict[str, Any], part: str = ""
     ) -> tuple[dict[str, Any] | None, Call]:
-        """The value of the first answer that can be used, or `None`, and the last call."""
+        """The value of the first answer that can be used, or `None`, and the last call.
+
+        Args:
+            stage (`Stage`), unit (`dict`): what asks, and what it asks about.
+            prompt (`str`): the name of the prompt.
+            material (`dict`): what the prompt is filled with, and what an answer is checked against.
+            part (`str`): tells several requests about one unit apart.
+        """
         request = self.request(stage, unit, prompt, material, part)
         for attempt in range(self.settings.asks):
             call = await self.ask(request, attempt)
@@ -100,7 +107,11 @@ class Writer:
     def request(
         self, stage: "Stage", unit: Unit, prompt_name: str, material: dict[str, Any], part: str = ""
     ) -> Request:
-        """What is asked about a unit."""
+        """What is asked about a unit.
+
+        Args:
+            stage, unit, prompt_name, material, part: as of [`answer`].
+        """
         prompt = self.prompts[prompt_name]
         return Request(
             stage=stage.name,

@@ -108,7 +108,11 @@ class Asker(ABC):
     ) -> Frame:
         """A frame about the order of three members: six orders, one of them true, all in the same words.
 
-        What is false in other words has one of `new_members` (`Sequence[Concept]`) in the place of a member.
+        Args:
+            order (`str`): the name of the scene's order.
+            question (`str`): what is asked.
+            say (`Callable`): writes three members as a statement.
+            new_members (`Sequence[Concept]`): for each a false statement in other words, with it in a member's place.
         """
         members = self.scene.orders[order]
         three = sorted(self.rng.sample(range(len(members)), 3))
@@ -120,7 +124,13 @@ class Asker(ABC):
         return self.frame(question, options[0], options[1:6], options[6:])
 
     def frame(self, question: str, truth: Option, rivals: list[Option], outside: list[Option]) -> Frame:
-        """A frame of the options that are false by the scene, each wording once."""
+        """A frame of the options that are false by the scene, each wording once.
+
+        Args:
+            question (`str`): what is asked.
+            truth (`Option`): the true statement and its claim.
+            rivals, outside (`list[Option]`): statements in the caption's words, and in others, true ones among them.
+        """
         said = {truth[0]}
         kept: tuple[list[Option], list[Option]] = ([], [])
         for options, into in zip((rivals, outside), kept):

@@ -122,7 +122,11 @@ def synthetic_questions(
     per_caption: int = PER_CAPTION,
     words: tuple[int, int] = WORDS,
 ) -> Iterator[tuple[TedRecord, Scene, Question]]:
-    """As `synthetic_ted`, each record with the scene and the claims behind it."""
+    """As `synthetic_ted`, each record with the scene and the claims behind it.
+
+    Args:
+        instances, seed, difficulty, per_caption, words: as of [`synthetic_ted`].
+    """
     if instances < 1:
         raise InputError(f"got {instances} instances, expected at least 1: give a number")
     if difficulty not in DIFFICULTIES:
@@ -150,7 +154,15 @@ def _check_length(categories: int, words: tuple[int, int]) -> None:
 def as_record(
     name: str, media: str, caption: str, category: str, question: Question, order: list[int], source: str
 ) -> TedRecord:
-    """The TED record of a question, its options in the given order."""
+    """The TED record of a question, its options in the given order.
+
+    Args:
+        name (`str`): the id of the caption.
+        media, caption, category (`str`): as in the record.
+        question (`Question`): with the true statement first.
+        order (`list[int]`): which statement stands at each place.
+        source (`str`): how it was made.
+    """
     return TedRecord(
         id=f"{name}/{snake_case(category)}",
         caption_id=name,

@@ -158,6 +158,14 @@ def _cost(runs: Path, arm: dict[str, Any]) -> str:
 def training_config(
     settings: DrawingSettings, conditions: Conditions, data: Path, folder: Path, seed: int
 ) -> TextToImageConfig:
+    """The training of one arm.
+
+    Args:
+        settings ([`DrawingSettings`]): its size and rates.
+        conditions ([`Conditions`]): the encoder and feature, and the column of captions.
+        data (`Path`), folder (`Path`): where the images are, and where it writes.
+        seed (`int`): of weights, noise and order.
+    """
     learning = {"layer_weights": "as_saved"}
     if conditions.feature == "learned":
         rate = settings.layer_weights_learning_rate

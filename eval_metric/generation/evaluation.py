@@ -148,7 +148,15 @@ class Scores:
     def save(
         self, path: Path, run: Run, unreadable: Mapping[str, str], origin: Mapping[str, Any], seconds: float
     ) -> None:
-        """Write `path` and a Parquet file of the items beside it; the same scores that are there stay as they are."""
+        """Write `path` and a Parquet file of the items beside it; the same scores that are there stay as they are.
+
+        Args:
+            path (`Path`): the JSON file.
+            run ([`Run`]): the generation whose images were scored.
+            unreadable (`Mapping[str, str]`): by file, why it was not scored.
+            origin (`Mapping`): of the provenance, without the time.
+            seconds (`float`): that scoring took.
+        """
         images = {"scored": len(self.items), "unreadable": dict(unreadable), "generation": run.record}
         if self._is_stored(path, images, origin):
             return

@@ -241,6 +241,9 @@ def check_question(
 ) -> None:
     """Refuse what no judge can be asked, before one is loaded.
 
+    Args:
+        question, answer, measure, max_frames: as of [`Judge`].
+
     Raises:
         InputError: see [`Judge`].
     """

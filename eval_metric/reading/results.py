@@ -190,7 +190,14 @@ def thresholds(arms: Sequence[Arm], examples: Sequence[Example]) -> dict[tuple[s
 
 
 def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Run], output: str | os.PathLike) -> None:
-    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder, and `reading_layers.png` of single layers."""
+    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder, and `reading_layers.png` of single layers.
+
+    Args:
+        instrument (`str`): `"reading"` or `"ladder"`.
+        examples (`Sequence[Example]`): the test texts.
+        runs (`Sequence[Run]`): their answers, by encoder, feature and seed.
+        output (`str`): the folder.
+    """
     output, arms = Path(output), group_runs(runs)
     rows = rows_of(instrument, arms, examples)
     content: dict[str, Any] = {"instrument": instrument, "rows": rows}

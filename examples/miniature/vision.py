@@ -121,7 +121,13 @@ def drawing_of(name: str) -> Drawing:
 
 
 def look(model, processor, drawings: list[Drawing], size: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """What the tower makes of images, of its last and its middle layers (B, T, D), and what stands there (B, T)."""
+    """What the tower makes of images, of its last and its middle layers (B, T, D), and what stands there (B, T).
+
+    Args:
+        model, processor: a Qwen3-VL and its processor.
+        drawings (`list[Drawing]`): what is rendered.
+        size (`int`): height and width of the images in pixels.
+    """
     pixels = processor.image_processor([render_image(drawing, size) for drawing in drawings], return_tensors="pt")
     output = model.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
     outputs = [

@@ -67,7 +67,12 @@ class AggregatorGroup(nn.Module):
     ):
         """Context embeddings of `texts` by every head, a dict of (len(texts), context_dim).
 
-        With a cache, features under the heads' labels are read from it and the encoder is not run.
+        Args:
+            encoder ([`GrantedModel`]): reads the texts.
+            texts (`list[str]`): one of each embedding.
+            token_budget (`int`): most tokens of a batch, padding included.
+            recompute (`bool`, defaults to `True`): as of [`GrantedModel.fuse`].
+            cache ([`EmbeddingCache`], *optional*): features are read from it and the encoder is not run.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training has warned once of texts that are cut
@@ -98,6 +103,11 @@ class AggregatorGroup(nn.Module):
 
     def embed(self, encoder: GrantedModel, input_ids, attention_mask, recompute: bool = True):
         """One padded batch through the encoder, once, and through every head, without the template's dropped tokens.
+
+        Args:
+            encoder ([`GrantedModel`]): reads the tokens.
+            input_ids, attention_mask (`torch.Tensor` of shape `(b, n)`): the batch.
+            recompute (`bool`, defaults to `True`): as of [`GrantedModel.fuse`].
 
         Returns:
             The fused features (b, n, D) each head reads, and the context embedding (b, context_dim) of each head,
@@ -130,6 +140,13 @@ def batch_loss(embeddings: torch.Tensor, ids: torch.Tensor, num_pairs: int, temp
 
     Every process computes the whole loss. Its gradient in a process's own embeddings is then complete, as row and as
     column; data-parallel averaging divides by the number of processes, which the factor undoes.
+
+    Args:
+        embeddings (`torch.Tensor` of shape `(size, D)`): of this process: captions a, captions b, further negatives.
+        ids (`torch.Tensor` of shape `(size,)`): as `text_ids` of [`contrastive_loss`].
+        num_pairs (`int`): of this process.
+        temperature (`float`): of the loss.
+        accelerator (`Accelerator`): gathers over processes.
     """
     if accelerator.num_processes == 1:
         return contrastive_loss(embeddings, ids, num_pairs, temperature)

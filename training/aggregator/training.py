@@ -46,7 +46,13 @@ from granted.utils.files import atomic_path, read_json, write_json
 
 
 def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int) -> float:
-    """What the peak learning rate is multiplied by at `step` (counted from 0) of `total`."""
+    """What the peak learning rate is multiplied by at `step` (counted from 0) of `total`.
+
+    Args:
+        step, total (`int`): counted from 0, and how many there are.
+        schedule (`str`): `"constant"` or `"cosine"`.
+        warmup_steps (`int`): of linear rise.
+    """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
@@ -56,7 +62,14 @@ def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int
 
 
 def batch_indices(num_pairs: int, batch: int, epochs: int, seed: int, first: int) -> Iterator[list[int]]:
-    """Batches of pair numbers from step `first` on; step s is the same whether or not the run was interrupted."""
+    """Batches of pair numbers from step `first` on; step s is the same whether or not the run was interrupted.
+
+    Args:
+        num_pairs, batch (`int`): how many there are, and how many a step takes.
+        epochs (`int`): passes over the pairs.
+        seed (`int`): of their order, which differs from pass to pass.
+        first (`int`): the step to begin with.
+    """
     per_epoch = num_pairs // batch
     for step in range(first, epochs * per_epoch):
         epoch, place = divmod(step, per_epoch)
@@ -340,7 +353,14 @@ def evaluate_aggregators(
     config: AggregatorTrainingConfig,
     cache: EmbeddingCache | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127)."""
+    """Loss and retrieval accuracy of every head on held-out pairs, in fp32 and groups of 64 (chance: 1 in 127).
+
+    Args:
+        heads ([`AggregatorGroup`]), encoder ([`GrantedModel`]): what is measured.
+        pairs (`Sequence[dict]`), held_out (`list[int]`): all pairs, and the numbers of those held out.
+        config ([`AggregatorTrainingConfig`]): temperature and token budget.
+        cache ([`EmbeddingCache`], *optional*): of features, in place of the encoder.
+    """
     group = 64
     totals: dict[str, list[tuple[float, float, int]]] = {name: [] for name in heads.heads}
     for start in range(0, len(held_out), group):
@@ -377,7 +397,13 @@ def evaluate_aggregators(
 def run_identity(
     config: AggregatorTrainingConfig, encoder: GrantedModel, fingerprint: str, pairs: Sequence[dict]
 ) -> dict[str, str]:
-    """What makes two runs the same: every setting that changes the weights, the encoder, how it reads, the pairs."""
+    """What makes two runs the same: every setting that changes the weights, the encoder, how it reads, the pairs.
+
+    Args:
+        config ([`AggregatorTrainingConfig`]): the settings.
+        encoder ([`GrantedModel`]), fingerprint (`str`): what reads the texts, and the hash of its weights.
+        pairs (`Sequence[dict]`): what is trained on.
+    """
     settings = asdict(config)
     for feature in config.features:
         if feature.startswith("weights:"):  # the file may change under its name
@@ -405,7 +431,13 @@ def _check_identity(path: Path, identity: dict[str, str]) -> None:
 
 
 def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, accelerator) -> None:
-    """Write `checkpoint-STEP` whole, then remove the older ones."""
+    """Write `checkpoint-STEP` whole, then remove the older ones.
+
+    Args:
+        output_dir (`Path`): the folder of the run.
+        described (`dict`): step, log, seconds, identity: goes into `state.json`.
+        heads, optimizer, accelerator: what is saved, by the main process.
+    """
     if not accelerator.is_main_process:
         return
     state = optimizer.state_dict()["state"]
@@ -421,6 +453,12 @@ def save_checkpoint(output_dir: Path, described: dict, heads, optimizer, acceler
 
 def resume(output_dir: Path, identity, heads, optimizer, step_pairs: int) -> tuple[int, list[dict], float]:
     """Load the newest checkpoint, if any; the step to go on from, the log and the seconds so far.
+
+    Args:
+        output_dir (`Path`): the folder of the run.
+        identity (`dict[str, str]`): of [`run_identity`].
+        heads, optimizer: get the saved state.
+        step_pairs (`int`): pairs of a step over all processes.
 
     Raises:
         InputError: the checkpoint is damaged, of another run, or of one with another number of processes.

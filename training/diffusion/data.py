@@ -111,7 +111,13 @@ def captions_of(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def measured(row: dict[str, Any], column: str, caption_columns: Sequence[str], frames: int | None) -> dict[str, Any]:
-    """Height and width of a row's image or video and a hash of its pixels, or what is wrong with the row."""
+    """Height and width of a row's image or video and a hash of its pixels, or what is wrong with the row.
+
+    Args:
+        row (`dict`): of the data.
+        column (`str`), caption_columns (`Sequence[str]`): where the image or video and its captions are.
+        frames (`int`, *optional*): as of [`open_frames`].
+    """
     try:
         images = open_frames(medium_of(row, column), frames)
     except InputError as error:

@@ -148,7 +148,14 @@ class DiffusionTrainer(ABC):
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, embeds: torch.Tensor, mask: torch.Tensor):
-        """The transformer's velocity `noise - x` (B, C, ...) in its own conventions of time and sign."""
+        """The transformer's velocity `noise - x` (B, C, ...) in its own conventions of time and sign.
+
+        Args:
+            noisy (`torch.Tensor` of shape `(B, C, ...)`): noised pixels or latents.
+            sigmas (`torch.Tensor` of shape `(B,)`): the share of noise, 0 to 1.
+            embeds (`torch.Tensor` of shape `(B, N, D)` or `(B, K, N, D)`): features of the captions.
+            mask (`torch.Tensor` of shape `(B, N)`): their tokens.
+        """
 
     @abstractmethod
     def save_grid(self, prompts: list[str], path: Path) -> None:

@@ -174,7 +174,14 @@ class TextToImageTrainer(DiffusionTrainer):
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:
-    """Write images (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged."""
+    """Write images (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged.
+
+    Args:
+        images (`torch.Tensor` of shape `(P, 3, H, W)`): in [0, 1].
+        path (`Path`): the file.
+        columns (`int`, defaults to 8): of the grid.
+        least (`int`, defaults to 96): pixels of height, which smaller images are enlarged to by a whole factor.
+    """
     arrays = images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
     scale = max(1, -(-least // arrays.shape[1]))
     size = (arrays.shape[2] * scale, arrays.shape[1] * scale)

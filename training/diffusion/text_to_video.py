@@ -69,7 +69,13 @@ class TextToVideoTrainer(DiffusionTrainer):
             self.images = self.load(config.image_data, config.image_column, config.image_batch_size, None)
 
     def load(self, source: str, column: str, batch_size: int, frames: int | None) -> CaptionedImages:
-        """Videos, or images without a number of frames."""
+        """Videos, or images without a number of frames.
+
+        Args:
+            source (`str`), column (`str`): the data and its column of media.
+            batch_size (`int`): over all processes.
+            frames (`int`, *optional*): of a video.
+        """
         config = self.config
         self.part_of(batch_size)
         rows = load_rows(source, config.split, column, config.caption_columns, streaming=False)

@@ -84,6 +84,12 @@ def estimated_memory(model: nn.Module, tokens: int, checkpointing: bool, shards:
 
     Of a layer about 34 values of two bytes a token and unit of width are kept (attention without its matrix), with
     activation checkpointing its input alone, and one layer whole at a time.
+
+    Args:
+        model (`nn.Module`): the one to be trained.
+        tokens (`int`): of a batch.
+        checkpointing (`bool`): activation checkpointing.
+        shards (`int`, defaults to 1): processes that share the weights.
     """
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

@@ -179,7 +179,13 @@ class Page:
         return self._decide(name, shown, request, "null")
 
     def on_reason(self, name: str, shown: str, reason: str, request: gr.Request) -> Update:
-        """What is shown is rejected for a reason."""
+        """What is shown is rejected.
+
+        Args:
+            name (`str`), shown (`str`): the reviewer, and the instance that they see.
+            reason (`str`): why.
+            request (`gr.Request`): says who is logged in.
+        """
         return self._decide(name, shown, request, "reject", reason=reason)
 
     def on_save_fix(self, values: dict[Any, Any], request: gr.Request) -> Update:

@@ -153,7 +153,13 @@ def outline_tile(shape: str, centre: tuple[float, float], height: float) -> tupl
 def plate_tile(
     letters: str, centre: tuple[float, float], height: float, dark: bool
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """A plate alone with its letters, as an L image, and the corner where it goes."""
+    """A plate alone with its letters, as an L image, and the corner where it goes.
+
+    Args:
+        letters (`str`): what it says.
+        centre (`tuple[float, float]`), height (`float`): where it is and how high, in pixels.
+        dark (`bool`): white letters on black instead of black ones on white.
+    """
     sheet = _Sheet.about(centre, height * plate_aspect(len(letters)), height)
     image = Image.new("L", sheet.size, 128)
     tones = (WHITE[0], BLACK[0]) if dark else (BLACK[0], WHITE[0])

@@ -151,12 +151,26 @@ class _Questioner:
         return self.rng.choice(choices)
 
     def open(self, pattern: str, question: str, short: str, sentence: str, key: str | None = None) -> Asked:
-        """A question for a word or two, answered with them or in a sentence."""
+        """A question for a word or two, answered with them or in a sentence.
+
+        Args:
+            pattern (`str`): the kind of question, by which majority answers are counted.
+            question (`str`): without its question mark.
+            short (`str`), sentence (`str`): the two forms of the answer, of which one is drawn.
+            key (`str`, *optional*): what a right answer means, see [`is_right`]; by default `short`.
+        """
         answer = self.pick(short, sentence)
         return Asked(_question(question), _sentence(answer), pattern, short if key is None else key)
 
     def decided(self, pattern: str, question: str, truth: bool, fact: str) -> Asked:
-        """A question for yes or no, answered so or with what is the case."""
+        """A question for yes or no, answered so or with what is the case.
+
+        Args:
+            pattern (`str`): the kind of question, by which majority answers are counted.
+            question (`str`): without its question mark.
+            truth (`bool`): whether yes is right.
+            fact (`str`): what may follow yes or no.
+        """
         word = "yes" if truth else "no"
         return Asked(_question(question), _sentence(self.pick(word, f"{word}, {fact}")), pattern, word)
 

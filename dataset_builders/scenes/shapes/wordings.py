@@ -73,11 +73,23 @@ class Lexicon:
         return tuple(self._content["fillers"])
 
     def pick(self, kind: str, concept: object, held_out: bool, rng: random.Random) -> Phrase:
-        """A wording of a concept at random."""
+        """A wording of a concept at random.
+
+        Args:
+            kind (`str`): such as `"shape"` or `"colour"`.
+            concept (`object`): one of that kind.
+            held_out (`bool`): a wording that is never trained on, instead of one of training.
+            rng (`random.Random`): draws it.
+        """
         return rng.choice(self.phrases(kind, concept, held_out))
 
     def carry(self, kind: str, phrase: Phrase, held_out: bool, rng: random.Random) -> str:
-        """The phrase as a noun (`kind` is `"shape"`) or after "is" (`"colour"`): a likeness needs a carrier."""
+        """The phrase as a noun (`kind` is `"shape"`) or after "is" (`"colour"`): a likeness needs a carrier.
+
+        Args:
+            kind, held_out, rng: as of [`pick`].
+            phrase (`Phrase`): what [`pick`] has drawn.
+        """
         if not phrase.likeness:
             return phrase.text
         return rng.choice(self._content["carriers"][kind][SPLITS[held_out]]).format(phrase.text)
