@@ -1,4 +1,4 @@
-"""What an encoder's layers depend on, as one hash: caches and aggregators of another encoder are told by it.
+"""What an encoder's layers depend on, as one hash: caches and aggregators of another encoder are recognised by it.
 
 Tiny: tests/test_modeling_granted.py. Ships to the Hub; imports nothing but torch and transformers.
 """

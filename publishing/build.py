@@ -65,7 +65,7 @@ from granted.utils.files import atomic_path, read_json, read_text, write_json
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "checkpoints" / "tiny"
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
-LISTING = "release.json"  # beside the repositories: what was built, so that it can be told from other files
+LISTING = "release.json"  # beside the repositories: what was built, so that it is not taken for other files
 _LOCK = ".lock"  # in the temporary folder of a build, held while it runs
 # What of a model's folder is released; a training leaves more in it.
 WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"

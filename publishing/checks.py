@@ -209,7 +209,7 @@ def _own_modules(value: object) -> set[str]:
 
 
 def _leaks(parts: list[tuple[str | None, str]], paths: bool) -> list[Finding]:
-    """Secrets and paths in the parts of a file; of parts without lines each kind is told once."""
+    """Secrets and paths in the parts of a file; of parts without lines each kind is reported once."""
     findings: list[Finding] = []
     for place, text in parts:
         for line, kind in find_leaks(text, paths=paths):
@@ -330,10 +330,10 @@ def _png(path: Path) -> Iterator[tuple[str | None, str]]:
         with PIL.Image.open(path, formats=["PNG"]) as image:
             image.verify()
         with PIL.Image.open(path, formats=["PNG"]) as image:
-            told = [f"{key} {value}" for key, value in image.text.items()]  # packed in the file, perhaps
+            found = [f"{key} {value}" for key, value in image.text.items()]  # packed in the file, perhaps
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         raise _Unfit("is not a PNG image") from None
-    yield "metadata", "\n".join(told)
+    yield "metadata", "\n".join(found)
     yield "metadata", path.read_bytes().decode("latin-1")
 
 

@@ -98,7 +98,7 @@ def test_private_names_of_libraries_that_we_rely_on_are_what_we_take_them_for():
 
 
 def functions(path: Path) -> list[tuple[str, int, str]]:
-    """Public functions and methods of a module: name, number of parameters, docstring (that of an override may lack)."""
+    """Public functions and methods of a module: name, number of parameters, docstring, which an override may lack."""
     tree, found = ast.parse(path.read_text(encoding="utf-8")), []
     for holder in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
         derived = isinstance(holder, ast.ClassDef) and bool(holder.bases)

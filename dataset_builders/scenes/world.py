@@ -32,7 +32,7 @@ def split_of(scene: Scene) -> str:
     return SPLITS[int(scene.fingerprint()[-1], 16) % 2]
 
 
-def told_scene(
+def described_scene(
     name: str, split: str, media: str, categories: tuple[str, ...], tellings: tuple[str, ...], words: tuple[int, int]
 ) -> tuple[Scene, list[Caption]]:
     """The first scene of this name that belongs to the split and whose captions keep to the number of words.
@@ -54,7 +54,7 @@ def told_scene(
         if all(words[0] <= len(caption.text.split()) <= words[1] for caption in captions):
             return scene, captions
     raise InputError(
-        f"got no scene about {' and '.join(categories)} that is told in {words[0]} to {words[1]} words, expected one "
+        f"got no scene about {' and '.join(categories)} in {words[0]} to {words[1]} words, expected one "
         f"among {ATTEMPTS}: widen the range or ask for fewer categories"
     )
 
@@ -107,7 +107,7 @@ def synthetic_ted(
         words (`tuple[int, int]`, defaults to `(150, 250)`): the fewest and the most words of a caption.
 
     Raises:
-        InputError: a number is out of its range, the difficulty is none, or no scene can be told in so few words.
+        InputError: a number is out of its range, the difficulty is none, or no scene can be described in so few words.
     """
     questions = synthetic_questions(instances, seed=seed, difficulty=difficulty, per_caption=per_caption, words=words)
     for record, _, _ in questions:
@@ -134,7 +134,7 @@ def synthetic_questions(
     _check_length(per_caption, words)
     for number, (media, categories) in enumerate(plan(instances, random.Random(f"ted/{seed}"), per_caption)):
         name = f"ted/{seed}/{number}"
-        scene, (caption,) = told_scene(name, "benchmark", media, categories, ("caption",), words)
+        scene, (caption,) = described_scene(name, "benchmark", media, categories, ("caption",), words)
         for category in categories:
             rng = random.Random(f"{name}/{category}/{difficulty}")
             question = ask(EverydayAsker(caption, rng), category, difficulty)
@@ -196,7 +196,7 @@ def world_pairs(
         words (`tuple[int, int]`, defaults to `(150, 250)`): the fewest and the most words of a caption.
 
     Raises:
-        InputError: a number is out of its range, or no scene can be told in so few words.
+        InputError: a number is out of its range, or no scene can be described in so few words.
     """
     if count < 1 or hard_negatives < 0:
         raise InputError(f"got {count} pairs and {hard_negatives} hard negatives, expected at least 1 and 0")
@@ -209,7 +209,7 @@ def world_pairs(
         chosen: dict[str, None] = {}
         while len(chosen) < categories:
             chosen[rng.choices(list(OFFICIAL_COUNTS), shares[media])[0]] = None
-        scene, (one, other) = told_scene(name, "training", media, tuple(chosen), ("a", "b"), words)
+        scene, (one, other) = described_scene(name, "training", media, tuple(chosen), ("a", "b"), words)
         pair = CaptionPair(
             id=name,
             media=media,

@@ -39,7 +39,7 @@ def check_rows(
     use: Callable[[int, Mapping[str, Any]], object] | None = None,
     show_progress: bool = False,
 ) -> list[Problem]:
-    """Check all rows, one after the other; of a broken row the first problem is told.
+    """Check all rows, one after the other; of a broken row the first problem is reported.
 
     Args:
         dataset (`Dataset`, `IterableDataset` or any `Iterable` of rows): what `load_vqa` gives.

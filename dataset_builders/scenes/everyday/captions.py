@@ -90,7 +90,7 @@ def write_caption(scene: Scene, seed: str, words: tuple[int, int] = WORDS) -> Ca
         scene (`Scene`): an everyday scene.
         seed (`str`): another seed gives another realisation; the same seed gives the same text on every machine. Two
             scenes of one name that differ in one fact differ in the words for that fact only.
-        words (`tuple[int, int]`, defaults to `WORDS`): the fewest and the most. The facts of the scene are told in any
+        words (`tuple[int, int]`, defaults to `WORDS`): the fewest and the most. The facts of the scene come in any
             case; scenery is added or left out.
     """
     return _Writer(scene, f"{scene.id}/{seed}", words).write()
@@ -113,10 +113,10 @@ class _Writer:
         self.rng.shuffle(names)
         # About people who were introduced before.
         names += [name for name in ("timeline", "overlap") if name in self.scene.tables]
-        told = [sentence for name in names for sentence in self.block(name)]
+        sentences = [sentence for name in names for sentence in self.block(name)]
         opening, closing, fillers = self.block("opening"), self.block("closing"), self.block("fillers")
         least, most = self.words
-        count = _count([*opening, *told, *closing])
+        count = _count([*opening, *sentences, *closing])
         # Scenery stands at the beginning: a pronoun needs its noun right before it, and the last word sums up.
         aim = least + (most - least) * self.rng.random() / 2
         while fillers and (count < least or count + _count(fillers[:1]) < aim):
@@ -124,7 +124,7 @@ class _Writer:
             count += _count([fillers.pop(0)])
         while closing and count > most:
             count -= _count([closing.pop()])
-        self.caption.text = " ".join(map(_sentence, [*opening, *told, *closing]))
+        self.caption.text = " ".join(map(_sentence, [*opening, *sentences, *closing]))
         return self.caption
 
     def blocks(self) -> list[str]:
@@ -352,7 +352,7 @@ class _Writer:
         return f"{self.caption.form(place.relation)} {self.caption.a(place.ground)}"
 
     def timeline(self) -> list[str]:
-        """The events, told forwards in ones and twos, or backwards from the last."""
+        """The events, forwards in ones and twos, or backwards from the last."""
         first, *middle, last = (self.caption.event(name) for name in self.scene.orders["timeline"])
         medium = self.rng.choice(("video", "sequence", "clip"))
         if self.rng.random() < 0.25:

@@ -109,8 +109,8 @@ def write_shapes_caption(
     if detail not in DETAILS:
         raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}")
     writer = _Writer(scene, f"{scene.id}/{seed}", first_words=detail == "plain")
-    told = writer.plain(looks) if detail == "plain" else writer.short() if detail == "short" else writer.full()
-    writer.caption.text = " ".join(map(_sentence, told))
+    sentences = writer.plain(looks) if detail == "plain" else writer.short() if detail == "short" else writer.full()
+    writer.caption.text = " ".join(map(_sentence, sentences))
     return writer.caption
 
 
@@ -134,13 +134,13 @@ class _Writer:
     def full(self) -> list[str]:
         groups = any(self.facts["count"][subject] > 1 for subject in self.subjects)
         listed = self.rng.random() < 0.35
-        told = self.together() if listed else self.one_by_one()
+        sentences = self.together() if listed else self.one_by_one()
         if self.trait:
-            told += self.said_later("everything {}" if groups else "the {} one")
-        told += self.writing() + self.arrangement()
+            sentences += self.said_later("everything {}" if groups else "the {} one")
+        sentences += self.writing() + self.arrangement()
         if self.scene.media == "video":
-            told += self.events()
-        return told
+            sentences += self.events()
+        return sentences
 
     def short(self) -> list[str]:
         what = _listed([self.introduced(subject, ("colour",)) for subject in self.subjects])
@@ -154,12 +154,12 @@ class _Writer:
     def plain(self, looks: Sequence[str]) -> list[str]:
         order, places = list(PLACES.values()), self.facts.get("place", {})
         subjects = sorted(self.scene.entities, key=lambda s: order.index(places[s]) if s in places else len(order))
-        told = [
+        sentences = [
             f"on {with_article(self.background)} background, {', '.join(self.plainly(s, looks) for s in subjects)}"
         ]
         if self.scene.media == "video":
-            told.append(", then ".join(self.caption.event(subject) for subject in self.scene.orders["timeline"]))
-        return told
+            sentences.append(", then ".join(self.caption.event(subject) for subject in self.scene.orders["timeline"]))
+        return sentences
 
     def plainly(self, subject: str, looks: Sequence[str]) -> str:
         """`"a large striped red star in the centre"`, `"two small solid blue rings in the left-hand column"`."""
@@ -328,11 +328,11 @@ class _Writer:
         return sentences
 
     def events(self) -> list[str]:
-        """What happens, in time, told forwards or from the last to the first."""
-        told = [self.caption.event(subject) for subject in self.scene.orders["timeline"]]
-        if len(told) == 1:
-            return told
-        first, *middle, last = told
+        """What happens, in time, forwards or from the last to the first."""
+        sentences = [self.caption.event(subject) for subject in self.scene.orders["timeline"]]
+        if len(sentences) == 1:
+            return sentences
+        first, *middle, last = sentences
         after = [f"{self.pick('then', 'next', 'after that', 'a little later')} {event}" for event in middle]
         match self.rng.randrange(5):
             case 0:

@@ -125,7 +125,7 @@ def _strip(media: Image.Image | Sequence[Image.Image]) -> Image.Image:
 
 
 def _scaled(image: Image.Image, size: int) -> Image.Image:
-    """The image within a square of that size, with a thin frame, so that a white one can be told from the paper.
+    """The image within a square of that size, with a thin frame, so that a white one differs from the paper.
 
     A small one is enlarged with its pixels to be seen.
     """

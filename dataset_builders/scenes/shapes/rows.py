@@ -42,7 +42,7 @@ ROWS_PER_GROUP = 200
 FPS = 8  # of videos: what a second is, where timestamps count
 LARGE_SOLID = {"size": "large", "texture": "solid"}  # looks of all figures of a scene of large solid figures
 LOOKS_OF_LARGE_SOLID = tuple(look for look in QUALITIES if look not in LARGE_SOLID)
-# What varies there, and is therefore told and scored.
+# What varies there, and is therefore described and scored.
 SCORED_OF_LARGE_SOLID = ("background", "count", "shape", "colour", "position", "motion", "direction", "speed", "order")
 DESCRIBE = ("Describe the image.", "What is in the image?", "Say what is where.")
 SHORT_SHARE = 0.5  # of the rows for text-to-image that also have a short caption
@@ -240,7 +240,7 @@ def text_to_video_rows(
     split: str = "training",
     captions: str = "full",
 ) -> Iterator[dict[str, Any]]:
-    """Stream videos, as lists of frames, with captions, the `drawing` behind each, and what is `told` of it.
+    """Stream videos, as lists of frames, with captions, the `drawing` behind each, and what is said of it (`told`).
 
     Args:
         count (`int`): how many.

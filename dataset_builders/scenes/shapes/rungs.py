@@ -24,11 +24,11 @@ VERSION = 2  # of the synthetic benchmark; the first one was of everyday scenes,
 RUNGS = (1, 2, 4, 8)
 MOST_FACTS = 18  # two of each of nine figures
 STATEMENTS = 4
-Looks = Mapping[tuple[int, int], Sequence[str]]  # of each cell what is told of its figure beside the shape
+Looks = Mapping[tuple[int, int], Sequence[str]]  # of each cell what is said of its figure beside the shape
 
 
 def drawing_of_facts(rng: random.Random, facts: int, held_out: bool) -> tuple[Drawing, Looks]:
-    """Figures of different shapes, and what is to be told of them: so many facts in all.
+    """Figures of different shapes, and what is to be said of them: so many facts in all.
 
     Args:
         rng (`random.Random`): decides.
@@ -139,7 +139,7 @@ def facts_of(caption_id: str) -> int | None:
 
 
 def _wrong(figure: Figure, drawing: Drawing, looks: Sequence[str], rng: random.Random) -> list[Figure]:
-    """The figure with another colour, or where none is told another shape: those of the drawing first."""
+    """The figure with another colour, or where none is said another shape: those of the drawing first."""
     name, every = ("colour", COLOURS) if looks else ("shape", SHAPES)
     own = getattr(figure, name)
     present = list(dict.fromkeys(getattr(one, name) for one in drawing.figures))

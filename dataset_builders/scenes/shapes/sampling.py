@@ -299,8 +299,8 @@ def scene_of(drawing: Drawing, name: str, tables: Sequence[str] = ()) -> Scene:
         relation = "trait" if table.startswith("trait ") else table
         if relation == "trait":
             scene.facts["trait"] = dict(scene.facts[table.removeprefix("trait ")])
-        told = scene.facts.get(relation, subjects)  # an order has all subjects, a line or a text not always
-        scene.tables[table] = (relation, tuple(subject for subject in subjects if subject in told))
+        known = scene.facts.get(relation, subjects)  # an order has all subjects, a line or a text not always
+        scene.tables[table] = (relation, tuple(subject for subject in subjects if subject in known))
     return scene
 
 

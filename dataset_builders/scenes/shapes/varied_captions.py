@@ -21,7 +21,7 @@ from granted.dataset_builders.scenes.words import plural, present, with_article
 
 
 WORDINGS = ("seen", "form", "word", "both", "place", "reference", "negation")
-LOOKS = ("colour", "size", "texture")  # what may be told of a figure beside its shape
+LOOKS = ("colour", "size", "texture")  # what may be said of a figure beside its shape
 LOOK_SHARE, BACKGROUND_SHARE = 0.25, 0.25  # how often a size, a texture or the background is in it
 # How often a training caption refers back, where it tells of two figures, and how often a sentence also denies.
 REFERENCE_SHARE, NEGATION_SHARE = 0.3, 0.15
@@ -62,12 +62,12 @@ def varied_caption(
     """Tell what is drawn: figures at their places, or by their number where some are equal; videos by motions.
 
     Args:
-        drawing (`Drawing`): what is told.
+        drawing (`Drawing`): what is described.
         wording (`str`): one of `WORDINGS`.
         rng (`random.Random`): chooses among the words and forms of that kind.
-        looks (`Sequence[str]`, defaults to colours): which of `LOOKS` are told of every figure, or a mapping that says
+        looks (`Sequence[str]`, defaults to colours): which of `LOOKS` are said of every figure, or a mapping that says
             it for each cell.
-        background (`bool`, defaults to `False`): whether the background is told.
+        background (`bool`, defaults to `False`): whether the background is described.
     """
     looks = looks if isinstance(looks, Mapping) else dict.fromkeys((one.cell for one in drawing.figures), looks)
     return _Writer(drawing, wording, rng, looks).write(background)
@@ -102,8 +102,8 @@ class _Writer:
             self.facts.append(Fact(None, "background", self.drawing.background))
             words = LEXICON.pick("backgrounds", self.drawing.background, self.new_words, self.rng).text
             form = self.form("background_forms", self.new_forms)
-            told = form.format(background=words, a_background=with_article(words))
-            sentences.insert(self.rng.randrange(2) * len(sentences), told)
+            sentence = form.format(background=words, a_background=with_article(words))
+            sentences.insert(self.rng.randrange(2) * len(sentences), sentence)
         return VariedCaption(" ".join(sentences), tuple(self.facts))
 
     # ---------------------------------------------------------------------------------------------------- sentences
@@ -120,7 +120,7 @@ class _Writer:
         return sentences
 
     def refers(self, two: Sequence[Figure]) -> bool:
-        """Whether two figures are told together, their colours by reference."""
+        """Whether two figures are described together, their colours by reference."""
         possible = all("colour" in self.looks[figure.cell] and not figure.motion for figure in two)
         share = {"seen": REFERENCE_SHARE, "word": REFERENCE_SHARE, "place": REFERENCE_SHARE, "reference": 1}
         return possible and self.rng.random() < share.get(self.wording, 0)
@@ -158,19 +158,19 @@ class _Writer:
         """What the forms ask for, about one figure; and the facts that they tell are noted."""
         rng, new = self.rng, self.new_words
         subject = figure.cell if subject is None else subject
-        told = {look: getattr(figure, look) for look in self.looks[figure.cell]}
+        said = {look: getattr(figure, look) for look in self.looks[figure.cell]}
         if subject == figure.cell:
             self.facts.append(Fact(subject, "shape", figure.shape))
-        self.facts += [Fact(subject, look, value) for look, value in told.items()]
+        self.facts += [Fact(subject, look, value) for look, value in said.items()]
         shape = LEXICON.pick("shapes", figure.shape, new, rng)
         noun = LEXICON.carry("shape", shape, self.new_forms, rng)
         noun = _plural(noun, shape.likeness) if many else noun
-        traits = [LEXICON.pick(f"{look}s", told[look], new, rng).text for look in ("size", "texture") if look in told]
+        traits = [LEXICON.pick(f"{look}s", said[look], new, rng).text for look in ("size", "texture") if look in said]
         thing = " ".join([*traits, noun])
         parts = {"thing": thing, "a_thing": with_article(thing), "a": with_article(thing), "things": thing}
         parts["place"] = LEXICON.pick("places", figure.cell, self.wording == "place", rng).text
-        if "colour" in told:
-            colour = LEXICON.pick("colours", told["colour"], new, rng)
+        if "colour" in said:
+            colour = LEXICON.pick("colours", said["colour"], new, rng)
             parts["colour"] = LEXICON.carry("colour", colour, self.new_forms, rng)
             if colour.likeness:
                 joint = ", " if shape.likeness else " "
@@ -178,7 +178,7 @@ class _Writer:
             else:
                 parts["things"] = " ".join([*traits, colour.text, noun])
             parts["a"] = with_article(parts["things"])
-            other = rng.choice([one for one in COLOURS if one != told["colour"]])
+            other = rng.choice([one for one in COLOURS if one != said["colour"]])
             parts["other"] = LEXICON.carry("colour", LEXICON.pick("colours", other, new, rng), self.new_forms, rng)
         if figure.motion:
             motion = MOTIONS[figure.motion.kind, figure.motion.direction].key
