@@ -289,6 +289,9 @@ class GrantedConfig(PreTrainedConfig):
             stays as it is (PRX).
         prompt_template (`str`, *optional*): text with `{prompt}` in it that `encode` puts around every prompt.
         add_special_tokens (`bool`, defaults to `True`): whether the tokenizer adds its own, such as an opening one.
+        split_quotes (`bool`, defaults to `False`): whether each character that stands in quotation marks, these
+            included, is tokenised by itself, and the template apart from the prompt (LongCat-Image); only without
+            special tokens.
         template_drop_tokens (`int`, defaults to 0): leading tokens that `encode` cuts off the output (the template's).
         template_keep_first (`bool`, defaults to `False`): whether the first token, such as an opening special one,
             stays in the output, and those cut off come after it (Sana).
@@ -308,8 +311,8 @@ class GrantedConfig(PreTrainedConfig):
 
     | fusion | layers | more | pipelines |
     |---|---|---|---|
-    | single | -1 | | dreamlite, kandinsky5-image, kandinsky5-video, kandinsky6, ovis-image, qwen-image |
-    | single | -1 | | prx, prx-pixel, sana, sana-video, wan |
+    | single | -1 | | dreamlite, kandinsky5-image, kandinsky5-video, kandinsky6, longcat-image |
+    | single | -1 | | ovis-image, prx, prx-pixel, qwen-image, sana, sana-video, wan |
     | single | -1 | last_layer output | motif-video |
     | single | -1 | last_layer pre_norm | joyimage-edit, qwen-image-2.1 |
     | single | -2 | | cogview4, easyanimate, ernie-image, lumina, lumina2, z-image |
@@ -345,6 +348,7 @@ class GrantedConfig(PreTrainedConfig):
         text_cleaning: str = "none",
         prompt_template: str | None = None,
         add_special_tokens: bool = True,
+        split_quotes: bool = False,
         template_drop_tokens: int = 0,
         template_keep_first: bool = False,
         fill_to_multiple_of: int | None = None,
@@ -388,6 +392,7 @@ class GrantedConfig(PreTrainedConfig):
         self.text_cleaning = text_cleaning
         self.prompt_template = prompt_template
         self.add_special_tokens = add_special_tokens
+        self.split_quotes = split_quotes
         self.template_drop_tokens = template_drop_tokens
         self.template_keep_first = template_keep_first
         self.fill_to_multiple_of = fill_to_multiple_of
@@ -425,6 +430,10 @@ class GrantedConfig(PreTrainedConfig):
             raise ValueError("got encoder_in_checkpoint=False, expected encoder_name_or_path to say where it is")
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
             raise ValueError(f"got prompt_template={self.prompt_template!r}, expected a text with '{{prompt}}' in it")
+        if self.split_quotes and self.add_special_tokens:
+            raise ValueError("got split_quotes=True with add_special_tokens=True, expected one of them")
+        if self.split_quotes and (self.prompt_template or "{prompt}").count("{prompt}") > 1:
+            raise ValueError("got split_quotes=True with several '{prompt}' in prompt_template, expected one")
 
     @property
     def dropped_tokens(self) -> range:

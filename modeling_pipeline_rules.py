@@ -93,6 +93,10 @@ SANA_VIDEO = _sana(
     "gradually lighting up, a diverse crowd of people in colorful clothing walking past, and a double-decker bus smoothly "
     "passing by towering glass skyscrapers.",
 )
+LONGCAT = (
+    "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
+    "suitable for input to a text-to-image model.<|im_end|>\n<|im_start|>user\n"
+)
 QWEN_IMAGE_21 = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
 
 
@@ -280,6 +284,15 @@ PIPELINE_RULES: dict[str, PipelineRule] = {
         34,
         QWEN_IMAGE,
         options={"fusion": "stack", "layers": [1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34]},
+    ),
+    "longcat-image": PipelineRule(
+        "LongCatImagePipeline",
+        "qwen2_5_vl",
+        512,
+        template=LONGCAT + "{prompt}",  # what follows it is not seen by the tokens of the prompt
+        drop_text=LONGCAT,
+        # the diffusion model reads what stands at padding, too
+        options={**LAST, "add_special_tokens": False, "split_quotes": True, "fused_hidden_states": False},
     ),
     "ltx2": PipelineRule(
         "LTX2Pipeline",

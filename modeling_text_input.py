@@ -7,6 +7,7 @@ Tiny: tests/test_modeling_granted.py. Ships to the Hub; imports nothing but torc
 """
 
 import html
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
@@ -22,6 +23,11 @@ try:
     import ftfy  # mends broken characters; diffusers uses it where it is installed, too
 except ImportError:
     ftfy = None
+
+
+# What stands in quotation marks; an apostrophe between two letters is none.
+_MARK = r"(?:(?<![a-zA-Z])'|'(?![a-zA-Z]))"
+QUOTED = re.compile(rf"{_MARK}(?:[^']|(?<=[a-zA-Z])'(?=[a-zA-Z]))*?{_MARK}|\"[^\"]*?\"|‘[^‘’]*?’|“[^“”]*?”")
 
 
 def length_sorted_batches(lengths: list[int], token_budget: int) -> list[list[int]]:
@@ -52,6 +58,17 @@ def cleaned(text: str, how: str) -> str:
     if how == "lower_strip":
         text = text.lower()
     return text if how == "none" else text.strip()
+
+
+def quoted_pieces(text: str, begin: int = 0) -> list[tuple[int, str]]:
+    """A text in pieces, each with its place from `begin` on: what is quoted by characters, marks included."""
+    pieces, end = [], 0
+    for match in QUOTED.finditer(text):
+        pieces.append((begin + end, text[end : match.start()]))
+        pieces += [(begin + place, text[place]) for place in range(*match.span())]
+        end = match.end()
+    pieces.append((begin + end, text[end:]))
+    return [piece for piece in pieces if piece[1]]
 
 
 class TextInput:
@@ -154,14 +171,7 @@ class TextInput:
             )
         before = (self.config.prompt_template or "{prompt}").index("{prompt}")
         shifted = [Span(span.start + before, span.end + before, span.factor) for span in spans]
-        offsets = self.tokenizer(
-            self._templated([text])[0],
-            truncation=True,
-            max_length=len(token_ids),
-            add_special_tokens=self.config.add_special_tokens,
-            return_offsets_mapping=True,
-        )["offset_mapping"]
-        self.tokenizer.backend_tokenizer.no_truncation()  # its rules would keep the limit of this call
+        (offsets,) = self.tokenized([text], limit=len(token_ids), offsets=True)["offset_mapping"]
         factors = self.filled(token_factors(offsets, shifted), 1.0)
         factors += [1.0] * (len(token_ids) - len(factors))
         return [factor for place, factor in enumerate(factors) if place not in self.config.dropped_tokens]
@@ -249,9 +259,7 @@ class TextInput:
             raise ValueError(
                 f"got max_sequence_length={limit}, expected more than the {least - 1} template tokens that come first"
             )
-        texts = self._templated(texts)
-        special = self.config.add_special_tokens
-        token_ids = self.tokenizer(texts, truncation=False, verbose=False, add_special_tokens=special)["input_ids"]
+        token_ids = self.tokenized(texts)["input_ids"]
         if allow_empty:
             pad = self.tokenizer.pad_token_id
             token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
@@ -268,13 +276,7 @@ class TextInput:
                 f"{sum(len(token_ids[i]) - limit for i in cut)} tokens were cut; {cure}",
                 stacklevel=2,
             )
-            # The tokenizer cuts, so that closing special tokens stay.
-            shortened = self.tokenizer(
-                [texts[i] for i in cut], truncation=True, max_length=limit, add_special_tokens=special
-            )["input_ids"]
-            if self.tokenizer.is_fast:  # its rules would keep the limit of this call, and be saved with it
-                self.tokenizer.backend_tokenizer.no_truncation()
-            for i, ids in zip(cut, shortened):
+            for i, ids in zip(cut, self.tokenized([texts[i] for i in cut], limit)["input_ids"]):
                 token_ids[i] = ids
         return [self.filled(ids, self.tokenizer.pad_token_id) for ids in token_ids]
 
@@ -282,14 +284,44 @@ class TextInput:
         """How many tokens each text has with the prompt template around it, however many are read."""
         if not texts:
             return []
-        options = {"truncation": False, "verbose": False, "add_special_tokens": self.config.add_special_tokens}
-        token_ids = self.tokenizer(self._templated(texts), **options)["input_ids"]
-        return [len(self.filled(ids, None)) for ids in token_ids]
+        return [len(self.filled(ids, None)) for ids in self.tokenized(texts)["input_ids"]]
 
-    def _templated(self, texts: list[str]) -> list[str]:
-        template = self.config.prompt_template
+    def tokenized(self, texts: list[str], limit: int | None = None, offsets: bool = False) -> Mapping[str, list]:
+        """What the tokenizer makes of texts, cleaned and with the prompt template around them.
+
+        Args:
+            texts (`list[str]`): prompts.
+            limit (`int`, *optional*): most tokens of each; all by default.
+            offsets (`bool`, defaults to `False`): whether to say which characters of the templated text a token
+                stands for, as `offset_mapping`; fast tokenizers alone know.
+
+        Returns:
+            `input_ids` and, if wanted, `offset_mapping`, a list for each text.
+        """
+        template = self.config.prompt_template or "{prompt}"
         texts = [cleaned(text, self.config.text_cleaning) for text in texts]
-        return texts if template is None else [template.replace("{prompt}", text) for text in texts]
+        options = {"verbose": False, "add_special_tokens": self.config.add_special_tokens}
+        options |= {"return_offsets_mapping": True} if offsets else {}
+        if self.config.split_quotes:
+            before, after = template.split("{prompt}")
+            pieces = [[(0, before), *quoted_pieces(text, len(before)), (len(before + text), after)] for text in texts]
+            found = [self._tokenized_pieces(one, options) for one in pieces]
+            return {name: [one[name][:limit] for one in found] for name in found[0]}
+        # The tokenizer cuts, so that closing special tokens stay.
+        cut = {"truncation": limit is not None, "max_length": limit}
+        found = self.tokenizer([template.replace("{prompt}", text) for text in texts], **cut, **options)
+        if limit is not None and self.tokenizer.is_fast:  # its rules would keep the limit, and be saved with it
+            self.tokenizer.backend_tokenizer.no_truncation()
+        return found
+
+    def _tokenized_pieces(self, pieces: list[tuple[int, str]], options: Mapping[str, Any]) -> dict[str, list]:
+        """As `tokenized`, of one text in pieces that are tokenised one by one, each with its place in the text."""
+        found = self.tokenizer([piece for _, piece in pieces], **options)
+        joined = {"input_ids": [token for ids in found["input_ids"] for token in ids]}
+        if "offset_mapping" in found:
+            placed = zip(pieces, found["offset_mapping"])
+            joined["offset_mapping"] = [(a + begin, b + begin) for (begin, _), one in placed for a, b in one]
+        return joined
 
     def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, N) of a batch, padded to its longest text, on the model's device."""

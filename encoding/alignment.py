@@ -61,18 +61,11 @@ def token_places(encoder: GrantedModel, texts: Sequence[str]) -> list[TokenPlace
         texts (`list[str]`): may be empty ones.
     """
     config, limit = encoder.config, reading_of(encoder)["max_length"]
-    before, _, after = (config.prompt_template or "{prompt}").partition("{prompt}")
+    before = (config.prompt_template or "{prompt}").index("{prompt}")
     plain = [cleaned(text, config.text_cleaning) for text in texts]
-    found = encoder.tokenizer(
-        [before + text + after.replace("{prompt}", text) for text in plain],
-        truncation=False,
-        verbose=False,
-        add_special_tokens=config.add_special_tokens,
-        return_offsets_mapping=True,
-    )
     places = []
-    for text, offsets in zip(plain, found["offset_mapping"]):
-        spans = [(begin - len(before), end - len(before)) if end > begin else None for begin, end in offsets]
+    for text, offsets in zip(plain, encoder.tokenized(texts, offsets=True)["offset_mapping"]):
+        spans = [(begin - before, end - before) if end > begin else None for begin, end in offsets]
         spans = encoder.filled(spans, None)
         spans += [None] * (config.dropped_tokens.stop + 1 - len(spans))  # an empty text has one of padding
         places.append(_placed(text, spans, config.dropped_tokens, cut=len(offsets) > limit))

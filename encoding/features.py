@@ -25,6 +25,7 @@ from granted.utils.files import read_json
 USUAL_READING = {
     "text_cleaning": "none",
     "add_special_tokens": True,
+    "split_quotes": False,
     "template_keep_first": False,
     "fill_to_multiple_of": None,
 }

@@ -77,6 +77,11 @@ def test_width_and_layers_are_those_of_the_text_trunk():
         ({"max_sequence_length": 8, "template_drop_tokens": 8}, "got max_sequence_length=8, expected at least 9"),
         ({"template_drop_tokens": -1}, "expected at least 0"),
         ({"template_keep_first": True}, "expected template_drop_tokens with it"),
+        ({"split_quotes": True}, "got split_quotes=True with add_special_tokens=True, expected one of them"),
+        (
+            {"split_quotes": True, "add_special_tokens": False, "prompt_template": "{prompt}{prompt}"},
+            "with several '{prompt}' in prompt_template, expected one",
+        ),
         ({"fill_to_multiple_of": 0}, "got fill_to_multiple_of=0, expected at least 1"),
         ({"fill_to_multiple_of": 16, "max_sequence_length": 9}, "got max_sequence_length=9, expected at least 16"),
         ({"fill_to_multiple_of": 16, "template_drop_tokens": 2}, "expected one of them"),

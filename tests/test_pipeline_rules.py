@@ -14,7 +14,10 @@ import pytest
 import torch
 import transformers
 from diffusers import HunyuanVideo15Pipeline
+from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
 from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor  # which gives transformers a T5GemmaEncoder, too
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import (
     CLIPTextConfig,
@@ -42,7 +45,7 @@ from transformers import (
 from granted import GrantedConfig, GrantedModel
 from granted.encoding.alignment import token_places
 from granted.modeling_pipeline_rules import PIPELINE_RULES, pipeline_options
-from granted.modeling_text_input import cleaned
+from granted.modeling_text_input import cleaned, quoted_pieces
 
 
 # Long enough that something is left of them after the longest template, whatever a tokenizer makes of that.
@@ -260,6 +263,7 @@ CASES = {
     "kandinsky5-video": Case(qwen2_5_vl, QWEN2_5_VL, kandinsky, more=kandinsky_parts),
     "kandinsky6": Case(qwen2_5_vl, QWEN2_5_VL, kandinsky, more=kandinsky_parts),
     "krea2": Case(lambda: qwen3_vl(36), "Qwen3VLModel", first_two, stacked=True),
+    "longcat-image": Case(qwen2_5_vl, QWEN2_5_VL, whole),
     "ltx2": Case(
         gemma3, "Gemma3ForConditionalGeneration",
         lambda p, t: p.encode_prompt(t, do_classifier_free_guidance=False)[:2],
@@ -440,6 +444,40 @@ def test_the_first_token_stays_where_the_configuration_says_so(side, tiny_encode
     model.calibrate(texts)
     features = torch.cat(model.encode(texts))  # (sum N_i, D)
     torch.testing.assert_close(features.mean(0), torch.zeros(32), atol=1e-5, rtol=0)
+
+
+# With two different contractions, or one after an unmatched mark, the pipeline changes the prompt before it reads it.
+QUOTING = ["a", "sign", "don't", "dogs'", '"', "“", "’", "'no'", '"don\'t 5"', "“a b”", "‘c’", "'ab c'.", 'says:"x"']
+
+
+@given(st.lists(st.sampled_from(QUOTING), max_size=8).map(" ".join))
+def test_what_is_quoted_is_split_into_characters_as_longcat_image_does(text):
+    pieces = quoted_pieces(text)
+    assert [piece for _, piece in pieces] == [
+        one for part, quoted in split_quotation(text) for one in (part if quoted else [part])
+    ]
+    assert all(text[place : place + len(piece)] == piece for place, piece in pieces)
+
+
+@torch.no_grad()
+def test_a_prompt_with_quotes_is_read_as_longcat_image_reads_it(tokenizer):
+    prompt = 'a red cube says "cats on a ball" near the door'
+    encoder = encoder_of(CASES["longcat-image"])
+    without_bos(tokenizer, encoder)
+    embeds, _ = whole(pipeline_of("longcat-image", encoder, tokenizer), [prompt])
+    options = pipeline_options("longcat-image", tokenizer)
+    model = GrantedModel.from_loaded(around(encoder), tokenizer, **options)
+    (features,) = model.encode([prompt])
+    torch.testing.assert_close(features, embeds[0, : len(features)], atol=1e-5, rtol=1e-5)
+    (places,) = token_places(model, [prompt])
+    quoted = range(prompt.index('"'), prompt.rindex('"') + 1)
+    inside = [(int(a), int(b)) for a, b in zip(places.begins, places.ends) if int(a) in quoted]
+    assert inside == [(place, place + 1) for place in quoted if prompt[place] != " "]
+    (moved,) = model.encode([prompt], emphasis={"door": 2})
+    assert [i for i, one in enumerate(features) if not torch.equal(one, moved[i])] == [len(features) - 1]
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer"):
+        (cut,) = model.encode([prompt], max_sequence_length=options["template_drop_tokens"] + 6)
+    torch.testing.assert_close(cut, features[:6], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -222,6 +222,13 @@ DRAWINGS: dict[str, Drawing] = {
         ),
         IMAGE,
     ),
+    "longcat-image": Drawing(
+        lambda: diffusers.LongCatImageTransformer2DModel(
+            in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 6, 6],
+        ),
+        {**IMAGE, "enable_prompt_rewrite": False},
+    ),
     "ltx2": Drawing(
         lambda: diffusers.LTX2VideoTransformer3DModel(
             in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
