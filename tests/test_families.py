@@ -534,7 +534,7 @@ def test_a_model_without_text_raises():
 
 # Encoders whose layers are no list of (B, N, D) that text runs through, and what is said of them.
 GEMMA3N = {
-    "vocab_size_per_layer_input": 90,
+    "vocab_size_per_layer_input": 99,
     "hidden_size_per_layer_input": 8,
     "num_kv_shared_layers": 1,
     "laurel_rank": 4,
