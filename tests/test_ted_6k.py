@@ -39,7 +39,7 @@ from granted.dataset_builders.ted_6k.records import (
 )
 from granted.dataset_builders.ted_6k.statistics import describe, pairs_apart, rows, shared_texts
 from granted.dataset_builders.ted_6k.ted_6k import CONFIG_FILES, Ted6K
-from granted.tests.loopback_hub import OWNER
+from granted.tests.loopback_hub import OWNER, File, Repo
 from granted.utils.errors import InputError
 
 
@@ -485,8 +485,11 @@ def test_load_dataset_never_takes_one_export_for_another(tmp_path, loopback_hub)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     assert loaded("ted-6k", *parents, environment=environment) == contents
 
+    repo = loopback_hub.repos["datasets", f"{OWNER}/ted-6k"] = Repo("datasets", f"{OWNER}/ted-6k", False, None)
     for parent, content in zip(parents[:2], contents):
-        loopback_hub.hold(parent / "ted-6k", f"{OWNER}/ted-6k")
+        folder = parent / "ted-6k"
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        repo.commit("another export", {name: File(path.read_bytes()) for name, path in files.items()})
         answer = loaded(f"{OWNER}/ted-6k", tmp_path, environment=loopback_hub.environment(tmp_path / "home"))
         assert answer == [content]
 
