@@ -129,6 +129,8 @@ def collect(folder: Path) -> tuple[list[Evaluation], list[tuple[str, str]]]:
             if content.get("kind") == KIND:
                 with refusing(str(path), "a result as it was saved: fetch it again"):
                     result = load(path)
+                if result.name != path.stem:
+                    raise InputError(f"got a result called {path.stem}, expected it under its own name, {result.name}")
                 ted.setdefault(path.parent, {}).setdefault(ted_benchmark(result), []).append(result)
             elif isinstance(instrument, str) and instrument in COLUMNS:
                 check_rows(content)
