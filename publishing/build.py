@@ -148,7 +148,7 @@ def build_release(
                 _build_results(folder / "granted-results", Path(sources.results), owner, tag, report)
             if sources.leaderboard is not None:
                 report("building granted-leaderboard")
-                _build_leaderboard(folder / "granted-leaderboard", str(sources.leaderboard), owner, tag)
+                _build_leaderboard(folder / "granted-leaderboard", str(sources.leaderboard), owner, tag, report)
             if not sources.without_model:
                 _build_models(folder, sources, report)
                 report("writing the cards")
@@ -368,7 +368,9 @@ def _build_results(folder: Path, results: Path, owner: str, tag: str | None, rep
     _write_card(folder, cards.results_card(folder, repo_id=f"{owner}granted-results", revision=tag))
 
 
-def _build_leaderboard(folder: Path, results: str, owner: str, tag: str | None) -> None:
+def _build_leaderboard(
+    folder: Path, results: str, owner: str, tag: str | None, report: Callable[[str], object]
+) -> None:
     """The page, and what it shows; pairs are compared here, because the Space has no results files. That of a dataset
     reads what was compared when the dataset was built."""
     dataset = "" if Path(results).is_dir() else results
@@ -379,7 +381,9 @@ def _build_leaderboard(folder: Path, results: str, owner: str, tag: str | None) 
     folder.mkdir()
     for name in ("app.py", "requirements.txt"):
         shutil.copyfile(ROOT / "eval_metric" / "leaderboard" / name, folder / name)
-    if not dataset:
+    if dataset:
+        report(f"the page will show the dataset {dataset} of the Hub")
+    else:
         write_json(folder / STORED, Board(Path(results)).with_differences(_comparing))
     card = cards.leaderboard_card(folder, repo_id=f"{owner}granted-leaderboard", revision=tag, dataset=dataset)
     _write_card(folder, card)

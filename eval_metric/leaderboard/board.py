@@ -35,7 +35,7 @@ class Board:
             (what cannot be ranked, with the reason) and `published`. It can be stored as JSON.
 
     Raises:
-        InputError: nothing was measured there, or a results file is damaged.
+        InputError: nothing was measured there.
     """
 
     def __init__(self, folder: Path):
