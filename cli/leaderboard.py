@@ -1,10 +1,10 @@
 """`granted leaderboard`: a page on which results are filtered, sorted and compared.
 
 granted leaderboard results
+granted leaderboard OWNER/granted-results
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from granted.cli.console import console, status
 from granted.cli.registry import command
@@ -17,7 +17,11 @@ from granted.utils.settings import Count
 class Leaderboard:
     """Options of `granted leaderboard`."""
 
-    folder: Path = option(help="Results of granted evaluate, however deep below it.", positional=True)
+    results: str = option(
+        help="A folder with results of granted evaluate, however deep, or a dataset on the Hub with such files, "
+        "OWNER/NAME or OWNER/NAME@REVISION.",
+        positional=True,
+    )
     host: str = option("127.0.0.1", "Address of the page; others reach it by 0.0.0.0, without a login.")
     port: Count = option(7860, "Its port.")
 
@@ -29,12 +33,12 @@ def leaderboard(settings: Leaderboard):
     What may not be ranked together is apart, and what was published is never ranked. Ctrl-C ends it.
     """
     from granted.eval_metric.leaderboard.app import make_page, serve
-    from granted.eval_metric.leaderboard.board import Board
+    from granted.eval_metric.leaderboard.dataset import read_board
 
     with status("reading the results"):
-        board = Board(settings.folder)
+        board = read_board(settings.results, console.print)
     count = len(board.content["evaluations"])
-    console.print(f"{count} evaluations below {settings.folder}; Ctrl-C ends the page")
+    console.print(f"{count} evaluations of {settings.results}; Ctrl-C ends the page")
     try:
         serve(make_page(board.content, board.differences), server_name=settings.host, server_port=settings.port)
     except OSError as error:

@@ -37,6 +37,7 @@ from granted.utils.versions import library_versions
 KIND = "granted.result"
 BASELINES = ("chance", "word_overlap", "tfidf_cosine")
 POOLINGS = ("aggregator", "mean")
+MOST_ITEMS = 2_000_000  # of a result; TED-6K has 6641
 ITEM_FIELDS = ("id", "caption_id", "category", "media", "label", "scores")
 DATASET_FIELDS = ("name", "config", "fingerprint", "instances", "captions")
 PROVENANCE_FIELDS = (
@@ -401,6 +402,9 @@ def _load_items(path: Path, stored: dict) -> list[dict]:
             f"got {table}, which is not the table saved with {path.name}, expected a pair: fetch both again"
         )
     try:
+        # By what it says of itself: a repeated value takes no space in a file, and all of it in memory.
+        if (rows := pq.read_metadata(pa.BufferReader(content)).num_rows) > MOST_ITEMS:
+            raise InputError(f"got {table} with {rows:,} items, expected at most {MOST_ITEMS:,}")
         return pq.read_table(pa.BufferReader(content)).to_pylist()
     except pa.ArrowInvalid as error:
         raise InputError(f"got {table}, which is not Parquet, expected a table of scores: fetch it again") from error

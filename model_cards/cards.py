@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CardData, ModelCardData, SpaceCardData
+from huggingface_hub import CardData, DatasetCardData, ModelCardData, SpaceCardData
 
 from granted.eval_metric.results import load
 from granted.model_cards.figures import (
@@ -247,21 +247,45 @@ def metric_card(folder: Path, *, repo_id: str = "ted_accuracy", revision: str | 
     return _fill("metric", data, Path(folder), repo_id=repo_id, revision=revision)
 
 
-def leaderboard_card(folder: Path, *, repo_id: str = "granted-leaderboard", revision: str | None = None) -> str:
+def leaderboard_card(
+    folder: Path, *, repo_id: str = "granted-leaderboard", revision: str | None = None, dataset: str = ""
+) -> str:
     """The card of a leaderboard's Space.
 
     Args:
-        folder (`Path`): the folder with `app.py` and `leaderboard.json`.
+        folder (`Path`): the folder with `app.py` and, without `dataset`, `leaderboard.json`.
         repo_id (`str`, defaults to `"granted-leaderboard"`), revision (`str`, *optional*): as of [`model_card`].
+        dataset (`str`, *optional*): the Hub id of the results that the Space shows; its app reads it from this card.
     """
     data = _space(
         title="Text encoders, as measured",
         emoji="📊",
         tags=["leaderboard", *_TAGS, "text-to-image", "text-to-video"],
         short_description="Text encoders of diffusion models, compared",
+        **({"datasets": [dataset]} if dataset else {}),
+    )
+    shown = None if dataset else read_json(folder / "leaderboard.json")
+    source = {"source": dataset or repo_id, "source_type": "dataset" if dataset else "space"}
+    revision = None if dataset else revision
+    return _fill("leaderboard", data, folder, repo_id=repo_id, revision=revision, shown=shown, **source)
+
+
+def results_card(folder: Path, *, repo_id: str = "granted-results", revision: str | None = None) -> str:
+    """The card of a dataset of results files.
+
+    Args:
+        folder (`Path`): the folder with them and `leaderboard.json`.
+        repo_id (`str`, defaults to `"granted-results"`), revision (`str`, *optional*): as of [`model_card`].
+    """
+    data = DatasetCardData(
+        license="apache-2.0",
+        pretty_name="Text encoders, as measured: results",
+        tags=["leaderboard", *_TAGS, "text-to-image", "text-to-video"],
+        viewer=False,  # files of several shapes are no table
     )
     shown = read_json(folder / "leaderboard.json")
-    return _fill("leaderboard", data, folder, repo_id=repo_id, revision=revision, shown=shown)
+    source = {"source": repo_id, "source_type": "dataset"}
+    return _fill("results", data, folder, repo_id=repo_id, revision=revision, shown=shown, **source)
 
 
 def _space(**own: Any) -> SpaceCardData:

@@ -39,6 +39,7 @@ KINDS = {
         ("language", "license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),
         DatasetCardData,
     ),
+    "results": Kind("dataset", (".json", ".parquet", ".md"), ("license", "pretty_name", "tags"), DatasetCardData),
     "metric": Kind("space", (".py", ".txt", ".md"), _SPACE, SpaceCardData),
     "leaderboard": Kind("space", (".py", ".txt", ".md", ".json"), _SPACE, SpaceCardData),
 }
@@ -47,6 +48,7 @@ REPOSITORIES = {
     "granted": "model",
     "ted-6k": "dataset",
     "training-data": "dataset",
+    "granted-results": "results",
     "ted_accuracy": "metric",
     "granted-lumina2": "pipeline",
     "granted-wan": "pipeline",

@@ -33,7 +33,7 @@ def validate_card(text: str, kind: str) -> None:
 
     Args:
         text (`str`): the card, front matter included.
-        kind (`str`): `"model"`, `"dataset"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
+        kind (`str`): `"model"`, `"dataset"`, `"results"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
 
     Raises:
         InputError: an unfilled field, a section without text, missing or malformed metadata. Each finding is a line.

@@ -11,7 +11,8 @@
         ted_accuracy/        the metric, a Space
         granted-lumina2/     text to image, if there is a pipeline
         granted-wan/         text to video, likewise
-        granted-leaderboard/ a page of results, a Space, if there is a folder of them
+        granted-results/     results files, if there is a folder of them
+        granted-leaderboard/ a page of results, a Space, if there is a folder or a dataset of them
 
 The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_release.py.
 """
@@ -20,10 +21,10 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "checkpoints" / "tiny"
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
 LISTING = "release.json"  # beside the repositories: what was built, so that it is not taken for other files
+ALONE = ("ted", "training_data", "results", "leaderboard")  # sources that need no model
 _LOCK = ".lock"  # in the temporary folder of a build, held while it runs
 # What of a model's folder is released; a training leaves more in it.
 WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
@@ -141,9 +143,12 @@ def build_release(
             if sources.training_data is not None:
                 report("building training-data")
                 _copy_training_data(folder / "training-data", Path(sources.training_data), owner)
+            if sources.results is not None:
+                report("building granted-results")
+                _build_results(folder / "granted-results", Path(sources.results), owner, tag, report)
             if sources.leaderboard is not None:
                 report("building granted-leaderboard")
-                _build_leaderboard(folder / "granted-leaderboard", Path(sources.leaderboard), owner, tag)
+                _build_leaderboard(folder / "granted-leaderboard", str(sources.leaderboard), owner, tag, report)
             if not sources.without_model:
                 _build_models(folder, sources, report)
                 report("writing the cards")
@@ -217,7 +222,7 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
 
 def _check_data_alone(sources: Sources) -> None:
     """Raise if something was given that only a model has; the cards of data have their licence."""
-    names = [one.name for one in fields(Sources) if one.name not in ("ted", "training_data", "leaderboard")]
+    names = [one.name for one in fields(Sources) if one.name not in ALONE]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(sources, name)]
     if given:
         raise InputError(f"got {', '.join(given)} without a model, expected --encoder or --checkpoint, or data alone")
@@ -351,14 +356,41 @@ def _copy_training_data(folder: Path, source: Path, owner: str) -> None:
     _write_card(folder, named)
 
 
-def _build_leaderboard(folder: Path, results: Path, owner: str, tag: str | None) -> None:
-    """The page with what it shows; pairs are compared here, because the Space has no results files."""
+def _build_results(folder: Path, results: Path, owner: str, tag: str | None, report: Callable[[str], object]) -> None:
+    """The results files that can be ranked, as they are, with what a Space shows of them."""
+    board = Board(results)
+    for path, reason in board.content["apart"]:
+        report(f"left out {path}: {reason}")
+    for name in board.files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(results / name, folder / name)
+    write_json(folder / STORED, Board(folder).with_differences(_comparing))
+    _write_card(folder, cards.results_card(folder, repo_id=f"{owner}granted-results", revision=tag))
+
+
+def _build_leaderboard(
+    folder: Path, results: str, owner: str, tag: str | None, report: Callable[[str], object]
+) -> None:
+    """The page, and what it shows; pairs are compared here, because the Space has no results files. That of a dataset
+    reads what was compared when the dataset was built."""
+    dataset = "" if Path(results).is_dir() else results
+    if dataset and not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset, re.ASCII):
+        raise InputError(
+            f"got {results} for the leaderboard, expected a folder of results, or a dataset of them, OWNER/NAME"
+        )
     folder.mkdir()
     for name in ("app.py", "requirements.txt"):
         shutil.copyfile(ROOT / "eval_metric" / "leaderboard" / name, folder / name)
-    compared = partial(tqdm, desc="comparing pairs", disable=None)
-    write_json(folder / STORED, Board(results).with_differences(compared))
-    _write_card(folder, cards.leaderboard_card(folder, repo_id=f"{owner}granted-leaderboard", revision=tag))
+    if dataset:
+        report(f"the page will show the dataset {dataset} of the Hub")
+    else:
+        write_json(folder / STORED, Board(Path(results)).with_differences(_comparing))
+    card = cards.leaderboard_card(folder, repo_id=f"{owner}granted-leaderboard", revision=tag, dataset=dataset)
+    _write_card(folder, card)
+
+
+def _comparing(pairs: list) -> Iterable:
+    return tqdm(pairs, desc="comparing pairs", disable=None)
 
 
 def _build_pipeline(folder: Path, source: Path, pipeline_class: type, sources: Sources) -> None:

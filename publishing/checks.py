@@ -78,7 +78,7 @@ def check_folder(folder: str | os.PathLike, kind: str) -> list[ReleasedFile]:
 
     Args:
         folder (`str` or `os.PathLike`): the folder, with its card.
-        kind (`str`): `"model"`, `"dataset"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
+        kind (`str`): `"model"`, `"dataset"`, `"results"`, `"metric"`, `"pipeline"` or `"leaderboard"`.
 
     Returns:
         `list[ReleasedFile]`: its files in order of path.

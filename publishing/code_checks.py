@@ -34,7 +34,7 @@ _LIBRARIES = {
     ),  # ftfy where it is installed
     "ted_6k.py": ("datasets",),
     "ted_accuracy.py": ("datasets", "evaluate", "numpy", "scipy"),
-    "app.py": ("evaluate", "gradio"),
+    "app.py": ("evaluate", "gradio", "huggingface_hub"),
 }
 
 

@@ -16,7 +16,7 @@ Folder = str | os.PathLike | None
 @dataclass(frozen=True)
 class Sources:
     """What a release is made from: an encoder on the Hub, of which the fusion alone is released, or a checkpoint, or
-    data or a leaderboard without either.
+    data, results or a leaderboard without either.
 
     Args:
         prompts (`Mapping[str, str]`): of the examples in the cards of `granted-lumina2` and `granted-wan`.
@@ -39,8 +39,13 @@ class Sources:
         "A benchmark's folder, as granted data ted or construct writes it; the synthetic one without. Alone, or with "
         "--training-data, it is released without a model.",
     )
+    results: Folder = option(
+        None, "Folder of results of granted evaluate: a dataset that granted leaderboard and Spaces show. Alone, too."
+    )
     leaderboard: Folder = option(
-        None, "Folder of results of granted evaluate: a Space shows them, as granted leaderboard does. Alone, too."
+        None,
+        "The same, or a dataset with such results (OWNER/granted-results): a Space shows them, as granted leaderboard "
+        "does; of a dataset, what it holds when the Space starts. Alone, too.",
     )
     training_data: Folder = option(None, "Folder with pairs.parquet or vqa.parquet, of granted data construct.")
     scores: Folder = option(
@@ -58,6 +63,6 @@ class Sources:
 
     @property
     def without_model(self) -> bool:
-        """Whether there are data or a leaderboard alone."""
-        data = any(one is not None for one in (self.ted, self.training_data, self.leaderboard))
+        """Whether there are data, results or a leaderboard alone."""
+        data = any(one is not None for one in (self.ted, self.training_data, self.results, self.leaderboard))
         return data and self.encoder is None and self.checkpoint is None

@@ -176,6 +176,17 @@ class LoopbackHub:
 
     # What tests use.
 
+    def hold(self, folder: str | os.PathLike, repo_id: str, kind: str = "datasets") -> Repo:
+        """A public repository, made if there is none, whose last commit has the files of a folder and no others."""
+        repo = self.repos.setdefault((kind, repo_id), Repo(kind, repo_id, False, None))
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path for path in paths}
+        repo.commit(
+            f"files of {Path(folder).name}",
+            {name: File(path.read_bytes(), path.suffix in LFS_SUFFIXES) for name, path in files.items()},
+        )
+        return repo
+
     def environment(self, home: str | os.PathLike, token: str | None = None) -> dict[str, str]:
         """The environment for a process that knows no other Hub, has nothing cached and, if given, this token."""
         foreign = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "DIFFUSERS_")

@@ -1,6 +1,9 @@
 """What the Hub reads of a release, results of a model and the task of a benchmark, as its own readers take them."""
 
+import json
 import string
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.hub_task import eval_yaml, subset, task_id
 from granted.dataset_builders.ted_6k.reading import load_sample
+from granted.dataset_builders.ted_6k.records import caption_text
 from granted.eval_metric.seed_groups import group_seeds
 from granted.model_cards.hub_results import read_results, results_yaml, ted_entry
 from granted.publishing.checks import check_folder
@@ -61,13 +65,69 @@ def test_the_task_is_as_mteb_reads_it(config):
     assert mteb.HFEvalMeta.model_validate(content).tasks[0].id == task["id"]
 
 
-def test_inspect_asks_with_the_texts_of_the_record():
-    inspect = pytest.importorskip("inspect_ai._eval.task.hf", reason="inspect_ai is not installed")
+def test_a_question_to_a_language_model_begins_with_the_caption_as_encoders_get_it():
     (task,) = yaml.safe_load(eval_yaml("sample", "Shipped."))["tasks"]
-    read, record = inspect.HFTask.model_validate(task), load_sample()[0]
-    sample = inspect._record_to_sample_hf(record, read.field_spec)
-    assert (sample.input, sample.choices) == (record["question"], record["statements"])
-    assert sample.target == "ABCD"[record["label"]] and sample.metadata == {"caption": record["caption"]}
+    record, spec = load_sample()[0], task["field_spec"]
+    filled = {name: record[name] for name in spec["metadata"]} | {"prompt": record[spec["input"]]}
+    asked = task["solvers"][0]["args"]["template"].format(**filled)
+    assert asked == f"{caption_text(record)}\n\n{record['question']}"
+    assert (spec["choices"], spec["target"]) == ("statements", "label")
+
+
+INSPECT = """
+import json
+import sys
+
+from inspect_ai import eval
+from inspect_ai.model import ModelOutput, ModelUsage, get_model
+
+asked = dict(json.load(open(sys.argv[1])))  # what each question begins with, and how many to go on from the true one
+
+
+def answer(messages, *_):
+    (found,) = [value for text, value in asked.items() if f"{text}\\n\\nA) " in messages[-1].text]
+    right, options = found
+    written = f"ANSWER: {chr(65 + (right + shift) % options)}"
+    output = ModelOutput.from_content("mockllm", written)
+    output.usage = ModelUsage()  # or a tokenizer is fetched to count
+    return output
+
+
+for shift in (0, 1):
+    model = get_model("mockllm/model", custom_outputs=answer)
+    (log,) = eval("hf/me/ted-6k", model=model, display="none", log_dir="logs")
+    assert log.status == "success", log.error
+    print("accuracy", log.results.total_samples, log.results.scores[0].metrics["accuracy"].value)
+"""
+
+
+def test_inspect_scores_true_statements_with_one_and_others_with_zero(loopback_hub, tmp_path):
+    """`inspect eval hf/me/ted-6k`, from a Hub, with answers that are known to be right and to be wrong."""
+    pytest.importorskip("inspect_ai", reason="inspect_ai is not installed")
+    records = [dict(record) for record in load_sample()[:12]]
+    records[0]["question"] = ""
+    records[1] |= {"statements": records[1]["statements"][:2], "label": 1}
+    records[2] |= {"statements": [f"statement {number} {{choices}}" for number in range(8)], "label": 7}
+    records[3] |= {"caption": "A {caption} beside a {prompt}.", "caption_id": "braces"}
+    export_dataset(records, tmp_path / "ted-6k", config_name="custom", source_note="Odd ones.")
+    loopback_hub.hold(tmp_path / "ted-6k", "me/ted-6k")
+    asked = [
+        (f"{caption_text(record)}\n\n{record['question']}", (record["label"], len(record["statements"])))
+        for record in records
+    ]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    folders = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")}
+    ran = subprocess.run(
+        [sys.executable, "-c", INSPECT, "asked.json"],
+        cwd=tmp_path,
+        env=loopback_hub.environment(tmp_path) | folders,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    found = [line for line in ran.stdout.splitlines() if line.startswith("accuracy")]
+    assert found == ["accuracy 12 1.0", "accuracy 12 0.0"]
 
 
 def test_a_repository_may_hold_what_the_hub_reads_and_no_other_hidden_or_yaml_file(tmp_path):

@@ -1,17 +1,25 @@
 """The page of everything that was measured: what may be ranked is, and what may not is named."""
 
 import csv
+import dataclasses
+import hashlib
 import json
 import math
 import re
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from granted.eval_metric.comparison import Score, Scores
 from granted.eval_metric.overview.collection import collect, ranked
 from granted.eval_metric.overview.items import item_table, margin_table
 from granted.eval_metric.overview.page import is_floor, write_overview
+from granted.eval_metric.overview.results_files import LARGEST
 from granted.eval_metric.published import published_scores
+from granted.eval_metric.reading.settings import VERSION
+from granted.eval_metric.results import MOST_ITEMS
 from granted.eval_metric.seed_groups import group_seeds
 from granted.tests.ted_results import ARMS, Page, make, make_records, rows_of
 from granted.utils.errors import InputError
@@ -134,6 +142,123 @@ def test_published_scores_are_never_among_those_that_are_ranked(report):
     for arm in published_scores("ted"):
         encoder = arm.split(" · ")[0]
         assert encoder in published_part and not re.search(rf">{re.escape(encoder)} ", ranked_part)
+
+
+def with_row(**changes):
+    """Of a results file of reading whose first row has something else in it."""
+
+    def change(content):
+        content["rows"][0] |= changes
+
+    return change
+
+
+DAMAGED = {
+    "another value": (with_row(accuracy=1.2), "accuracy=1.2"),
+    "no number": (with_row(accuracy="0.4"), "accuracy='0.4'"),
+    "nan": (with_row(accuracy=math.nan), "accuracy=nan"),
+    "another interval": (with_row(ci95=[0.9, 1.0]), "between two ends"),
+    "half an interval": (with_row(ci95=[0.1]), "between two ends"),
+    "a name that is none": (with_row(encoder=["<b>"]), "encoder="),
+    "a long name": (with_row(encoder="x" * 201), "1 to 200 characters"),
+    "items missing": (with_row(n=99), "99 for another|99 items for"),
+    "an axis that is none": (with_row(axis={}), "axis="),
+    "a row that is none": (lambda content: content["rows"].append(3), "an entry of rows=3"),
+    "a row twice": (lambda content: content["rows"].append(content["rows"][0]), "twice"),
+    "no rows": (lambda content: content.update(rows="x"), "rows='x'"),
+    "a newer version": (lambda content: content.update(version=VERSION + 1), f"version {VERSION + 1}"),
+    "an arm of an older one": (lambda content: content.update(arms=[{"version": 1}]), "version 1"),
+    "a version that is none": (lambda content: content.update(version=[{}]), "version"),
+    "a difference that is none": (lambda content: content.update(differences=[{"a": 1}]), "wording=None"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_of_rows_is_named_and_takes_no_other_along(tmp_path, name):
+    change, reason = DAMAGED[name]
+    content = rows_of("reading", (0.3, 0.5, 0.4, 0.7, 0.2), ["all", "figure"])
+    (tmp_path / "good.json").write_text(json.dumps(content))
+    change(content)
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    evaluations, ((path, said),) = collect(tmp_path)
+    assert [one.path for one in evaluations] == ["good.json"]
+    assert path == "other.json" and re.search(reason, said) and "\n" not in said and len(said) < 400
+
+
+def test_arms_without_a_score_to_rank_by_are_named(tmp_path):
+    content = rows_of("reading", (0.3, 0.5, 0.4, 0.7, 0.2), ["all"])
+    content["rows"] = [row for row in content["rows"] if (row["encoder"], row["wording"]) != ("large", "word")]
+    (tmp_path / "reading.json").write_text(json.dumps(content))
+    ((evaluation,), apart) = collect(tmp_path)
+    assert len(evaluation.headline.by_arm) == 3
+    assert [said for _, said in apart] == [
+        f"got no score of large · {feature} in unseen words" for feature in ("last", "norm_avg")
+    ]
+
+
+def test_a_result_on_ted_that_does_not_belong_there_is_named_and_takes_no_other_along(tmp_path):
+    def rewritten(path, **changes):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return path.name
+
+    ranked_ones = [make("tiny", "last"), make("tiny", "norm_avg"), make("large", "last")]
+    for one in ranked_ones:
+        one.save(tmp_path / "ted")
+    expected = {}
+    name = make("fewer", "last", records=make_records(57)).save(tmp_path / "ted").name
+    expected[name] = "another benchmark.*instances 57"
+    forged = make("forged", "last")
+    forged.items[0]["label"] = (forged.items[0]["label"] + 1) % 4
+    expected[forged.save(tmp_path / "ted").name] = "other items under the same fingerprint"
+    expected[rewritten(make("newer", "last").save(tmp_path / "ted"), schema=2)] = "unknown field 'schema'"
+    expected[rewritten(make("typed", "last").save(tmp_path / "ted"), summary=[])] = "summary"
+    path = make("lacking", "last").save(tmp_path / "ted")
+    table = path.with_suffix(".parquet")
+    pq.write_table(pq.read_table(table).slice(0, 50), table)
+    stored = {"file": table.name, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()}
+    expected[rewritten(path, items=stored)] = "50 instances"
+    path = make("unpaired", "last").save(tmp_path / "ted")
+    path.with_suffix(".parquet").unlink()
+    expected[path.name] = "without unpaired"
+    path = make("cut", "last").save(tmp_path / "ted")
+    path.write_text(path.read_text()[:300])
+    expected[path.name] = "malformed JSON"
+    part = dataclasses.replace(make("part", "last"), shard="1/2")
+    expected[part.save(tmp_path / "ted").name] = "shard 1/2"
+    (evaluation,), apart = collect(tmp_path)
+    assert evaluation.headline.by_arm.keys() == {f"{one.encoder} · {one.feature}" for one in ranked_ones}
+    assert {path.removeprefix("ted/") for path, _ in apart} == expected.keys()
+    for path, said in apart:
+        assert re.search(expected[path.removeprefix("ted/")], said), said
+
+
+def test_a_table_that_would_fill_the_memory_is_not_read(tmp_path):
+    make("tiny", "last").save(tmp_path)
+    path = make("bomb", "last").save(tmp_path)
+    table = path.with_suffix(".parquet")
+    many = pa.DictionaryArray.from_arrays(np.zeros(MOST_ITEMS + 1, np.int32), ["x" * 1000])
+    pq.write_table(pa.table({"id": many}), table, compression="zstd")
+    assert table.stat().st_size < 1_000_000
+    stored = {"file": table.name, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"items": stored}))
+    _, ((name, said),) = collect(tmp_path)
+    assert name == path.name and f"{MOST_ITEMS + 1:,} items" in said
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    make("tiny", "last").save(tmp_path)
+    (tmp_path / "list.json").write_text("[1]")  # somebody else's, and none of ours
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\x00")
+    with open(tmp_path / "huge.json", "wb") as file:
+        file.truncate(LARGEST + 1)
+    _, apart = collect(tmp_path)
+    assert [path for path, _ in apart] == ["bytes.json", "deep.json", "huge.json"]
+    for (_, said), reason in zip(apart, ("not UTF-8", "too deeply", "at most")):
+        assert reason in said
+    next(tmp_path.glob("tiny*.json")).unlink()
+    with pytest.raises(InputError, match=r"without a single result.*bytes\.json"):
+        collect(tmp_path)
 
 
 def test_nothing_measured_is_one_line(tmp_path):

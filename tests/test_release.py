@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from granted import GrantedConfig, GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
 from granted.dataset_builders.construction.card import ExportSettings, training_card
-from granted.model_cards.kinds import REPOSITORIES
+from granted.model_cards.kinds import KINDS, REPOSITORIES
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.publishing.build import build_release, miniature
 from granted.publishing.sources import Sources
@@ -76,7 +76,7 @@ assert "granted" not in sys.modules
 
 def kind_of(name: str) -> str:
     """As the loopback Hub keeps it."""
-    return {"dataset": "datasets", "metric": "spaces", "leaderboard": "spaces"}.get(REPOSITORIES[name], "models")
+    return f"{KINDS[REPOSITORIES[name]].repo_type}s"
 
 
 def code_of(card: Path) -> str:
@@ -103,7 +103,7 @@ def sources(tmp_path_factory) -> Sources:
     (scores / "granted-wan").mkdir()
     for name in ("grid.png", "training_record.json"):
         shutil.copy(ROOT / "results" / "stage2" / "video" / name, scores / "granted-wan")
-    given = {"wan": folder / "granted-wan", "scores": scores, "leaderboard": tiny.scores}
+    given = {"wan": folder / "granted-wan", "scores": scores, "results": tiny.scores, "leaderboard": tiny.scores}
     return replace(tiny, **given, training_data=training_data(folder / "data"))
 
 
@@ -179,7 +179,7 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     command = ("push", "--to", OWNER, "--public", "--tag", "v1", "--output", tmp_path / "release")
     for name in ("checkpoint", "aggregator", "lumina2", "wan", "training_data", "leaderboard", "scores", "license"):
         command = (*command, f"--{name.replace('_', '-')}", getattr(sources, name))
-    command = (*command, "--ted", release / "ted-6k")
+    command = (*command, "--results", sources.results, "--ted", release / "ted-6k")
     hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself
     hub.fail_next("POST", "/api/datasets/.*/commit/", 402)
     failed = granted(*command, environment=owner, code=2)

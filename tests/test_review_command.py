@@ -7,7 +7,16 @@ import stat
 import pyarrow.parquet as pq
 import pytest
 
-from granted.dataset_builders.construction.review.login import Users, hashed, is_loopback
+from granted.dataset_builders.construction.review.login import (
+    ADDRESS,
+    MOST_KEPT,
+    TRIES,
+    WAIT,
+    Door,
+    Users,
+    hashed,
+    is_loopback,
+)
 from granted.dataset_builders.construction.review.refusal import ReviewError
 from granted.dataset_builders.construction.review.reviewing import Review
 from granted.tests.review_runs import make_run, write_run
@@ -168,6 +177,58 @@ def test_malformed_users_are_refused_without_showing_them(lines):
     with pytest.raises(ReviewError) as caught:
         Users(lines, "users.txt")
     assert "secret" not in str(caught.value) and "users.txt" in str(caught.value)
+
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def from_address():
+    """`from_address(address)`: what is asked from now on comes from there."""
+    before = ADDRESS.set("")
+    yield ADDRESS.set
+    ADDRESS.reset(before)
+
+
+def test_after_some_wrong_passwords_the_right_one_has_to_wait(from_address):
+    now = [1000.0]
+    door = Door(Users(f"ana:{hashed(PASSWORD)}\nbo:{hashed(PASSWORD)}", "users"), clock=lambda: now[0])
+    from_address("192.0.2.1")
+    for number in range(TRIES - 1):
+        assert not door.allows("ana", f"wrong {number}")
+    assert door.allows("ana", PASSWORD), "the right one ends the count"
+    for number in range(TRIES):
+        now[0] += 1
+        assert not door.allows("ana", f"wrong {number}")
+    assert not door.allows("ana", PASSWORD) and not door.allows(" ana ", PASSWORD)
+    assert door.allows("bo", PASSWORD)
+    from_address("192.0.2.2")
+    assert door.allows("ana", PASSWORD), "somebody else's tries keep nobody out"
+    from_address("192.0.2.1")
+    now[0] += WAIT - TRIES
+    assert not door.allows("ana", PASSWORD)
+    now[0] += 1
+    assert door.allows("ana", PASSWORD), "tries while waiting make the wait no longer"
+
+
+def test_addresses_of_one_network_count_as_one_and_what_is_kept_is_bounded(from_address):
+    asked = []
+
+    class Nobody:
+        def allows(self, *given):
+            return asked.append(given) or False
+
+    door = Door(Nobody(), clock=lambda: 0.0)
+    for number in range(TRIES + 3):
+        from_address(f"2001:db8::{number}")
+        door.allows("ana", "wrong")
+    assert len(asked) == TRIES
+    from_address("2001:db8:0:1::1")
+    door.allows("ana", "wrong")
+    assert len(asked) == TRIES + 1
+    for number in range(MOST_KEPT):
+        door.allows(f"name {number}", "wrong")
+    assert len(door._failed) == MOST_KEPT
 
 
 def test_rows_that_were_changed_after_decisions_are_refused(granted, run):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from granted.dataset_builders.construction.review import page as review_page
-from granted.dataset_builders.construction.review.login import hashed
+from granted.dataset_builders.construction.review.login import TRIES, hashed
 from granted.dataset_builders.construction.review.reviewing import Review
 from granted.tests.review_runs import make_run, run_rows, write_run
 
@@ -316,6 +316,12 @@ def test_a_server_that_is_killed_loses_nothing_and_goes_on_where_it_was(browser,
     page.close()
 
 
+def log_in(page, address, name, password, headers=None):
+    """The status of what the server answers to a login."""
+    form = {"username": name, "password": password}
+    return page.request.post(f"{address}login", form=form, headers=headers or {}).status
+
+
 def test_two_people_log_in_to_a_copy_of_the_folder_as_to_a_space(browser, tmp_path):
     space = tmp_path / "My Space.v2"
     shutil.copytree(SPACE, space, ignore=shutil.ignore_patterns("__pycache__", "results.py"))
@@ -326,11 +332,19 @@ def test_two_people_log_in_to_a_copy_of_the_folder_as_to_a_space(browser, tmp_pa
         page = browser.new_page()
         media = f"{address}gradio_api/file={next((run / 'media').iterdir())}"
         assert page.request.get(media).status == 401, "media are shown without a login"
+        for number in range(TRIES):
+            assert log_in(page, address, "bo", f"wrong {number}") == 400
+        assert log_in(page, address, "bo", PASSWORD) == 400, "nothing limits how often a password is guessed"
+        elsewhere = {"X-Forwarded-For": "192.0.2.7"}  # as of a proxy on this machine
+        assert log_in(page, address, "bo", PASSWORD, elsewhere) == 200
+        page.context.clear_cookies()
         for asked in ("gradio_api/queue/join", "gradio_api/run/predict"):
             assert page.request.post(f"{address}{asked}", data={"data": [], "fn_index": 0}).status == 401, asked
         for name in ("ana", "bo"):
+            page.set_extra_http_headers(elsewhere)
             page.goto(address)
             page.wait_for_selector("input[type=password]")
+            assert f"After {TRIES} wrong passwords" in page.inner_text("body")
             for password in ("wrong one", PASSWORD):
                 page.locator("input").first.fill(name)
                 page.locator("input[type=password]").fill(password)

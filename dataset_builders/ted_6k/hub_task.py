@@ -13,8 +13,10 @@ import yaml
 
 FRAMEWORK = "mteb"  # by the Hub's list; encoders are scored by mteb or by this package
 SPLIT = "test"
-# Of Inspect: what its solver adds the options to. The caption is data and comes in as it is.
-ASKED = "{caption}\n\n{prompt}"
+# Of Inspect: what its solver adds the options to. The caption is as encoders get it (`caption_text`): many are written
+# as instructions, and nothing else would tell a language model that this one is not for it.
+ASKED = "Caption Type: {media}\nCaption: {caption}\n\n{prompt}"
+METADATA = ["id", "category", "media", "caption"]  # the first two so that a log can be read by item and by category
 
 
 def task_id(config_name: str) -> str:
@@ -38,7 +40,7 @@ def eval_yaml(config_name: str, source_note: str) -> str:
         "id": task_id(config_name),
         "config": subset(config_name),
         "split": SPLIT,
-        "field_spec": {"input": "question", "choices": "statements", "target": "label", "metadata": ["caption"]},
+        "field_spec": {"input": "question", "choices": "statements", "target": "label", "metadata": METADATA},
         "solvers": [{"name": "prompt_template", "args": {"template": ASKED}}, {"name": "multiple_choice"}],
         "scorers": [{"name": "choice"}],
     }

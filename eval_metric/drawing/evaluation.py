@@ -23,7 +23,7 @@ from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import DrawingArm
 from granted.eval_metric.drawing.results import finished_arms, write_report
 from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, training_rows
-from granted.eval_metric.drawing.settings import DrawingSettings
+from granted.eval_metric.drawing.settings import VERSION, DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
 from granted.training.run_folder import RECORD, RUN, FolderHeld, hold_folder, leave_folder
@@ -32,7 +32,6 @@ from granted.utils.files import folder_name, read_json
 from granted.utils.settings import check_seeds, refuse_unused
 
 
-VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
 SIDE = 48  # pixels of an image
 CALIBRATION = 300  # captions from which channels are standardised
 TRANSFORMER = {

@@ -15,6 +15,7 @@ from typing import Any
 from granted.eval_metric.drawing.arm import PROPERTIES
 from granted.eval_metric.drawing.charts import drawing_sheet, feature_name
 from granted.eval_metric.drawing.scenes import WORDINGS
+from granted.eval_metric.drawing.settings import VERSION
 from granted.eval_metric.reading.charts import reading_chart
 from granted.eval_metric.reading.results import percent
 from granted.eval_metric.statistics import bootstrap_accuracy
@@ -57,7 +58,9 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in scored if _arm(row) == key))
     rows.sort(key=lambda row: order.index(_arm(row)))
     rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms.values()]
-    write_json(Path(output) / "drawing.json", {"instrument": "drawing", "rows": rows, "arms": rest})
+    write_json(
+        Path(output) / "drawing.json", {"instrument": "drawing", "version": VERSION, "rows": rows, "arms": rest}
+    )
     with atomic_path(Path(output) / "drawing.md") as temporary:
         temporary.write_text(drawing_table(rows), encoding="utf-8")
     reading_chart(rows, Path(output) / "drawing.png", "Shape and colour both drawn right, %", HEADLINE)

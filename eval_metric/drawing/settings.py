@@ -8,6 +8,7 @@ from granted.utils.options import option
 from granted.utils.settings import Count, Positive, Seed
 
 
+VERSION = 2  # of the instrument: raised whenever scenes, training or scoring change
 TRAINING = "Training of an arm"
 
 

@@ -2,9 +2,10 @@
 
     python app.py              # beside leaderboard.json: http://127.0.0.1:7860; a Space chooses the address itself
 
-`granted leaderboard FOLDER` shows the same page of results files; it imports gradio alone, so that it runs as a Space,
-which `granted push --leaderboard FOLDER` makes. Names and texts of results are data: each goes through `text`, which
-escapes it. Tests: tests/test_leaderboard.py.
+`granted leaderboard FOLDER` shows the same page of results files; it imports gradio and what that needs, so that it
+runs as a Space, which `granted push --leaderboard` makes. A Space without leaderboard.json shows that of the dataset
+which its card names, as it is when the Space starts. Names and texts of results are data: each goes through `text`,
+which escapes it. Tests: tests/test_leaderboard.py, tests/test_leaderboard_dataset.py.
 """
 
 import json
@@ -12,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
+from huggingface_hub import SpaceCard, hf_hub_download
 
 
 HERE = Path(__file__).parent
@@ -120,7 +122,7 @@ def _score(score, unit):
 
 
 def _places(places):
-    first, last = places
+    first, last = map(int, places)
     return f"{first}" if first == last else f"{first}–{last}"
 
 
@@ -235,6 +237,15 @@ def _choices(evaluation):
     ]
 
 
+def stored_content(folder):
+    """What a Space shows: leaderboard.json of its folder, or that of the dataset which the card there names."""
+    path = folder / STORED
+    if not path.is_file():
+        (dataset,) = SpaceCard.load(folder / "README.md").data.datasets
+        path = Path(hf_hub_download(dataset, STORED, repo_type="dataset"))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def stored_differences(content):
     """The differences that `leaderboard.json` holds, as `make_page` takes them."""
     kept = {(index, a, b): found for index, a, b, found in content["differences"]}
@@ -254,5 +265,5 @@ def serve(page, **address):
 
 
 if __name__ == "__main__":
-    CONTENT = json.loads((HERE / STORED).read_text(encoding="utf-8"))
+    CONTENT = stored_content(HERE)
     serve(make_page(CONTENT, stored_differences(CONTENT)))

@@ -9,7 +9,7 @@ An evaluation is what may be ranked together, see `eval_metric/overview/collecti
 what was published, are never in one table. Tests: tests/test_leaderboard.py.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Board:
             (what cannot be ranked, with the reason) and `published`. It can be stored as JSON.
 
     Raises:
-        InputError: nothing was measured there, or a results file is damaged.
+        InputError: nothing was measured there.
     """
 
     def __init__(self, folder: Path):
@@ -46,6 +46,14 @@ class Board:
             "apart": [[path, reason.replace(f"{folder}/", "")] for path, reason in apart],
             "published": published_table(),
         }
+
+    def files(self) -> Iterator[str]:
+        """The files that the evaluations were read from, below the folder."""
+        for one in self.evaluations:
+            if not one.groups:
+                yield one.path
+            for run in (run for group in one.groups for run in group.runs):
+                yield from (f"{one.path}/{run.name}{suffix}" for suffix in (".json", ".parquet"))
 
     def differences(self, evaluation: int, a: str, b: str) -> list[dict[str, Any]]:
         """The paired differences of two encoders and features, a minus b, on the same items.

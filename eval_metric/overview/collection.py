@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from granted.eval_metric.comparison import DEVIATIONS_OF_CI95, Score, Scores, read_scores
-from granted.eval_metric.results import KIND, load_all
+from granted.eval_metric.overview.results_files import check_rows, read_content, ted_benchmark
+from granted.eval_metric.results import KIND, Result, load
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
-from granted.utils.errors import InputError
-from granted.utils.files import read_json
+from granted.utils.errors import InputError, refusing
 
 
 # Of the instruments with rows: what is shown, what is ranked by first, as parts of `read_scores`.
@@ -110,34 +110,48 @@ def collect(folder: Path) -> tuple[list[Evaluation], list[tuple[str, str]]]:
 
     Returns:
         The evaluations, those of most encoders and features first within an instrument, drawing, reading, ladder and
-        TED in this order; and (path, reason) of what cannot be ranked.
+        TED in this order; and (path, reason) of what cannot be ranked: a damaged file, one of another benchmark than
+        most in its folder, scores that do not go together. It takes no other file along.
 
     Raises:
-        InputError: no such folder, nothing measured in it, or damaged rows; results on TED are set apart then.
+        InputError: no such folder, or nothing measured in it.
     """
     if not folder.is_dir():
         raise InputError(f"got {folder}, expected a folder of results of granted evaluate")
-    evaluations, apart, ted_folders = [], [], set()
+    evaluations: list[Evaluation] = []
+    apart: list[tuple[str, str]] = []
+    ted: dict[Path, dict[str, list[Result]]] = {}  # by folder and benchmark
     for path in sorted(folder.rglob("*.json")):
-        content = read_json(path)
-        name = str(path.relative_to(folder))
-        if not isinstance(content, dict):
-            continue
-        if content.get("kind") == KIND:
-            ted_folders.add(path.parent)
-        elif content.get("instrument") in COLUMNS:
-            evaluations.append(_of_rows(path, name, content))
-    for path in sorted(ted_folders):
         name = str(path.relative_to(folder))
         try:
-            evaluations.append(_of_ted(path, name))
+            content = read_content(path)
+            instrument = content.get("instrument")
+            if content.get("kind") == KIND:
+                with refusing(str(path), "a result as it was saved: fetch it again"):
+                    result = load(path)
+                if result.name != path.stem:
+                    raise InputError(f"got a result called {path.stem}, expected it under its own name, {result.name}")
+                ted.setdefault(path.parent, {}).setdefault(ted_benchmark(result), []).append(result)
+            elif isinstance(instrument, str) and instrument in COLUMNS:
+                check_rows(content)
+                evaluations.append(_of_rows(path, name, content))
+                apart += _without_headline(evaluations[-1])
         except InputError as error:
             apart.append((name, str(error)))
-    if not evaluations and not apart:
-        raise InputError(f"got {folder} without a single result, expected results of granted evaluate in it")
+    for path, benchmarks in ted.items():
+        name = str(path.relative_to(folder))
+        try:
+            results, others = _of_most(benchmarks)
+            evaluations.append(_of_ted(results, name))
+            apart += [(str(Path(name, f"{one.name}.json")), reason) for one, reason in others]
+        except InputError as error:
+            apart.append((name, str(error)))
+    if not evaluations:
+        first = f", but {apart[0][0]}: {apart[0][1]}" if apart else ""
+        raise InputError(f"got {folder} without a single result, expected results of granted evaluate in it{first}")
     order = [*COLUMNS, "ted"]
     evaluations.sort(key=lambda one: (order.index(one.instrument), -len(one.headline.by_arm), one.path))
-    return evaluations, apart
+    return evaluations, sorted(apart)
 
 
 def _of_rows(path: Path, name: str, content: dict[str, Any]) -> Evaluation:
@@ -153,8 +167,30 @@ def _of_rows(path: Path, name: str, content: dict[str, Any]) -> Evaluation:
     return Evaluation(name, instrument, columns, rows=content["rows"])
 
 
-def _of_ted(path: Path, name: str) -> Evaluation:
-    groups = group_seeds(_of_one_folder(path))
+def _without_headline(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Encoders and features of a file that cannot be ranked, since what is ranked by was not scored."""
+    arms = {f"{row['encoder']} · {row['feature']}" for row in evaluation.rows} - evaluation.headline.by_arm.keys()
+    return [(evaluation.path, f"got no score of {arm} in {evaluation.headline.name}") for arm in sorted(arms)]
+
+
+def _of_most(benchmarks: dict[str, list[Result]]) -> tuple[list[Result], list[tuple[Result, str]]]:
+    """The results on that benchmark which most in a folder are on, and the others with the reason why they are not
+    ranked; all of them where no benchmark has the most."""
+    most, *others = sorted(benchmarks.values(), key=len, reverse=True)
+    if others and len(others[0]) == len(most):
+        return [result for own in (most, *others) for result in own], []  # `group_seeds` says what differs
+    expected = most[0].dataset
+    reasons = []
+    for result in (one for own in others for one in own):
+        found = result.dataset
+        differing = [name for name in found if found[name] != expected[name]]
+        said = ", ".join(f"{name} {found[name]}" for name in differing) or "other items under the same fingerprint"
+        reasons.append((result, f"got a result on another benchmark than most in its folder: {said}"))
+    return most, reasons
+
+
+def _of_ted(results: Sequence[Result], name: str) -> Evaluation:
+    groups = group_seeds(results)
     columns = [_scores("accuracy", groups, [group.estimate for group in groups])]
     for kind in ("facts", "categories"):
         parts = getattr(groups[0], kind)
@@ -163,11 +199,6 @@ def _of_ted(path: Path, name: str) -> Evaluation:
                 title = f"{part} facts" if kind == "facts" else part
                 columns.append(_scores(title, groups, [getattr(group, kind)[part] for group in groups]))
     return Evaluation(name, "ted", columns, groups=groups)
-
-
-def _of_one_folder(path: Path) -> list:
-    """The results of a folder without those of folders in it."""
-    return [result for result in load_all(path) if (path / f"{result.name}.json").is_file()]
 
 
 def _scores(title: str, groups: Sequence[SeedGroup], estimates: Sequence) -> Scores:

@@ -23,7 +23,7 @@ from granted.encoding.token_features import TokenFeatures, encode_features, feat
 from granted.eval_metric.reading.ceiling import scene_features
 from granted.eval_metric.reading.examples import Texts, ladder_texts, reading_texts
 from granted.eval_metric.reading.results import Run, write_report
-from granted.eval_metric.reading.settings import ReadingSettings
+from granted.eval_metric.reading.settings import VERSION, ReadingSettings
 from granted.eval_metric.reading.training import train_reader
 from granted.modeling_granted import GrantedModel
 from granted.utils.files import folder_name
@@ -31,7 +31,6 @@ from granted.utils.settings import check_seeds
 from granted.utils.versions import library_versions
 
 
-VERSION = 2  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
 TEXTS = {"reading": reading_texts, "ladder": ladder_texts}
 
 

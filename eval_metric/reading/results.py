@@ -19,6 +19,7 @@ import numpy as np
 
 from granted.eval_metric.reading.charts import ladder_chart, layers_chart, reading_chart, single_layers
 from granted.eval_metric.reading.examples import Example
+from granted.eval_metric.reading.settings import VERSION
 from granted.eval_metric.reading.sheet import guess_rate
 from granted.eval_metric.reading.threshold import Threshold, fit_threshold
 from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
@@ -200,7 +201,7 @@ def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Ru
     """
     output, arms = Path(output), group_runs(runs)
     rows = rows_of(instrument, arms, examples)
-    content: dict[str, Any] = {"instrument": instrument, "rows": rows}
+    content: dict[str, Any] = {"instrument": instrument, "version": VERSION, "rows": rows}
     content["arms"] = [
         {"encoder": arm.encoder, "feature": arm.feature, "learned": round(arm.learned, 4)} | arm.runs[0].provenance
         for arm in arms

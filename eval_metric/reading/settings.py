@@ -8,6 +8,7 @@ from granted.utils.options import option
 from granted.utils.settings import Count, Positive, Seed
 
 
+VERSION = 2  # of the instrument: raised whenever texts, reader or scoring change, so that scores are never mixed
 READER = "Reader"
 
 

@@ -13,7 +13,11 @@ import hmac
 import ipaddress
 import os
 import secrets
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from .decisions import check_name
 from .refusal import ReviewError
@@ -22,6 +26,9 @@ from .refusal import ReviewError
 VARIABLE = "REVIEW_USERS"
 COST = {"n": 2**14, "r": 8, "p": 1}  # of scrypt: 16 MiB and some hundredths of a second
 SHORTEST = 8
+TRIES, WAIT = 5, 300.0  # wrong passwords for a name from an address in so many seconds, and no other is looked at
+MOST_KEPT = 10_000  # names and addresses
+ADDRESS: ContextVar[str] = ContextVar("ADDRESS", default="")  # of who is asking now
 
 
 def hashed(password: str, salt: bytes | None = None) -> str:
@@ -90,6 +97,53 @@ class Users:
         salt, key = self._hashes.get(name.strip(), (b"0" * 16, b""))
         given = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, **COST)
         return hmac.compare_digest(given, key)
+
+
+class Door:
+    """Users of whom nobody can guess passwords in a hurry: what gradio asks, one for a page.
+
+    A try is counted by name and address, so that nobody is kept out by tries from elsewhere; behind a proxy that does
+    not say where a request comes from, by name alone.
+
+    Args:
+        users ([`Users`]): who may log in.
+        clock (`Callable`, defaults to `time.monotonic`): the seconds now.
+    """
+
+    def __init__(self, users: Users, clock: Callable[[], float] = time.monotonic):
+        self._users, self._clock = users, clock
+        self._failed: dict[tuple[str, str], list[float]] = {}
+
+    def allows(self, name: str, password: str) -> bool:
+        """As of [`Users`], and not before the wait after too many wrong passwords is over."""
+        key, now = (name.strip(), _network(ADDRESS.get())), self._clock()
+        failed = [then for then in self._failed.pop(key, []) if now - then < WAIT]
+        allowed = len(failed) < TRIES and self._users.allows(name, password)
+        if not allowed:
+            self._failed[key] = failed if len(failed) >= TRIES else [*failed, now]
+            if len(self._failed) > MOST_KEPT:
+                del self._failed[next(iter(self._failed))]  # the one that was last tried the longest ago
+        return allowed
+
+
+class KnownAddress:
+    """Between server and page: says in ADDRESS where a request comes from, which gradio's login does not."""
+
+    def __init__(self, app: Callable):
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+        ADDRESS.set((scope.get("client") or ("",))[0])
+        await self._app(scope, receive, send)
+
+
+def _network(address: str) -> str:
+    """An address; of IPv6 its network, of which anybody has as many addresses as they want."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((known, 64), strict=False)) if known.version == 6 else address
 
 
 def is_loopback(host: str) -> bool:

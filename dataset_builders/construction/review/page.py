@@ -23,7 +23,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from . import markup
 from .decisions import LONGEST, LONGEST_NAME, AlreadyDecidedError, decisions_table
 from .instances import FOLDER, STATEMENTS, Instance
-from .login import Users, require_login
+from .login import TRIES, WAIT, Door, KnownAddress, Users, require_login
 from .refusal import ReviewError
 from .reviewing import Review
 
@@ -320,15 +320,16 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
     page = Page(review, users)
     # Without a login, a page elsewhere whose name was made to lead here (DNS rebinding) could decide.
     names = ["localhost", "127.0.0.1", host, "["]  # the last is how starlette reads [::1]
-    guard = [] if users else [Middleware(TrustedHostMiddleware, allowed_hosts=names)]
+    guard = Middleware(KnownAddress) if users else Middleware(TrustedHostMiddleware, allowed_hosts=names)
     try:
         page.blocks.launch(
             server_name=host,
             server_port=port,
-            auth=users.allows if users else None,
+            auth=Door(users).allows if users else None,
+            auth_message=f"After {TRIES} wrong passwords the next try is {WAIT / 60:.0f} minutes later.",
             share=False,  # whatever the environment says: there would be no login
             allowed_paths=[str(review.run / FOLDER)],
-            app_kwargs={"middleware": guard},
+            app_kwargs={"middleware": [guard]},
             prevent_thread_lock=not wait,
             theme=THEME,
             # Within the head it stays as it is: gradio takes declarations out of what it gets as css.
