@@ -135,7 +135,8 @@ def family_table(groups: Sequence[SeedGroup]) -> dict[str, Any]:
                 "cells": [own[name].estimate if name in own else None for name in features],
             }
         )
-    rows.sort(key=lambda row: FAMILIES.index(row["family"]) if row["family"] else len(FAMILIES))
+    order = {name: place for place, name in enumerate(FAMILIES)}
+    rows.sort(key=lambda row: order.get(row["family"], len(order)))
     return {"features": features, "rows": rows}
 
 
