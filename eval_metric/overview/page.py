@@ -136,6 +136,7 @@ def published_table() -> dict[str, Any]:
     return {
         "source": content["source"],
         "where": table["where"],
+        "features": PUBLISHED_FEATURES,
         "rows": rows,
         "categories": [(name, sum(OFFICIAL_COUNTS[name])) for name in content["categories"]],
         "by_category": list(zip(PUBLISHED_CATEGORIES, zip(*content["categories"].values()))),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from granted.eval_metric.layer_curves import Point, layer_points, layers_csv, layers_figure
 from granted.eval_metric.overview.charts import scores_csv, scores_figure
-from granted.eval_metric.overview.collection import Evaluation
+from granted.eval_metric.overview.collection import TITLES, Evaluation
 from granted.eval_metric.overview.items import FEWEST as FEWEST_OF_ITEMS
 from granted.eval_metric.overview.items import browsable, embedded, item_table, margin_table
 from granted.eval_metric.part_tables import BASELINE_NAMES, family_table, overlap_credits, strata_table
@@ -25,15 +25,6 @@ from granted.utils.figures import inline_svg, save_png
 from granted.utils.files import write_csv
 
 
-TITLES = {
-    "drawing": (
-        "Drawing",
-        "A small text-to-image model is trained from scratch with each feature; its images are read exactly.",
-    ),
-    "reading": ("Reading", "A small reader learns to answer every fact of a caption from its token features."),
-    "ladder": ("Ladder", "How many facts a caption may tell before half of what is above guessing is lost."),
-    "ted": ("TED", "Is the true statement closer to its caption than the false ones?"),
-}
 SHOWN_ITEMS = 20
 
 
