@@ -37,7 +37,7 @@ class EvaluateTed:
     seeds: list[Seed] = option([0], "An aggregator of every feature is trained for each seed.")
     shard: str | None = option(None, "Score part i/n only; see granted evaluate merge.")
     tuning: list[Literal["base", "instruct", "thinking", "fine-tuned"]] = option(
-        [], "What each encoder is, in their order, for the table of families: no file of a model says it."
+        [], "What each encoder is, in their order, for the table of families: it is not guessed from files."
     )
     max_length: Count | None = option(
         None, "Most tokens read of a text, template included; by default the smallest of the encoders' limits."

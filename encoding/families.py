@@ -2,8 +2,8 @@
 
     encoder_family(encoder.config.encoder_config)        # "multimodal"
 
-Whether a checkpoint is a base model, tuned on instructions or to think cannot be read from it (base models come with
-chat templates, too): whoever evaluates says so (`granted evaluate ted --tuning`). Tests: tests/test_families.py.
+Whether a checkpoint is a base model, tuned on instructions or to think is not guessed from its files (a base model may
+have a chat template, too): whoever evaluates says so (`granted evaluate ted --tuning`). Tests: tests/test_families.py.
 """
 
 import re
