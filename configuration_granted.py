@@ -517,9 +517,9 @@ class ContextAggregatorConfig(PreTrainedConfig):
             Transformer blocks.
         rope_theta (`float`, defaults to 10000.0): base of the rotary positions.
         layer_norm_eps (`float`, defaults to 1e-5): epsilon of its LayerNorms and of the layer fusion's.
-        fusion (`str`, *optional*), layer_index (`int`, defaults to -1), num_layers (`int`, *optional*): how the
-            layers of the encoder become the feature it reads, as in [`GrantedConfig`]; `num_layers` is the encoder's
-            L. Without a fusion it reads fused features only.
+        fusion (`str`, *optional*), layer_index (`int`, defaults to -1), layers (`list[int]`, *optional*), num_layers
+            (`int`, *optional*): how the layers of the encoder become the feature it reads, as in [`GrantedConfig`];
+            `num_layers` is the encoder's L. Without a fusion it reads fused features only.
         feature (`str`, *optional*): display name of that feature, such as `"norm_avg"` or `"last"`.
         encoder (`str`, *optional*), encoder_fingerprint (`str`, *optional*): the encoder it was trained for.
     """
@@ -538,6 +538,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         layer_norm_eps: float = 1e-5,
         fusion: str | None = None,
         layer_index: int = -1,
+        layers: list[int] | None = None,
         num_layers: int | None = None,
         feature: str | None = None,
         encoder: str | None = None,
@@ -554,6 +555,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         self.layer_norm_eps = layer_norm_eps
         self.fusion = fusion
         self.layer_index = layer_index
+        self.layers = layers
         self.num_layers = num_layers
         self.feature = feature
         self.encoder = encoder
@@ -567,8 +569,10 @@ class ContextAggregatorConfig(PreTrainedConfig):
         check_positive("layer_norm_eps", layer_norm_eps)
         if (fusion is None) != (num_layers is None):
             raise ValueError(f"got fusion={fusion!r} and num_layers={num_layers}, expected both or neither")
-        if num_layers is not None:
-            check_layer_index(layer_index, num_layers)
+        if fusion is not None:
+            FusionOptions(fusion, num_layers, layer_index, layers)  # looks at all that concerns the layers
+        elif layers is not None:
+            raise ValueError(f"got layers={layers} without a fusion, expected one that uses them")
         if self.hidden_size % (2 * num_heads):
             raise ValueError(
                 f"got hidden_size={self.hidden_size} and num_heads={num_heads}, expected heads of an even width: "

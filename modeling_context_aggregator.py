@@ -106,7 +106,11 @@ class ContextAggregator(PreTrainedModel):
         self.fusion = None
         if config.fusion is not None:
             self.fusion = LayerFusion(
-                config.fusion, config.num_layers, layer_index=config.layer_index, eps=config.layer_norm_eps
+                config.fusion,
+                config.num_layers,
+                layer_index=config.layer_index,
+                layers=config.layers,
+                eps=config.layer_norm_eps,
             )
         self.in_proj = nn.Identity()
         if width != config.encoder_hidden_size:

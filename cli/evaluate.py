@@ -6,6 +6,7 @@ granted evaluate ted smollm2=SmolLM2-135M-Instruct.gguf --pairs pairs.parquet --
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
@@ -35,6 +36,9 @@ class EvaluateTed:
     output: Path = option(Path("evaluation"), "Folder of aggregators, results and report.")
     seeds: list[Seed] = option([0], "An aggregator of every feature is trained for each seed.")
     shard: str | None = option(None, "Score part i/n only; see granted evaluate merge.")
+    tuning: list[Literal["base", "instruct", "thinking", "fine-tuned"]] = option(
+        [], "What each encoder is, in their order, for the table of families: it is not guessed from files."
+    )
     max_length: Count | None = option(
         None, "Most tokens read of a text, template included; by default the smallest of the encoders' limits."
     )
@@ -66,6 +70,7 @@ def evaluate_ted(settings: EvaluateTed, aggregator_training: AggregatorTrainingC
         options=encoder,
         max_length=settings.max_length,
         shard=settings.shard,
+        tunings=settings.tuning,
     )
     results = settings.output / "results"
     if settings.shard is None:
@@ -136,6 +141,8 @@ class Report:
 
     folder: Path = option(help="Results of granted evaluate, however deep below it.", positional=True)
     output: Path = option(Path("report"), "Folder for report.html and figures, as PNG with their data as CSV.")
+    ted: list[str] = option([], f"Benchmarks that were scored, to tell where shared words mislead, each {TED}")
+    texts: bool = option(False, "Also show the true statements of those benchmarks in the tables of items.")
 
 
 @command("report", models=False)
@@ -143,8 +150,10 @@ def report(settings: Report):
     """One page of everything that was measured: which encoder, which layers, what predicts what, what is published."""
     from granted.eval_metric.overview.page import write_overview
 
+    if not settings.ted:
+        refuse_unused(settings, ["texts"], "without --ted")
     with status("drawing the figures"):
-        evaluations = write_overview(settings.folder, settings.output)
+        evaluations = write_overview(settings.folder, settings.output, settings.ted, settings.texts)
     table = Table("evaluation", "ranked by", "best", "encoders and features", title=str(settings.folder))
     for one in evaluations:
         best = max(one.headline.by_arm, key=lambda arm: one.headline.by_arm[arm].value)

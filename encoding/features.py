@@ -32,15 +32,16 @@ USUAL_READING = {
 
 
 def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
-    """Check feature names against an encoder of `num_layers` layers and spell out `"all_layers"`; no name twice.
+    """Check feature names against an encoder of L = `num_layers` layers; no name twice.
+
+    `"all_layers"` becomes each single layer, `"cumulative"` Norm-Avg of the first 1, 2, ..., L layers.
 
     Raises:
         InputError: an unknown name, or two files of layer weights that would be stored under one label.
     """
     expanded: list[str] = []
     for name in features:
-        names = [f"layer_{i}" for i in range(num_layers)] if name == "all_layers" else [name]
-        for one in names:
+        for one in _spelt_out(name, num_layers):
             feature_fusion(one, num_layers)
             if one not in expanded:
                 expanded.append(one)
@@ -51,22 +52,37 @@ def expand_features(features: Sequence[str], num_layers: int) -> list[str]:
     return expanded
 
 
-def feature_fusion(feature: str, num_layers: int) -> tuple[str, int]:
-    """`(fusion, layer_index)` of a feature name, as [`GrantedConfig`] takes them."""
+def _spelt_out(name: str, num_layers: int) -> list[str]:
+    if name == "all_layers":
+        return [f"layer_{i}" for i in range(num_layers)]
+    if name == "cumulative":
+        return [f"norm_avg_first_{count}" for count in range(1, num_layers + 1)]
+    return [name]
+
+
+def feature_fusion(feature: str, num_layers: int) -> dict[str, Any]:
+    """`fusion`, `layer_index` and `layers` of a feature name, as [`GrantedConfig`] takes them."""
     single = {"last": -1, "penultimate": -2}
     if feature in single:
-        return "single", single[feature]
+        return _fusion("single", layer_index=single[feature])
     if feature in ("avg", "norm_avg", "learned"):
-        return feature, -1
+        return _fusion(feature)
     if feature.startswith("weights:"):
-        return "learned", -1
+        return _fusion("learned")
     layer = re.fullmatch(r"layer_(\d+)", feature)
     if layer and int(layer[1]) < num_layers:
-        return "single", int(layer[1])
+        return _fusion("single", layer_index=int(layer[1]))
+    first = re.fullmatch(r"norm_avg_first_([1-9]\d*)", feature)
+    if first and int(first[1]) <= num_layers:
+        return _fusion("norm_avg", layers=list(range(int(first[1]))))
     raise InputError(
         f"got feature {feature!r}, expected last, penultimate, layer_0 to layer_{num_layers - 1}, all_layers, avg, "
-        "norm_avg, learned or weights:PATH"
+        f"norm_avg, norm_avg_first_1 to norm_avg_first_{num_layers}, cumulative, learned or weights:PATH"
     )
+
+
+def _fusion(fusion: str, layer_index: int = -1, layers: list[int] | None = None) -> dict[str, Any]:
+    return {"fusion": fusion, "layer_index": layer_index, "layers": layers}
 
 
 def feature_label(feature: str) -> str:
@@ -107,10 +123,9 @@ def feature_encoder(encoder: GrantedModel, feature: str) -> GrantedModel:
         InputError: the encoder has no such feature.
     """
     num_layers = encoder.config.num_hidden_layers
-    fusion, layer_index = feature_fusion(feature, num_layers)
-    options = encoder.config.fusion_options() | {"layers": None, "projection_dim": None, "standardize": False}
+    options = encoder.config.fusion_options() | {"projection_dim": None, "standardize": False}
     options |= {"layer_norm": "auto", "embeddings": False, "num_outputs": None}
-    options |= {"fusion": fusion, "layer_index": layer_index}
+    options |= feature_fusion(feature, num_layers)
     model = GrantedModel.from_loaded(encoder.encoder, encoder.tokenizer, **options)
     if feature.startswith("weights:"):
         model.fusion.weights.data.copy_(read_layer_weights(feature.removeprefix("weights:"), num_layers))
@@ -149,9 +164,9 @@ def new_aggregator(
         InputError: an unknown feature, or a width that its heads cannot share.
     """
     num_layers = encoder.config.num_hidden_layers
-    fusion, layer_index = feature_fusion(feature, num_layers)
+    fusion = feature_fusion(feature, num_layers)
     try:
-        feature_width = encoder.config.layer_width(FusionOptions(fusion, num_layers, layer_index).used_layers())
+        feature_width = encoder.config.layer_width(FusionOptions(num_layers=num_layers, **fusion).used_layers())
     except ValueError as error:
         raise InputError(f"{error}, or leave out the feature {feature}") from error
     heads = ContextAggregatorConfig().num_heads
@@ -163,8 +178,7 @@ def new_aggregator(
     config = ContextAggregatorConfig(
         encoder_hidden_size=feature_width,
         hidden_size=width,
-        fusion=fusion,
-        layer_index=layer_index,
+        **fusion,
         num_layers=num_layers,
         feature=feature_label(feature),
         encoder=encoder_name,

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
+from granted.encoding.families import encoder_family
 from granted.encoding.features import USUAL_READING, reading_of
 from granted.encoding.loading import device_name
 from granted.eval_metric.results import Result, provenance
@@ -169,6 +170,7 @@ def score_encoder(
     cache_dir: str | os.PathLike,
     *,
     shard: str | None = None,
+    tuning: str | None = None,
     token_budget: int = 8192,
     show_progress: bool = True,
 ) -> list[Result]:
@@ -182,6 +184,7 @@ def score_encoder(
         dataset (`dict`): `name`, `config`, `fingerprint`, `instances`, `captions` of the whole benchmark.
         cache_dir (`str`): finished batches are kept here, from which an interrupted run goes on.
         shard (`str`, *optional*): `"i/n"`, the part to score.
+        tuning (`str`, *optional*): what is known of the encoder, one of `TUNINGS`; noted with the results.
         token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
 
     Returns:
@@ -225,6 +228,8 @@ def score_encoder(
         encoder_revision=encoder.config.encoder_revision,
         weights_fingerprint=fingerprint,
         config_hash=hashlib.sha256(encoder.config.to_json_string().encode()).hexdigest(),
+        family=encoder_family(encoder.config.encoder_config),
+        tuning=tuning,
         settings=reading,
     )
     shared = {

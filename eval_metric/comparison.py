@@ -11,11 +11,11 @@ Few encoders and noisy scores make wide intervals: read them before the figure.
 import os
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau, norm, pearsonr, spearmanr
 
@@ -24,6 +24,7 @@ from granted.eval_metric.results import load_all
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.eval_metric.statistics import Estimate
 from granted.utils.errors import InputError, refusing
+from granted.utils.figures import COLOURS, chart_style, save_png
 from granted.utils.files import atomic_path, read_json, write_json
 
 
@@ -236,7 +237,7 @@ def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) ->
     write_json(output / "comparison.json", {"comparisons": content})
     with atomic_path(output / "comparison.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    comparison_chart(found, output / "comparison.png")
+    save_png(comparison_figure(found), output / "comparison.png")
     return text
 
 
@@ -283,16 +284,16 @@ def _scaled(value: float, unit: str) -> float:
     return 100 * value if unit == "%" else value
 
 
-def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> None:
-    """Draw a panel an instrument as PNG: the reference upwards, a numbered point an arm, named at the side."""
+@chart_style()
+def comparison_figure(found: Sequence[Correlation]) -> Figure:
+    """A panel an instrument: the reference upwards, a numbered point an arm, named at the side."""
     arms = _best_first({arm for one in found for arm in one.arms}, found[0].reference)
     numbers = {arm: number for number, arm in enumerate(arms, 1)}
-    encoders = list(dict.fromkeys(arm.split(" · ")[0] for arm in sorted(arms)))
+    colours = dict(zip(dict.fromkeys(arm.split(" · ")[0] for arm in sorted(arms)), cycle(COLOURS)))
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    figure = Figure(figsize=(3.2 * columns + 2.6, max(3.2 * rows, 0.17 * len(arms) + 0.6)), dpi=160)
+    figure = Figure(figsize=(2.75 * columns + 2.6, max(2.9 * rows, 0.17 * len(arms) + 0.6)))
     figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
     for ax in panels[len(found) :]:
         ax.set_visible(False)
@@ -303,7 +304,7 @@ def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> N
                 [[abs(_scaled(end, side.unit) - value)] for end in side.by_arm[arm].ci95]
                 for side, value in ((one.other, x), (one.reference, y))
             ]
-            colour = f"C{encoders.index(arm.split(' · ')[0]) % 10}"
+            colour = colours[arm.split(" · ")[0]]
             ax.errorbar(x, y, yerr=errors[1], xerr=errors[0], color=colour, elinewidth=0.5, alpha=0.5)
             ax.plot(x, y, "o", color=colour, markersize=4)
             ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
@@ -312,10 +313,9 @@ def comparison_chart(found: Sequence[Correlation], path: str | os.PathLike) -> N
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
     figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)
-    handles = [
-        figure.axes[0].plot([], [], "o", color=f"C{encoders.index(arm.split(' · ')[0]) % 10}")[0] for arm in arms
-    ]
-    labels = [f"{numbers[arm]}  {arm}" for arm in arms]
-    figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    handles = [figure.axes[0].plot([], [], "o", color=colours[arm.split(" · ")[0]])[0] for arm in arms]
+    labels = [f"{numbers[arm]} {arm}" for arm in arms]
+    legend = figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure

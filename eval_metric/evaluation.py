@@ -58,6 +58,7 @@ def evaluate(
     options: EncoderOptions | None = None,
     max_length: int | None = None,
     shard: str | None = None,
+    tunings: Sequence[str] = (),
     show_progress: bool = True,
 ) -> list[Result]:
     """Score encoders on TED and save the results.
@@ -74,6 +75,7 @@ def evaluate(
         max_length (`int`, *optional*): most tokens that every encoder reads of a text; by default the smallest of
             their own limits, so that all read as much.
         shard (`str`, *optional*): `"i/n"`; results of shards are merged by `merge_shards`.
+        tunings (`list[str]`): one of `TUNINGS` for each encoder, in their order, to note with the results; or none.
 
     Returns:
         The results, as saved.
@@ -85,6 +87,8 @@ def evaluate(
     if (pairs is None) == (aggregator is None):
         raise InputError("got both or neither of pairs and aggregator, expected pairs to train on or an aggregator")
     check_names(encoders)
+    if len(tunings) not in (0, len(encoders)):
+        raise InputError(f"got {len(tunings)} tunings for {len(encoders)} encoders, expected one for each, or none")
     if pairs is not None:
         check_seeds(seeds)
         check_apart(pairs, records)
@@ -97,6 +101,7 @@ def evaluate(
             )
     max_length = common_length(encoders, options, max_length)
     results = []
+    tuning_of = dict(zip(encoders, tunings))
     for spec in (bar := tqdm(encoders, unit="encoder", disable=None if show_progress else True)):
         bar.set_description(f"evaluating {split_spec(spec)[0]}")
         name, encoder = load_encoder(spec, options, max_length=max_length)
@@ -116,6 +121,7 @@ def evaluate(
             dataset_description(records, info),
             output_dir / "cache",
             shard=shard,
+            tuning=tuning_of.get(spec),
             show_progress=show_progress,
         )
         results += [result.keep(output_dir / "results") for result in found]

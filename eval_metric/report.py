@@ -10,20 +10,20 @@ Seeds of one encoder, feature and pooling are averaged. Every figure comes from 
 is escaped wherever it appears.
 """
 
-import base64
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES
-from granted.eval_metric.chart import category_chart
+from granted.eval_metric.chart import category_chart, category_figure
+from granted.eval_metric.part_tables import BASELINE_NAMES, is_floor, overlap_credits, part_tables, strata_table
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import (
     SeedGroup,
@@ -34,12 +34,12 @@ from granted.eval_metric.seed_groups import (
     within_encoders,
 )
 from granted.utils.errors import InputError
+from granted.utils.figures import inline_svg
 from granted.utils.files import atomic_path
 from granted.utils.templates import fill_template
 
 
 __all__ = [
-    "BASELINE_NAMES",
     "HEADER",
     "Row",
     "category_chart",
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
-BASELINE_NAMES = {"chance": "Chance", "word_overlap": "Word overlap", "tfidf_cosine": "TF-IDF cosine"}
+CHART_ALT = "Accuracy of every series overall and per category, with 95% intervals: the figures of the tables below."
 _EXAMPLES_EACH = 10
 
 
@@ -67,7 +67,7 @@ class Row:
         spread: highest minus lowest accuracy of the seeds, if several.
         ties: tied items, mean over seeds; None for a lexical baseline, which shares them.
         parameters: of encoder and aggregator, in millions, such as "134.5M + 9.1M"; None where they are not known.
-        baseline: True below the line: mean pooling and the lexical baselines.
+        baseline: True below the line: mean pooling, random weights and the lexical baselines.
     """
 
     encoder: str
@@ -134,6 +134,8 @@ def facts_table(results: Iterable[Result]) -> str:
 def html_report(results: Iterable[Result], records: Sequence[dict], path: str | os.PathLike) -> None:
     """Write one HTML page that needs nothing else: no script, no request, charts inline.
 
+    Where shared words answer, tie or mislead is told from the records.
+
     Args:
         results: whole results on one dataset.
         records: the TED records that were scored, all of them; their text makes the examples.
@@ -145,20 +147,20 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     groups = group_seeds(results)
     record_of = _records_by_id(groups[0].runs[0], records)
     best = next((one for one in groups if one.pooling == "aggregator"), groups[0])
-    runs = [run for one in groups for run in one.runs]
+    runs, rows = [run for one in groups for run in one.runs], _rows(groups)
     page = fill_template(
         Path(__file__).with_name("report.html"),
-        {"percent": _percent, "signed": _signed, "p": _p_value},
+        {"percent": _percent, "signed": _signed, "p": _p_value, "flat": _flat},
         style=page_style(),
         **_heading(groups[0].runs[0].dataset),
         dataset=groups[0].runs[0].dataset,
-        header=HEADER,
-        rows=_rows(groups),
-        parts=_part_tables(groups),
+        rows=rows,
+        top=max(row.accuracy for row in rows),
+        parts=part_tables(groups),
+        strata_part=strata_table(groups, overlap_credits(records)),
         within=compare_all(within_encoders(groups)),
         between=compare_all(between_encoders(groups)),
-        chart_light=_chart_uri(runs, dark=False),
-        chart_dark=_chart_uri(runs, dark=True),
+        chart=inline_svg(category_figure(runs), "categories", CHART_ALT),
         best=best,
         examples=_examples(best.runs[0], record_of),
         runs=runs,
@@ -186,44 +188,13 @@ def _rows(groups: Sequence[SeedGroup]) -> list[Row]:
             spread=one.spread,
             ties=one.ties,
             parameters=" + ".join(f"{count / 1e6:.1f}M" for count in one.parameters.values()) or None,
-            baseline=one.pooling == "mean",
+            baseline=is_floor(one.label),
         )
         for one in groups
     ]
     for name, stored in shared_baselines(groups).items():
         rows.append(Row(BASELINE_NAMES[name], None, None, stored["accuracy"], None, None, 0, None, None, None, True))
     return sorted(rows, key=lambda row: (row.baseline, -row.accuracy))
-
-
-def _part_tables(groups: Sequence[SeedGroup]) -> list[dict]:
-    """The tables by category and by medium: title, columns (name, n) and rows (label, cells); a cell may be None."""
-    tables = []
-    for title, kind in (("By category", "categories"), ("By medium", "media")):
-        first = getattr(groups[0], kind)
-        names = list(first)
-        best = {name: max(getattr(one, kind)[name].accuracy for one in groups) for name in names}
-        rows = [
-            {
-                "label": one.label,
-                "baseline": False,
-                "cells": [
-                    {
-                        "accuracy": part.accuracy,
-                        "low": part.low,
-                        "high": part.high,
-                        "best": part.accuracy == best[name],
-                    }
-                    for name, part in getattr(one, kind).items()
-                ],
-            }
-            for one in groups
-        ]
-        for name, stored in shared_baselines(groups).items():
-            values = [stored[kind].get(part) for part in names]
-            cells = [None if v is None else {"accuracy": v, "low": None, "high": None, "best": False} for v in values]
-            rows.append({"label": BASELINE_NAMES[name], "baseline": True, "cells": cells})
-        tables.append({"title": title, "columns": [(name, first[name].n) for name in names], "rows": rows})
-    return tables
 
 
 def _heading(dataset: dict) -> dict[str, str]:
@@ -304,11 +275,14 @@ def _example(item: dict, record: dict, right: bool) -> dict:
     return {"right": right, "item": item, "caption": record["caption"], "statements": statements}
 
 
-def _chart_uri(results: Sequence[Result], dark: bool) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "chart.png"
-        category_chart(results, path, dark=dark)
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Names and values of nested notes, a line each: `{"a": {"b": 1}}` is `a b` and 1."""
+    if isinstance(value, dict):
+        own = ((f"{name} {key}".replace("_", " ").strip(), one) for key, one in value.items())
+        return [line for key, one in own for line in _flat(one, key)]
+    if isinstance(value, list):
+        return [(name, ", ".join(map(str, value)))]
+    return [] if value is None else [(name, str(value))]
 
 
 def _percent(fraction: float) -> str:

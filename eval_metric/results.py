@@ -45,6 +45,8 @@ PROVENANCE_FIELDS = (
     "encoder_revision",
     "weights_fingerprint",
     "config_hash",
+    "family",
+    "tuning",
     "aggregator",
     "settings",
     "seed",
@@ -85,6 +87,8 @@ def provenance(
     encoder_revision: str | None = None,
     weights_fingerprint: str | None = None,
     config_hash: str | None = None,
+    family: str | None = None,
+    tuning: str | None = None,
     aggregator: dict | None = None,
     settings: dict | None = None,
     parameters: dict | None = None,
@@ -102,6 +106,8 @@ def provenance(
         encoder_revision: commit of the encoder on the Hub.
         weights_fingerprint: hash of the weights, for an encoder without a revision.
         config_hash: of the GrantedConfig.
+        family: see `granted.encoding.families.encoder_family`.
+        tuning: what whoever evaluates says of it: one of `granted.encoding.families.TUNINGS`.
         aggregator: settings and training of the context aggregator; None for mean pooling.
         settings: anything else that changes the scores; of an encoder `max_length`, the most tokens that it reads of
             a text, and its prompt template.
@@ -116,6 +122,8 @@ def provenance(
         "encoder_revision": encoder_revision,
         "weights_fingerprint": weights_fingerprint,
         "config_hash": config_hash,
+        "family": family,
+        "tuning": tuning,
         "aggregator": aggregator,
         "settings": settings,
         "seed": seed,

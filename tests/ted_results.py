@@ -73,7 +73,8 @@ def rows_of(instrument, values, properties, arms=ARMS):
                 "axis": "",
                 "rung": 0,
             }
-            | {"property": name, "accuracy": value, "ci95": [value - 0.02, value + 0.02], "n": 100, "seeds": 1}
+            | {"property": name, "accuracy": value, "ci95": [value - 0.02, value + 0.02]}
+            | {"n": 100, "guess": 0.1, "seeds": 1}
             for (encoder, feature), value in zip(arms, values)
             for wording in ("seen", "form", "word")
             for name in properties

@@ -135,6 +135,8 @@ def test_the_aggregator_has_the_width_of_its_encoder_unless_told_otherwise(tmp_p
         ({"fusion": "avg"}, "expected both or neither"),
         ({"num_layers": 3}, "expected both or neither"),
         ({"fusion": "single", "num_layers": 3, "layer_index": 3}, "expected -3 to 2"),
+        ({"fusion": "norm_avg", "num_layers": 3, "layers": [0, 3]}, "expected -3 to 2"),
+        ({"layers": [0]}, "got layers=[0] without a fusion"),
         ({"hidden_size": 36}, "choose a num_heads"),
         ({"num_blocks": 0}, "got num_blocks=0, expected at least 1"),
         ({"num_heads": 0}, "got num_heads=0, expected at least 1"),

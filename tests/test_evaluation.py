@@ -131,7 +131,7 @@ def test_a_file_without_readable_text_is_refused_before_anything_is_loaded(tmp_p
 def evaluated(tiny_encoder_folder, tmp_path_factory):
     """An output folder and the results of two features and two seeds in it."""
     output = tmp_path_factory.mktemp("evaluation")
-    return output, run(tiny_encoder_folder, output, seeds=[0, 1])
+    return output, run(tiny_encoder_folder, output, seeds=[0, 1], tunings=["base"])
 
 
 def test_every_feature_pooling_and_seed_has_a_result_with_its_origin(evaluated):
@@ -143,6 +143,7 @@ def test_every_feature_pooling_and_seed_has_a_result_with_its_origin(evaluated):
     )
     for result in results:
         assert result.encoder == "tiny" and result.dataset["config"] == "sample" and len(result.items) == len(RECORDS)
+        assert (result.provenance["family"], result.provenance["tuning"]) == ("language model", "base")
         if result.pooling == "aggregator":
             assert result.provenance["aggregator"]["settings"]["seed"] == result.seed
     folders = {str(path.parent.relative_to(output)) for path in output.rglob("training.json")}
@@ -152,7 +153,7 @@ def test_every_feature_pooling_and_seed_has_a_result_with_its_origin(evaluated):
 def test_running_again_repeats_nothing_and_rewrites_nothing(evaluated, tiny_encoder_folder):
     output, results = evaluated
     before = files_of(output)
-    assert run(tiny_encoder_folder, output, seeds=[0, 1]) == results
+    assert run(tiny_encoder_folder, output, seeds=[0, 1], tunings=["base"]) == results
     assert files_of(output) == before
     assert all(one.provenance["tokens"] > 0 and one.provenance["seconds"] > 0 for one in results)
 
@@ -191,6 +192,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(tiny_encoder_folde
         ({"pairs": None}, "pairs to train on or an aggregator"),
         ({"aggregator": tmp_path}, "pairs to train on or an aggregator"),
         ({"seeds": []}, "got seeds"),
+        ({"tunings": ["base", "instruct"]}, "got 2 tunings for 1 encoders, expected one for each, or none"),
         ({"settings": AggregatorTrainingConfig(features=["layer_9"])}, "layer_9"),
         ({"pairs": PAIRS[:2]}, "got 2 pairs"),
         ({"pairs": [*PAIRS, leaked]}, f"got 2 texts in the pairs that are in the benchmark, too, first {first!r}"),

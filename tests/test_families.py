@@ -46,6 +46,7 @@ from transformers import (
 )
 
 from granted import GrantedConfig, GrantedModel, LayerFusion
+from granted.encoding.families import encoder_family
 from granted.encoding.features import new_aggregator
 from granted.modeling_text_trunk import find_text_trunk
 from granted.utils.errors import InputError
@@ -322,6 +323,19 @@ def test_the_last_layer_is_before_or_after_the_final_norm_as_written_here(name, 
     expected = normed if family.reports_normed else raw
     expected = expected.masked_fill(~attention_mask.bool().unsqueeze(-1), 0)
     torch.testing.assert_close(reported, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_an_encoder_is_sorted_as_in_the_papers_table_of_families(name, family):
+    multimodal = ("qwen3_vl", "qwen2_5_vl", "mistral3", "internvl", "gemma3", "llava", "t5gemma2")
+    writing = ("gemma3_text", "qwen3", "llama", "opt")
+    expected = "multimodal" if name in multimodal else "language model" if name in writing else "encoder-only"
+    assert encoder_family(family.config) == expected
+
+
+def test_a_text_tower_alone_is_sorted_as_its_model_and_an_unknown_type_not_at_all():
+    assert encoder_family(FAMILIES["qwen3_vl"].config.get_text_config()) == "multimodal"
+    assert encoder_family(CLIPTextConfig(**TEXT)) == "encoder-only"
+    assert encoder_family(ViTConfig()) is None
 
 
 def test_pre_norm_is_the_output_of_the_last_block(family):

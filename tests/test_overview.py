@@ -6,34 +6,52 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.comparison import Score, Scores
 from granted.eval_metric.overview.collection import collect, ranked
-from granted.eval_metric.overview.items import item_table, margin_table
-from granted.eval_metric.overview.page import is_floor, write_overview
+from granted.eval_metric.overview.items import browsable, embedded, item_table, margin_table
+from granted.eval_metric.overview.layer_weights import find_layer_weights
+from granted.eval_metric.overview.page import write_overview
 from granted.eval_metric.overview.results_files import LARGEST
+from granted.eval_metric.part_tables import is_floor, overlap_credits, stratum_of
 from granted.eval_metric.published import published_scores
 from granted.eval_metric.reading.settings import VERSION
 from granted.eval_metric.results import MOST_ITEMS
 from granted.eval_metric.seed_groups import group_seeds
-from granted.tests.ted_results import ARMS, Page, make, make_records, rows_of
+from granted.tests.ted_results import ARMS, ATTACK, RECORDS, Page, make, make_records, rows_of
 from granted.utils.errors import InputError
+
+
+LAYERS = ("layer_0", "layer_1", "layer_2", "norm_avg_first_1", "norm_avg_first_2", "norm_avg_first_3", "norm_avg")
+PATH = {
+    "mode": "two_step",
+    "frozen_at": 1200,
+    "trajectory": [{"step": step, "weights": [0.5 + step / 10000, 0.5 - step / 10000]} for step in (0, 1200, 2000)],
+}
+RECORD = {"settings": {"layer_weights": "continuous"}, "layer_weights": [0.25, 0.75], "frozen_at": None}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Drawing, two of reading with other texts, TED twice, and a folder of TED that cannot be ranked."""
+    """Drawing, two of reading with other texts, TED in two folders, one that cannot be ranked, and trainings."""
     folder = tmp_path_factory.mktemp("results")
     for name, content in (
         ("drawing/drawing.json", rows_of("drawing", (0.4, 0.6, 0.5, 0.9, 0.1), ["look"])),
         ("reading/reading.json", rows_of("reading", (0.3, 0.5, 0.4, 0.7, 0.2), ["all", "figure"])),
         ("small/reading.json", rows_of("reading", (0.9, 0.8), ["all", "figure"], ARMS[:2])),
         ("other.json", {"kind": "something else"}),
+        ("kept/layer_weights.json", PATH),
+        ("lost/training_record.json", RECORD),
+        ("plain/layer_weights.json", PATH | {"mode": "norm_avg", "frozen_at": 0}),
+        ("vqa/training_record.json", {"settings": {}}),
     ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +59,8 @@ def results(tmp_path_factory):
     for encoder, quality in (("tiny", 0.2), ("large", 3.0)):
         for feature in ("last", "norm_avg"):
             make(encoder, feature, quality=quality).save(folder / "ted")
+    for feature in LAYERS:
+        make("deep", feature, family="language model", tuning="base").save(folder / "layers")
     make("tiny", "last").save(folder / "mixed")
     make("tiny", "norm_avg", records=make_records(30)).save(folder / "mixed")
     return folder
@@ -60,9 +80,15 @@ def test_each_evaluation_is_ranked_by_itself_and_what_cannot_be_is_named(results
         "drawing/drawing.json",
         "reading/reading.json",
         "small/reading.json",
+        "layers",
         "ted",
     ]
-    assert [one.headline.name for one in evaluations] == ["seen wordings", "unseen words", "unseen words", "accuracy"]
+    assert [one.headline.name for one in evaluations[:4]] == [
+        "seen wordings",
+        "unseen words",
+        "unseen words",
+        "accuracy",
+    ]
     assert ranked(evaluations[2].headline)[0].arm == "tiny · last", (
         "other texts are not ranked with the first reading's"
     )
@@ -108,12 +134,12 @@ def test_a_margin_that_means_something_rises():
 def test_the_page_has_every_figure_and_needs_nothing_else(report):
     text = (report / "report.html").read_text()
     page = Page(text)
-    assert "script" not in page.tags and "url(" not in text and "://" not in text
-    outside = [address for address in page.addresses if not address.startswith(("data:image/png;base64,", "#"))]
-    assert not outside
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not re.search(r"url\((?!#)", text) and "://" not in text
     for said in ("90.0", "mixed", "Not ranked", "Published, not run here", "r = 0.9587", "r = 0.9974"):
         assert said in page.text, said
-    assert "Pearson" in page.text and "{" not in text.split("</style>")[1], "no raw dict"
+    shown = re.sub("<(script|style).*?</(script|style)>", "", text, flags=re.DOTALL)
+    assert "Pearson" in page.text and "{" not in shown, "no raw dict"
     with open(report / "figures" / "drawing_drawing.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
@@ -267,3 +293,104 @@ def test_nothing_measured_is_one_line(tmp_path):
     with pytest.raises(InputError, match="expected a folder of results"):
         write_overview(tmp_path / "none", tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_curves_over_layers_are_drawn_where_there_are_layers(report):
+    with open(report / "figures" / "layers_layers.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["scored"] == "all"]
+    found = {(row["curve"], row["layer"]) for row in rows}
+    curves = ("one layer", "Norm-Avg up to it")
+    assert found == {(curve, str(layer)) for curve in curves for layer in range(3)} | {("norm_avg", "")}
+    assert (report / "figures" / "layers_layers.png").is_file()
+    assert not (report / "figures" / "ted_layers.png").exists(), "two features are no curve"
+
+
+def test_families_are_those_that_results_say(report):
+    page = Page((report / "report.html").read_text())
+    assert re.search(r"deep\s*\d+\.\d\s*\d+\.\d–\d+\.\d\s*language model\s*base\s*–", page.text)
+
+
+def test_items_are_stored_once_and_short(results):
+    groups = group_seeds([make("tiny", feature) for feature in ("last", "norm_avg", "avg", "learned")])
+    rows = item_table(groups)
+    credits = overlap_credits(RECORDS)
+    data = browsable(rows, credits, {one["id"]: one["statements"][one["label"]] for one in RECORDS})
+    names = [column["name"] for column in data["columns"]]
+    assert names[:3] == ["Item", "Right, of 4", "Shared words"] and names[-1] == "True statement"
+    by_id = {row["id"]: row for row in rows}
+    for row in data["rows"]:
+        cells = {
+            column["name"]: column["names"][value] if column["names"] else value
+            for column, value in zip(data["columns"], row, strict=True)
+        }
+        own = by_id[cells["Item"]]
+        assert (cells["Right, of 4"], cells["Category"], cells["Only by"]) == (
+            own["right"],
+            own["category"],
+            own["alone"],
+        )
+        assert cells["Shared words"] == stratum_of(credits[own["id"]])
+    assert [row[1] for row in data["rows"]] == sorted(row["right"] for row in rows)
+    text = embedded(data)
+    assert "<" not in text and json.loads(text)["rows"][0][-1].startswith(ATTACK)
+
+
+def test_six_thousand_items_are_less_than_a_megabyte():
+    row = {"category": "Spatial Relationship", "media": "image", "right": 3, "of": 12, "alone": ""}
+    rows = [
+        row | {"id": f"facts_4/0/{number}/spatial_relationship", "discrimination": 0.5} for number in range(6641)
+    ]
+    credits = {one["id"]: 0.5 for one in rows}
+    said = "The large striped triangle in the middle is left of the small solid red star."
+    statements = {one["id"]: said for one in rows}
+    assert len(embedded(browsable(rows, credits))) < 400_000
+    assert len(embedded(browsable(rows, credits, statements))) < 1_000_000
+
+
+@pytest.fixture(scope="module")
+def with_texts(tmp_path_factory):
+    """A report of one benchmark that is known: its fingerprint is the records' own."""
+    folder = tmp_path_factory.mktemp("known")
+    export_dataset(RECORDS, folder / "ted-6k", config_name="custom", source_note="made by a test")
+    _, info = read_ted(folder / "ted-6k")
+    for feature in ("last", "norm_avg", "avg", "learned"):
+        one = make("tiny", feature)
+        replace(one, dataset=one.dataset | {"fingerprint": info["fingerprint"]}).save(folder / "results")
+    for texts in (False, True):
+        write_overview(folder / "results", folder / f"texts_{texts}", [str(folder / "ted-6k")], texts)
+    return folder
+
+
+def test_shared_words_need_the_benchmark_and_texts_are_asked_for(report, with_texts):
+    without, plain, shown = (
+        (folder / "report.html").read_text()
+        for folder in (report, with_texts / "texts_False", with_texts / "texts_True")
+    )
+    assert "Where shared words mislead" not in without and "Where shared words mislead" in plain
+    assert "alert" not in plain and "alert" in shown
+    page = Page(shown)
+    assert page.tags.count("script") == 2 and f"{ATTACK} 1" in page.text, "statements arrive as text"
+
+
+def test_a_benchmark_that_was_not_scored_is_refused(results, with_texts, tmp_path):
+    with pytest.raises(InputError, match=r"got --ted .* of which there are no results here .*leave it out"):
+        write_overview(results, tmp_path / "report", [str(with_texts / "ted-6k")])
+    assert not (tmp_path / "report").exists()
+
+
+def test_learned_weights_are_shown_with_their_path_or_without(results, report):
+    kept, lost = find_layer_weights(results)
+    assert (kept.folder, kept.frozen_at, kept.last) == ("kept", 1200, [0.7, 0.3])
+    assert kept.trajectory[1] == (1200, [0.62, 0.38])
+    assert (lost.folder, lost.frozen_at, lost.last, lost.trajectory) == ("lost", None, [0.25, 0.75], [])
+    text = Page((report / "report.html").read_text()).text
+    assert "two_step, frozen at step 1,200. At the end, from the first block on: 0.70 0.30." in text
+    assert "continuous, never frozen. At the end, from the first block on: 0.25 0.75. Their path was not kept." in text
+    assert (report / "figures" / "kept_layer_weights.png").is_file()
+
+
+def test_a_damaged_path_of_weights_is_one_line(results, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "layer_weights.json").write_text("{}")
+    with pytest.raises(InputError, match=r"the path of layer weights .*expected one as a training wrote it"):
+        list(find_layer_weights(tmp_path))

@@ -1,5 +1,6 @@
 """The reading instrument: what a reader is asked, its controls, its scores and thresholds, going on after a stop."""
 
+import csv
 import json
 import random
 from collections import Counter
@@ -187,6 +188,21 @@ def test_one_command_writes_rows_of_one_schema_and_goes_on_where_it_stopped(sett
     assert again["rows"] == content["rows"], "a run made again gives other scores"
     assert all(path.stat().st_mtime_ns == written[path] for path in runs[1:]), "a finished run was made again"
     assert (settings.output / "reading.md").exists() and (settings.output / "reading.png").exists()
+
+
+def test_layers_become_curves_by_wording_and_by_property(settings):
+    evaluate("reading", replace(settings, features=["all_layers", "cumulative"], controls=[]), OPTIONS)
+    rows = json.loads((settings.output / "reading.json").read_bytes())["rows"]
+    layers = {row["feature"] for row in rows}
+    wordings = {row["wording"] for row in rows}
+    for name, scored in (("reading_layers", wordings), ("reading_layers_properties", {"place"})):
+        assert (settings.output / f"{name}.png").is_file()
+        with open(settings.output / f"{name}.csv", newline="") as file:
+            points = list(csv.DictReader(file))
+        assert {point["scored"] for point in points} >= scored
+        assert len({(point["curve"], point["layer"]) for point in points}) == len(layers)
+    own = {row["property"] for row in rows if row["wording"] == "word"} - {"all", "figure"}
+    assert {point["scored"] for point in points} == own | {"place"}
 
 
 def test_a_ladder_is_written_with_thresholds(settings):

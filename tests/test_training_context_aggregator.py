@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from granted.encoding.features import expand_features, feature_label, new_aggregator
+from granted.encoding.token_features import encode_features
 from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.contrastive import contrastive_loss
@@ -181,9 +182,28 @@ def test_all_layers_means_every_single_layer_and_no_feature_comes_twice():
     assert expand_features(["layer_1", "all_layers", "last", "last"], 4) == ["layer_1", *names[:1], *names[2:], "last"]
 
 
-@pytest.mark.parametrize("name", ["layer_4", "layer_-1", "layer_x", "first", ""])
+def test_cumulative_means_the_mean_of_ever_more_layers_to_the_bit(encoder):
+    assert expand_features(["cumulative"], 4) == [f"norm_avg_first_{count}" for count in (1, 2, 3, 4)]
+    texts = ["the dog is red", "a green ball in the wet street"]
+    found = encode_features(encoder, expand_features(["norm_avg", "cumulative", "all_layers"], 4), texts)
+    for first_4, norm_avg in zip(found["norm_avg_first_4"].rows, found["norm_avg"].rows, strict=True):
+        assert torch.equal(first_4, norm_avg)
+    layers = [[F.layer_norm(row, row.shape[-1:]) for row in found[f"layer_{i}"].rows] for i in (0, 1)]  # (N, D) each
+    for i in range(len(texts)):
+        assert torch.equal(found["norm_avg_first_1"].rows[i], layers[0][i])
+        torch.testing.assert_close(found["norm_avg_first_2"].rows[i], (layers[0][i] + layers[1][i]) / 2)
+
+
+def test_an_aggregator_of_the_first_layers_is_loaded_with_them(encoder, tmp_path):
+    aggregator = new_aggregator("norm_avg_first_2", encoder, "tiny", "fingerprint", seed=0)
+    aggregator.save_pretrained(tmp_path)
+    loaded = ContextAggregator.from_pretrained(tmp_path)
+    assert loaded.fusion.layer_weights().tolist() == [0.5, 0.5, 0, 0] and loaded.config.layers == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["layer_4", "layer_-1", "layer_x", "norm_avg_first_0", "norm_avg_first_5", ""])
 def test_an_unknown_feature_is_refused_with_the_known_ones(name):
-    with pytest.raises(InputError, match="layer_0 to layer_3, all_layers, avg, norm_avg, learned"):
+    with pytest.raises(InputError, match="layer_0 to layer_3, all_layers, avg, norm_avg, norm_avg_first_1 to"):
         expand_features([name], 4)
 
 

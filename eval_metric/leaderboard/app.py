@@ -155,7 +155,7 @@ def published(content):
         (
             "",
             [
-                f"{text(row['encoder'])}<small>{text(row['family'])}</small>",
+                f"{text(row['encoder'])}<small>{text(', '.join(row['family']))}</small>",
                 *("–" if value is None else f"{value:.2f}" for value in row["cells"]),
             ],
         )

@@ -14,8 +14,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from granted.eval_metric.overview.collection import COLUMNS, Evaluation, collect, ranked
-from granted.eval_metric.overview.page import TITLES, is_floor, published_table
+from granted.eval_metric.overview.collection import COLUMNS, TITLES, Evaluation, collect, ranked
+from granted.eval_metric.overview.page import published_table
+from granted.eval_metric.part_tables import is_floor
 from granted.eval_metric.reading.results import COMPARED
 from granted.eval_metric.seed_groups import compare
 from granted.utils.files import read_json

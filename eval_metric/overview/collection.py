@@ -20,6 +20,16 @@ from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.utils.errors import InputError, refusing
 
 
+# Of each instrument what it is called, and what it asks.
+TITLES = {
+    "drawing": (
+        "Drawing",
+        "A small text-to-image model is trained from scratch with each feature; its images are read exactly.",
+    ),
+    "reading": ("Reading", "A small reader learns to answer every fact of a caption from its token features."),
+    "ladder": ("Ladder", "How many facts a caption may tell before half of what is above guessing is lost."),
+    "ted": ("TED", "Is the true statement closer to its caption than the false ones?"),
+}
 # Of the instruments with rows: what is shown, what is ranked by first, as parts of `read_scores`.
 COLUMNS = {
     "drawing": {

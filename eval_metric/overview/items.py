@@ -2,17 +2,23 @@
 
 found = item_table(groups)               # an item a row
 margin_table(groups)                     # accuracy where the margin is small, ..., large
+browsable(found)                         # for a table that can be searched and sorted (`items.js`)
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from granted.eval_metric.part_tables import stratum_of
 from granted.eval_metric.seed_groups import SeedGroup
 
 
 FIFTHS = 5
+NAMED = ("Category", "Medium", "Shared words", "Only by")  # columns of few different texts
 FEWEST = 4  # encoders and features from which agreement on an item says something
 
 
@@ -61,3 +67,44 @@ def margin_table(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
         right = group.correct.ravel()[margins.argsort(kind="stable")]  # (S * n,)
         rows.append({"arm": group.label, "fifths": [float(part.mean()) for part in np.array_split(right, FIFTHS)]})
     return rows
+
+
+def browsable(
+    rows: Sequence[dict[str, Any]],
+    credits: Mapping[str, float] | None = None,
+    true_of: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """All items as `items.js` takes them: `columns` (name, numeric, names) and `rows`, those that most miss first.
+
+    Cells of a column with `names` are numbers that stand for these, so that a row of thousands is short.
+
+    Args:
+        rows (`list[dict]`): of [`item_table`].
+        credits (`dict[str, float]`, *optional*): what word overlap makes of each item, by its id.
+        true_of (`dict[str, str]`, *optional*): the true statement of each item, to show it.
+    """
+    rows = sorted(rows, key=lambda row: row["right"])
+    cells: dict[str, list] = {"Item": [row["id"] for row in rows]}
+    cells[f"Right, of {rows[0]['of']}"] = [row["right"] for row in rows]
+    if credits is not None:
+        cells["Shared words"] = [stratum_of(credits[row["id"]]) for row in rows]
+    cells["Category"] = [row["category"] for row in rows]
+    cells["Medium"] = [row["media"] for row in rows]
+    found = [row["discrimination"] for row in rows]
+    cells["Discrimination"] = [None if isnan(value) else f"{value:.2f}" for value in found]
+    cells["Only by"] = [row["alone"] for row in rows]
+    if true_of is not None:
+        cells["True statement"] = [true_of[row["id"]] for row in rows]
+    columns = []
+    for name, own in cells.items():
+        names = sorted(set(own)) if name in NAMED else None
+        if names is not None:
+            own[:] = map(names.index, own)
+        columns.append({"name": name, "numeric": name.startswith("Right") or name == "Discrimination", "names": names})
+    return {"columns": columns, "rows": list(zip(*cells.values()))}
+
+
+def embedded(data: dict[str, Any]) -> Markup:
+    """Data as JSON within a page: no text in it can end the element that holds it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))

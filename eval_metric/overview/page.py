@@ -2,81 +2,80 @@
 
     write_overview(Path("results"), Path("report"))      # report/report.html, report/figures/*.png and *.csv
 
-It needs nothing else: no script, no request, charts inline.
+It needs nothing else: no request, charts inline, and a script of its own for the tables of items, which are there
+without it, too. Tests: tests/test_overview.py, tests/test_overview_browser.py.
 """
 
-import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from granted.dataset_builders.ted_6k.reading import read_ted
+from granted.dataset_builders.ted_6k.records import OFFICIAL_COUNTS
 from granted.eval_metric.comparison import (
     FEWEST,
     Correlation,
     Score,
     compare,
-    comparison_chart,
+    comparison_figure,
     published_pair,
 )
-from granted.eval_metric.overview.charts import scores_chart, scores_csv, write_csv
 from granted.eval_metric.overview.collection import Evaluation, collect, ranked
-from granted.eval_metric.overview.items import FEWEST as FEWEST_OF_ITEMS
-from granted.eval_metric.overview.items import item_table, margin_table
+from granted.eval_metric.overview.layer_weights import LearnedWeights, find_layer_weights
+from granted.eval_metric.overview.sections import drawn, sections
+from granted.eval_metric.part_tables import is_floor
 from granted.eval_metric.published import published
-from granted.eval_metric.reading.charts import layers_chart, single_layers
-from granted.eval_metric.report import BASELINE_NAMES, page_style
-from granted.eval_metric.seed_groups import shared_baselines
+from granted.eval_metric.report import page_style
+from granted.training.diffusion.layer_weights_chart import trajectory_figure
+from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
 from granted.utils.templates import fill_template
 
 
-TITLES = {
-    "drawing": (
-        "Drawing",
-        "A small text-to-image model is trained from scratch with each feature; its images are read exactly.",
-    ),
-    "reading": ("Reading", "A small reader learns to answer every fact of a caption from its token features."),
-    "ladder": ("Ladder", "How many facts a caption may tell before half of what is above guessing is lost."),
-    "ted": ("TED", "Is the true statement closer to its caption than the false ones?"),
-}
-FLOORS = ("random weights", "words with positions", "bag of words", "the scene itself")  # in an encoder's name
-SHOWN_ITEMS = 20
 PUBLISHED_FEATURES = ("norm_avg", "last", "penultimate", "learned")
+PUBLISHED_CATEGORIES = ("Qwen3-VL-8B-Instruct · norm_avg", "GRAN-TED · norm_avg")  # the columns of Table 2
 
 
-def write_overview(folder: Path, output: Path) -> list[Evaluation]:
+def write_overview(folder: Path, output: Path, ted: Sequence[str] = (), texts: bool = False) -> list[Evaluation]:
     """Write `report.html` and `figures/`, whole or not at all each.
 
     Args:
         folder (`Path`): of results, however deep, see [`collect`].
         output (`Path`): the folder to write to.
+        ted (`list[str]`): benchmarks that were scored, as `read_ted` takes them, to tell where shared words mislead.
+        texts (`bool`, defaults to `False`): show the true statements of these benchmarks.
 
     Returns:
         The evaluations that are on the page.
 
     Raises:
-        InputError: nothing was measured there, or a results file is damaged.
+        InputError: nothing was measured there, a results file is damaged, or a benchmark is of none of the results.
     """
     evaluations, apart = collect(folder)
+    benchmarks = dict(_scored_benchmark(path, evaluations) for path in ted)
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     correlations = list(correlations_of(evaluations))
     scatters = []
     for name, own in groupby(correlations, key=lambda one: one.reference.name):
-        path = figures / f"correlation_{name.removeprefix('drawn, ').replace(' ', '_')}.png"
-        comparison_chart(list(own), path)
-        scatters.append({"light": _uri(path), "dark": ""})
+        path = figures / f"correlation_{name.removeprefix('drawn, ').replace(' ', '_')}"
+        alt = "A point an encoder and feature: the reference upwards, what predicts it to the right."
+        scatters.append(drawn(comparison_figure(list(own)), path, alt))
     page = fill_template(
-        Path(__file__).with_name("page.html"),
+        Path(__file__).parents[1] / "overview.html",
         {"ranked": ranked, "interval": _interval, "floor": is_floor},
         title="Text encoders, as measured here",
         style=page_style(),
-        sections=list(_sections(evaluations, figures)),
+        script=Markup(Path(__file__).with_name("items.js").read_text(encoding="utf-8")),
+        sections=list(sections(evaluations, figures, benchmarks, texts)),
         correlations=correlations,
         scatters=scatters,
+        weights=[_shown_weights(one, figures) for one in find_layer_weights(folder)],
         published=published_table(),
         apart=apart,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -86,96 +85,37 @@ def write_overview(folder: Path, output: Path) -> list[Evaluation]:
     return evaluations
 
 
+def _scored_benchmark(path: str, evaluations: Sequence[Evaluation]) -> tuple[str, Sequence[dict]]:
+    """Fingerprint and records of a benchmark that some of the results are of."""
+    records, info = read_ted(path)
+    scored = {one.groups[0].runs[0].dataset["fingerprint"] for one in evaluations if one.groups}
+    if info["fingerprint"] not in scored:
+        raise InputError(
+            f"got --ted {path}, of which there are no results here (fingerprint {info['fingerprint'][:12]}), expected "
+            "a benchmark that was scored: leave it out, or name the one that was"
+        )
+    return info["fingerprint"], records
+
+
 def correlations_of(evaluations: Sequence[Evaluation]) -> Iterator[Correlation]:
     """What each other instrument's headline says of what is drawn in each wording, where four arms have both."""
-    drawn = [one for one in evaluations if one.instrument == "drawing"]
+    drawings = [one for one in evaluations if one.instrument == "drawing"]
     others = [one for one in evaluations if one.instrument != "drawing"]
-    for scores, other in product(drawn[0].columns if drawn else [], others):
+    for scores, other in product(drawings[0].columns if drawings else [], others):
         if len(scores.by_arm.keys() & other.headline.by_arm.keys()) >= FEWEST:
             yield compare(replace(scores, name=f"drawn, {scores.name}"), other.named())
 
 
-def _sections(evaluations: Sequence[Evaluation], figures: Path) -> Iterator[dict[str, Any]]:
-    """The largest evaluation of an instrument comes first and is the one that is drawn."""
-    seen = set()
-    for one in evaluations:
-        yield _section(one, figures) | {"first": one.instrument not in seen}
-        seen.add(one.instrument)
-
-
-def _section(evaluation: Evaluation, figures: Path) -> dict[str, Any]:
-    title, what = TITLES[evaluation.instrument]
-    if evaluation.instrument == "ted":
-        title += f", {evaluation.groups[0].runs[0].dataset['config']}"
-    name = evaluation.path.removesuffix(".json").replace("/", "_")
-    scores_csv(evaluation, figures / f"{name}.csv")
-    section = {
-        "title": title,
-        "what": what,
-        "evaluation": evaluation,
-        "chart": _both(figures / f"{name}.png", lambda path, dark: scores_chart(evaluation, path, dark)),
-        "layers": None,
-        "baselines": _baselines(evaluation),
-        "margins": [],
-        "item_parts": [],
-        "csv": f"figures/{name}_items.csv",
-        "provenance": list(_provenance(evaluation)),
-    }
-    if evaluation.instrument == "reading" and single_layers(evaluation.rows):
-        path = figures / f"{name}_layers.png"
-        layers_chart(evaluation.rows, path)
-        section["layers"] = {"light": _uri(path), "dark": ""}
-    if evaluation.groups:
-        section["margins"] = margin_table(evaluation.groups)
-    pooled = [group for group in evaluation.groups if group.pooling == "aggregator"]
-    if len(pooled) >= FEWEST_OF_ITEMS:
-        rows = item_table(pooled)
-        write_csv(figures / f"{name}_items.csv", list(rows[0]), [list(row.values()) for row in rows])
-        section["item_parts"] = list(_item_parts(rows))
-    return section
-
-
-def _baselines(evaluation: Evaluation) -> str:
-    """What is scored without any encoder, in words; empty where nothing is."""
-    stored = shared_baselines(evaluation.groups) if evaluation.groups else {}
-    return ", ".join(f"{BASELINE_NAMES[name]} {100 * one['accuracy']:.1f} %" for name, one in stored.items())
-
-
-def is_floor(arm: str) -> bool:
-    """Whether it stands for comparison only: no knowledge of an encoder goes into it, or no aggregator."""
-    return any(name in arm for name in FLOORS) or arm.startswith("random · ") or arm.endswith(" · mean")
-
-
-def _item_parts(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    missed = sorted((row for row in rows if row["right"] <= row["of"] // 4), key=lambda row: row["right"])
-    alone = [row for row in rows if row["alone"]]
-    doubtful = sorted((row for row in rows if row["discrimination"] < 0), key=lambda row: row["discrimination"])
-    parts = (
-        ("Items that most miss", "At most a quarter of encoders and features have them right.", missed),
-        ("Items that only one has right", "By one encoder and feature alone.", alone),
-        (
-            "Items that the better ones miss",
-            "Having one right goes with a low score on the others (negative correlation): look whether it is wrong.",
-            doubtful,
-        ),
-    )
-    for title, what, found in parts:
-        yield {"title": title, "what": what, "count": len(found), "rows": found[:SHOWN_ITEMS]}
-
-
-def _provenance(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    """Of TED what its data is; of rows how many items and seeds there are, and of all: what ran."""
-    if evaluation.groups:
-        dataset = evaluation.groups[0].runs[0].dataset
-        yield from ((name, str(dataset[name])) for name in ("name", "config", "instances", "captions", "fingerprint"))
-        for group in evaluation.groups:
-            made = group.runs[0].provenance
-            versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-            yield group.label, f"{len(group.runs)} seed(s), {made['dtype']}, {made['device']}, {versions}"
-        return
-    for arm in evaluation.headline.by_arm:
-        own = next(row for row in evaluation.rows if f"{row['encoder']} · {row['feature']}" == arm)
-        yield arm, f"{own['seeds']} seed(s), n = {own['n']}"
+def _shown_weights(one: LearnedWeights, figures: Path) -> dict[str, Any]:
+    """A run with its chart, or where its path was not kept, with its last weights in words."""
+    several = isinstance(one.last[0], Sequence)
+    last = f"{len(one.last)} sums of {len(one.last[0])}" if several else " ".join(f"{value:.2f}" for value in one.last)
+    shown = {"run": one, "last": last, "chart": None}
+    if one.trajectory:
+        path = figures / f"{one.folder.replace('/', '_')}_layer_weights"
+        alt = "The weight of every layer over the steps of the training, and over the layers."
+        shown["chart"] = drawn(trajectory_figure(one.trajectory, one.frozen_at), path, alt)
+    return shown
 
 
 def published_table() -> dict[str, Any]:
@@ -184,7 +124,7 @@ def published_table() -> dict[str, Any]:
     rows = [
         {
             "encoder": encoder,
-            "family": ", ".join(content["families"][encoder]),
+            "family": content["families"][encoder],
             "cells": [scores.get(feature) for feature in PUBLISHED_FEATURES],
         }
         for encoder, scores in sorted(table["scores"].items(), key=lambda one: -one[1]["norm_avg"])
@@ -198,22 +138,10 @@ def published_table() -> dict[str, Any]:
         "where": table["where"],
         "features": PUBLISHED_FEATURES,
         "rows": rows,
+        "categories": [(name, sum(OFFICIAL_COUNTS[name])) for name in content["categories"]],
+        "by_category": list(zip(PUBLISHED_CATEGORIES, zip(*content["categories"].values()))),
         "correlations": correlations,
     }
-
-
-def _both(path: Path, draw: Callable[[Path, bool], None]) -> dict[str, str]:
-    """The chart for a light and a dark page, as addresses of their own content; the light one stays on the disk."""
-    dark = path.with_stem(f"{path.stem}_dark")
-    draw(dark, True)
-    uris = {"dark": _uri(dark)}
-    dark.unlink()
-    draw(path, False)
-    return uris | {"light": _uri(path)}
-
-
-def _uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _interval(score: Score) -> str:

@@ -1,25 +1,20 @@
-"""Charts of the reading instrument: dots for wordings, curves for the ladder and over layers.
+"""Charts of the reading instrument: dots for wordings, curves for the ladder, and what is drawn over layers.
 
     reading_chart(rows, "reading.png")
     ladder_chart(rows, "ladder.png")
-    layers_chart(rows, "reading_layers.png")          # of encoders with several single layers
+    wording_points(rows), property_points(rows)       # for `layers_figure`, of encoders with several layers
 
 The rows are those of a results file, see `results.py`.
 """
 
 import os
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from granted.utils.files import atomic_path
-
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#444444")  # Okabe-Ito
-INK, FAINT = "#1c2330", "#6b7484"
+from granted.eval_metric.layer_curves import Point, layer_points
+from granted.utils.figures import COLOURS, FAINT, INK, save_png
 
 
 def _arms(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -28,11 +23,6 @@ def _arms(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _label(arm: tuple[str, str]) -> str:
     return f"{arm[0]} · {arm[1]}"
-
-
-def _finish(figure: Figure, path: str | os.PathLike) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def reading_chart(
@@ -50,8 +40,7 @@ def reading_chart(
     """
     rows = [row for row in rows if row["property"] == scored]
     arms, wordings = _arms(rows), list(dict.fromkeys(row["wording"] for row in rows))
-    figure = Figure(figsize=(3 + 1.25 * len(wordings), 0.9 + 0.22 * len(arms)), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(3 + 1.25 * len(wordings), 0.9 + 0.22 * len(arms)), layout="constrained")
     for ax, wording in zip(figure.subplots(1, len(wordings), sharey=True, squeeze=False)[0], wordings):
         for y, arm in enumerate(arms):
             row = next((r for r in rows if (r["encoder"], r["feature"]) == arm and r["wording"] == wording), None)
@@ -70,7 +59,7 @@ def reading_chart(
         ax.grid(axis="x", linewidth=0.4)
         ax.spines[:].set_visible(False)
     figure.supxlabel(f"{title} (95% interval over scenes)", fontsize=7, color=FAINT)
-    _finish(figure, path)
+    save_png(figure, path)
 
 
 def ladder_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
@@ -82,8 +71,7 @@ def ladder_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
         "distance": "words between the halves of a fact",
         "distractors": "figures of its shape",
     }
-    figure = Figure(figsize=(3.2 * len(axes), 3.4 + 0.14 * len(arms)), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(3.2 * len(axes), 3.4 + 0.14 * len(arms)), layout="constrained")
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for ax, axis in zip(panels, axes):
         for number, arm in enumerate(arms):
@@ -114,48 +102,16 @@ def ladder_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
         handles, [_label(arm) for arm in arms], loc="outside lower center", fontsize=6.5, ncols=2, frameon=False
     )
     figure.supylabel("Facts read right, %", fontsize=7, color=FAINT)
-    _finish(figure, path)
+    save_png(figure, path)
 
 
-def single_layers(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
-    """The layers of each encoder that has at least three of them in the rows, the first block being 0."""
-    found: dict[str, list[int]] = {}
-    for encoder, feature in _arms(rows):
-        if feature.startswith("layer_"):
-            found.setdefault(encoder, []).append(int(feature.removeprefix("layer_")))
-    return {encoder: sorted(layers) for encoder, layers in found.items() if len(layers) > 2}
+def wording_points(rows: Sequence[dict[str, Any]]) -> list[Point]:
+    """Which layer reads what, a panel a wording: all facts."""
+    return layer_points({**row, "panel": row["wording"]} for row in rows if row["property"] == "all")
 
 
-def layers_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
-    """A panel a wording, a curve an encoder: single layers, Norm-Avg and last as levels; dotted is guessing.
-
-    Args:
-        rows (`list[dict]`): of a results file, with encoders as [`single_layers`] finds them.
-        path (`str` or `os.PathLike`): the PNG.
-    """
-    cells = {(row["encoder"], row["feature"], row["wording"]): row for row in rows if row["property"] == "all"}
-    wordings, layers = list(dict.fromkeys(wording for _, _, wording in cells)), single_layers(rows)
-    figure = Figure(figsize=(1.2 + 1.5 * len(wordings), 2.9), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    for ax, wording in zip(figure.subplots(1, len(wordings), sharey=True, squeeze=False)[0], wordings):
-        for colour, (encoder, numbers) in zip(cycle(COLOURS), layers.items()):
-            own = [cells[encoder, f"layer_{number}", wording] for number in numbers]
-            accuracy, ends = ([100 * row["accuracy"] for row in own], [[100 * x for x in row["ci95"]] for row in own])
-            ax.fill_between(numbers, *zip(*ends), color=colour, alpha=0.15, linewidth=0)
-            ax.plot(numbers, accuracy, "-o", color=colour, linewidth=1.2, markersize=3, label=f"{encoder}, one layer")
-            for feature, style in (("norm_avg", "--"), ("last", "-.")):
-                if (encoder, feature, wording) in cells:
-                    level = 100 * cells[encoder, feature, wording]["accuracy"]
-                    ax.axhline(level, color=colour, linestyle=style, linewidth=1, label=f"{encoder}, {feature}")
-        guesses = [row["guess"] for row in cells.values() if row["wording"] == wording]
-        ax.axhline(100 * sum(guesses) / len(guesses), color=FAINT, linestyle=":", linewidth=0.8)
-        ax.set(ylim=(0, 103), xlabel="layer")
-        ax.xaxis.label.set(fontsize=7)
-        ax.set_title(wording, fontsize=8, loc="left", color=INK)
-        ax.tick_params(labelsize=6.5)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7, frameon=False
-    )
-    figure.supylabel("Facts read right, %", fontsize=7, color=FAINT)
-    _finish(figure, path)
+def property_points(rows: Sequence[dict[str, Any]]) -> list[Point]:
+    """Which layer knows colour, place, count: a panel a property, in words for it that no training text has."""
+    named = [row | {"panel": row["property"]} for row in rows if row["wording"] == "word"]
+    named += [row | {"panel": "place"} for row in rows if row["wording"] == "place" and row["property"] == "all"]
+    return layer_points(row for row in named if row["panel"] not in ("all", "figure"))

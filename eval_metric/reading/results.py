@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from granted.eval_metric.reading.charts import ladder_chart, layers_chart, reading_chart, single_layers
+from granted.eval_metric.layer_curves import layers_csv, layers_figure
+from granted.eval_metric.reading.charts import ladder_chart, property_points, reading_chart, wording_points
 from granted.eval_metric.reading.examples import Example
 from granted.eval_metric.reading.settings import VERSION
 from granted.eval_metric.reading.sheet import guess_rate
 from granted.eval_metric.reading.threshold import Threshold, fit_threshold
 from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.figures import save_png
+from granted.utils.files import atomic_path, read_json, write_csv, write_json
 
 
 SATURATED = 0.9  # share of training facts from which a reader counts as one that has learned its texts
@@ -191,7 +193,10 @@ def thresholds(arms: Sequence[Arm], examples: Sequence[Example]) -> dict[tuple[s
 
 
 def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Run], output: str | os.PathLike) -> None:
-    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder, and `reading_layers.png` of single layers.
+    """Write `INSTRUMENT.json`, `.md` and `.png` into the output folder.
+
+    Of encoders with several layers also `reading_layers.png` (by wording) and `reading_layers_properties.png`, each
+    with its data as `.csv`.
 
     Args:
         instrument (`str`): `"reading"` or `"ladder"`.
@@ -219,8 +224,11 @@ def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Ru
     with atomic_path(output / f"{instrument}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     chart(rows, output / f"{instrument}.png")
-    if instrument == "reading" and single_layers(rows):
-        layers_chart(rows, output / "reading_layers.png")
+    if instrument == "reading":
+        for name, points in (("", wording_points(rows)), ("_properties", property_points(rows))):
+            if points:
+                save_png(layers_figure(points), output / f"reading_layers{name}.png")
+                write_csv(output / f"reading_layers{name}.csv", *layers_csv(points))
 
 
 def _cell(rows: Sequence[dict], arm: Arm, **wanted: Any) -> dict | None:

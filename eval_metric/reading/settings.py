@@ -18,7 +18,9 @@ class ReadingSettings:
 
     encoders: list[str] = option(help="Hub ids, folders or GGUF files; NAME=PATH names one.", positional=True)
     features: list[str] = option(
-        ["last", "norm_avg"], "last, penultimate, layer_0, ..., all_layers, avg, norm_avg, weights:PATH."
+        ["last", "norm_avg"],
+        "last, penultimate, layer_0, ..., all_layers, avg, norm_avg, norm_avg_first_1, ..., cumulative (all those), "
+        "weights:PATH.",
     )
     output: Path = option(Path("evaluation"), "Folder of the results.")
     seeds: list[Seed] = option([0], "A reader of every feature is trained for each seed.")

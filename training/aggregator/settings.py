@@ -24,7 +24,8 @@ class AggregatorTrainingConfig:
     features: list[str] = option(
         ["norm_avg"],
         "What the aggregators read: last, penultimate, layer_I (0 is the first block), all_layers (every single one), "
-        "avg, norm_avg, learned (layer weights learned with the aggregator), weights:PATH (learned elsewhere).",
+        "avg, norm_avg, norm_avg_first_K (of the first K layers), cumulative (of every K), learned (layer weights "
+        "learned with the aggregator), weights:PATH (learned elsewhere).",
     )
     learning_rates: list[Positive] = option([1e-5], "Peak rate, or several from which held-out pairs choose.")
     batch_size: Count = option(16, "Pairs per process and step.")
