@@ -129,10 +129,9 @@ def collect(folder: Path) -> tuple[list[Evaluation], list[tuple[str, str]]]:
             evaluations.append(_of_rows(path, name, content))
     for path in sorted(ted_folders):
         name = str(path.relative_to(folder))
-        try:
-            evaluations.append(_of_ted(path, name))
-        except InputError as error:
-            apart.append((name, str(error)))
+        found, reason = _of_ted(path, name)
+        evaluations += found
+        apart += [(name, reason)] if reason else []
     if not evaluations and not apart:
         raise InputError(f"got {folder} without a single result, expected results of granted evaluate in it")
     order = [*COLUMNS, "ted"]
@@ -153,8 +152,18 @@ def _of_rows(path: Path, name: str, content: dict[str, Any]) -> Evaluation:
     return Evaluation(name, instrument, columns, rows=content["rows"])
 
 
-def _of_ted(path: Path, name: str) -> Evaluation:
-    groups = group_seeds(_of_one_folder(path))
+def _of_ted(path: Path, name: str) -> tuple[list[Evaluation], str]:
+    """The evaluation of a folder if encoders were scored in it, and the reason if something in it is not ranked."""
+    try:
+        everything = group_seeds(_of_one_folder(path))
+    except InputError as error:
+        return [], str(error)
+    groups = [group for group in everything if not group.direct]
+    reason = "answers of language models are no scores of encoders" if len(groups) < len(everything) else ""
+    return [_ranked_by_accuracy(groups, name)] if groups else [], reason
+
+
+def _ranked_by_accuracy(groups: list[SeedGroup], name: str) -> Evaluation:
     columns = [_scores("accuracy", groups, [group.estimate for group in groups])]
     for kind in ("facts", "categories"):
         parts = getattr(groups[0], kind)
