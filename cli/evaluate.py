@@ -263,8 +263,8 @@ def evaluate_qa(settings: EvaluateQa, model: LoadingOptions):
     for name, accuracy in found["baselines"].items():
         table.add_row(direct_qa.NAMES[name], "–", "–", f"{100 * accuracy:.1f}", style="dim")
     console.print(table)
-    for one in found["differences"]:
-        console.print(direct_qa.difference_line(one))
+    for line in direct_qa.sentences(found):
+        console.print(line)
     console.print(f"wrote {settings.output / 'direct_qa'}.json and .md")
 
 

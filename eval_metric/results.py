@@ -104,7 +104,7 @@ def provenance(
         config_hash: of the GrantedConfig.
         aggregator: settings and training of the context aggregator; None for mean pooling.
         settings: anything else that changes the scores; of an encoder `max_length`, the most tokens that it reads of
-            a text, and its prompt template.
+            a text, and its prompt template; of a language model that answers directly also what was `seen` of it.
         parameters: how many the `encoder` and the `aggregator` have.
         seed: of the run; if given it must be the result's.
 

@@ -3,10 +3,10 @@
     found = sensitivity(["minilm=./MiniLM"], records, info, "evaluation/aggregators", "out")
     print(markdown(found))
 
-Each of [`VARIATIONS`] changes one thing of the evaluation, the aggregators stay as they are: they were trained on
-texts without a template and captions with their usual first line, so a change of these asks how far an aggregator
-carries over, not how good it could be. Mean pooling, which learned nothing, stands beside them. Tests:
-tests/test_sensitivity.py.
+Each of [`VARIATIONS`] changes one thing of the evaluation, and the aggregators stay as they are. They were trained on
+plain texts, without a template and without the first line that TED puts before a caption, so where these change a score
+says how far an aggregator carries over, not how good it could be. Mean pooling, which learned nothing, stands beside
+them. Tests: tests/test_sensitivity.py.
 """
 
 import os
@@ -283,7 +283,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         )
         lines.append(f"| {' | '.join(shown)} |")
     lines += ["", "Changed places: pairs of features, and of those that differ beyond chance in the plain run.", ""]
-    lines.append("Aggregators were trained on plain texts and stay as they are; mean pooling has learned nothing.")
+    lines.append(
+        "Aggregators stay as they are. They were trained on plain texts, without a template and without the first line "
+        "that TED puts before captions. Mean pooling has learned nothing."
+    )
     return "\n".join(lines) + "\n"
 
 

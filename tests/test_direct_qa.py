@@ -18,7 +18,7 @@ from granted import cli
 from granted.dataset_builders.ted_6k.records import caption_text, fingerprint, validate_records
 from granted.encoding.loading import LoadingOptions, load_language_model
 from granted.eval_metric.direct_qa.answering import Answerer, with_exact_head
-from granted.eval_metric.direct_qa.evaluation import Asked, evaluate, markdown
+from granted.eval_metric.direct_qa.evaluation import Asked, evaluate, markdown, sentences
 from granted.eval_metric.direct_qa.prompts import LETTERS, PromptForm, other_captions, question_text, read_letter
 from granted.eval_metric.overview.collection import collect
 from granted.eval_metric.report import html_report, markdown_table, table_rows
@@ -368,6 +368,8 @@ def test_an_oracle_needs_the_caption_and_random_weights_are_at_chance(answered):
     added = {(one["model"], one["answers"], one["without"]): one for one in found["differences"]}
     assert added["oracle", "likelihood", "shuffled"]["p"] < 0.01
     assert added["oracle", "likelihood", "shuffled"]["ci95"][0] > 0.5
+    doubtful = [line for line in sentences(found) if "not above chance" in line]
+    assert doubtful and all(line.startswith("random") for line in doubtful)
 
 
 def test_what_is_no_letter_is_counted_and_never_right(answered):
@@ -380,6 +382,7 @@ def test_what_is_no_letter_is_counted_and_never_right(answered):
     silent = [item for item in result.items if not any(item["scores"])]
     assert rows["random", "none", "generation"]["no_letter"] == len(silent) / len(RECORDS) > 0
     assert result.ties == len(silent)
+    assert result.provenance["parameters"]["encoder"] == new_model(line_tokenizer()).num_parameters()
 
 
 def test_running_again_changes_no_result_and_another_model_joins_the_table(answered, random_folder, tmp_path):

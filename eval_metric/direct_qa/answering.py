@@ -35,8 +35,13 @@ def with_exact_head(model: PreTrainedModel) -> PreTrainedModel:
     """The model with a head of its own that computes in fp32, whatever it runs in: in bf16 letters tie often.
 
     Logits of about 20 are an eighth apart there.
+
+    Raises:
+        InputError: the head is offloaded.
     """
     head = copy.deepcopy(model.get_output_embeddings()).float()
+    if head.weight.is_meta:
+        raise InputError("got a model whose head is offloaded, expected it on a device: give it more memory")
     head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(), *inputs[1:]))
     model.set_output_embeddings(head)
     return model
@@ -107,6 +112,7 @@ class Answerer:
         identity = {
             "model": self.fingerprint,
             "prompt": [self.form.kind, self.form.written("{}"), self.form.letters],
+            "ends": self.model.generation_config.eos_token_id,
             "new_tokens": new_tokens,
         }
         cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)

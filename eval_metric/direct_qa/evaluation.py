@@ -102,13 +102,14 @@ def evaluate(
     baselines = baseline_summary(records)
     for spec in models:
         name, model, tokenizer = load_language_model(spec, options)
+        parameters = {"encoder": model.num_parameters()}  # before its head is one of its own
         answerer = Answerer(with_exact_head(model), PromptForm.of(tokenizer))
         for context, seed, shown in captions:
             asked = Asked(answerer, records, shown, output_dir / "cache", f"{name}, {context}")
             for way in answers:
                 items, work, seen = asked.likelihood() if way == "likelihood" else asked.generation()
                 common = {"dataset": dataset, "baselines": baselines, "items": items, "seed": seed}
-                origin = _provenance(answerer, work, seed, seen)
+                origin = _provenance(answerer, seed=seed, parameters=parameters, seen=seen, **work)
                 Result(name, context, way, provenance=origin, **common).keep(results)
     found = report([result for result in load_all(results) if result.pooling in ANSWERS], records)
     write_json(output_dir / REPORT, found)
@@ -196,7 +197,7 @@ def _shares(letters: Sequence[str]) -> dict[str, float]:
     return {one: letters.count(one) / max(1, len(letters)) for one in LETTERS[: LETTERS.index(last) + 1]}
 
 
-def _provenance(answerer: Answerer, work: dict, seed: int | None, seen: dict) -> dict:
+def _provenance(answerer: Answerer, seen: dict, **noted: Any) -> dict:
     model = answerer.model
     return provenance(
         device=device_name(model.device),
@@ -205,10 +206,8 @@ def _provenance(answerer: Answerer, work: dict, seed: int | None, seen: dict) ->
         tokens_cut=0,
         encoder_revision=getattr(model.config, "_commit_hash", None),
         weights_fingerprint=answerer.fingerprint,
-        parameters={"encoder": model.num_parameters()},
         settings={"max_length": answerer.limit, "prompt": answerer.form.kind, "seen": seen},
-        seed=seed,
-        **work,
+        **noted,
     )
 
 
@@ -282,15 +281,24 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (*named, accuracy, *shares, f"{row['ties']:.1f}".removesuffix(".0"), letters or "–", seeds, row["prompt"])
 
 
-def difference_line(one: dict[str, Any]) -> str:
-    """What the caption adds, in a sentence."""
-    value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (one["difference"], *one["ci95"]))
-    other = "another caption" if one["without"] == "shuffled" else "none"
-    p_value = "p < 0.001" if one["p"] < 0.001 else f"p = {one['p']:.3f}"
-    return (
-        f"{one['model']}, {one['answers']}: its caption instead of {other} adds {value} points [{low}, {high}], "
-        f"{p_value}"
-    )
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What the caption adds for each model, and which model cannot say so."""
+    lines = []
+    for one in found["differences"]:
+        value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (one["difference"], *one["ci95"]))
+        other = "another caption" if one["without"] == "shuffled" else "none"
+        p_value = "p < 0.001" if one["p"] < 0.001 else f"p = {one['p']:.3f}"
+        lines.append(
+            f"{one['model']}, {one['answers']}: its caption instead of {other} adds {value} points [{low}, {high}], "
+            f"{p_value}."
+        )
+    for row in found["rows"]:
+        if row["context"] == "caption" and row["ci95"][0] <= found["baselines"]["chance"]:
+            lines.append(
+                f"{row['model']}, {row['answers']}: with its caption it is not above chance, so without one it says "
+                "nothing about the benchmark."
+            )
+    return lines
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -302,5 +310,5 @@ def markdown(found: dict[str, Any]) -> str:
     for name, accuracy in found["baselines"].items():
         rest = ["–"] * (len(HEADER) - 4)
         lines.append(f"| {' | '.join([f'*{NAMES[name]}*', '–', '–', f'*{100 * accuracy:.1f}*', *rest])} |")
-    lines += ["", *(f"- {difference_line(one)}" for one in found["differences"])]
+    lines += ["", *(f"- {line}" for line in sentences(found))]
     return "\n".join(lines) + "\n"
