@@ -4,7 +4,7 @@
     print(markdown(found))
 
 Each of [`VARIATIONS`] changes one thing of the evaluation, and the aggregators stay as they are. They were trained on
-plain texts, without a template and without the first line that TED puts before a caption, so where these change a score
+plain texts, without a template and without the first line that TED puts before a caption: what a change of these does
 says how far an aggregator carries over, not how good it could be. Mean pooling, which learned nothing, stands beside
 them. Tests: tests/test_sensitivity.py.
 """
@@ -284,8 +284,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(shown)} |")
     lines += ["", "Changed places: pairs of features, and of those that differ beyond chance in the plain run.", ""]
     lines.append(
-        "Aggregators stay as they are. They were trained on plain texts, without a template and without the first line "
-        "that TED puts before captions. Mean pooling has learned nothing."
+        "Aggregators stay as they are. They were trained on plain texts, without a template and without the first "
+        "line that TED puts before captions. Mean pooling has learned nothing."
     )
     return "\n".join(lines) + "\n"
 
