@@ -246,6 +246,8 @@ def evaluate_qa(settings: EvaluateQa, model: LoadingOptions):
     from granted.dataset_builders.ted_6k.reading import read_ted
     from granted.eval_metric.direct_qa import evaluation as direct_qa
 
+    if "shuffled" not in settings.context:
+        refuse_unused(settings, ["seeds"], "without shuffled captions")
     records, info = read_ted(settings.ted)
     found = direct_qa.evaluate(
         settings.models,

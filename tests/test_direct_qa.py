@@ -426,27 +426,16 @@ def test_a_direct_answer_is_never_ranked_among_encoders(tmp_path):
 
 
 def test_the_command_prints_what_no_model_is_needed_for(oracle_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "sys.argv",
-        [
-            "granted",
-            "evaluate",
-            "qa",
-            f"oracle={oracle_folder}",
-            "--context",
-            "none",
-            "--answers",
-            "generation",
-            "--output",
-            str(tmp_path),
-        ],
+    words = (
+        f"granted evaluate qa oracle={oracle_folder} --context none --answers generation --output {tmp_path}".split()
     )
+    monkeypatch.setattr("sys.argv", words)
     cli.main()
     shown = capsys.readouterr().out
     assert "TED answered directly, sample, 101 instances" in shown
-    assert read_json(tmp_path / "direct_qa.json")["baselines"].keys() == {
-        "chance",
-        "word_overlap",
-        "tfidf_cosine",
-        "statement_only",
-    }
+    baselines = read_json(tmp_path / "direct_qa.json")["baselines"]
+    assert set(baselines) == {"chance", "word_overlap", "tfidf_cosine", "statement_only"}
+    monkeypatch.setattr("sys.argv", [*words, "--seeds", "3"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "without shuffled captions" in capsys.readouterr().err
