@@ -230,6 +230,89 @@ def evaluate_vqa(settings: EvaluateVqa, model: LoadingOptions):
 
 
 @dataclass
+class EvaluateQa:
+    """Options of `granted evaluate qa`."""
+
+    models: list[str] = option(help="Hub ids, folders or GGUF files; NAME=PATH names one.", positional=True)
+    ted: str = option("sample", f"The benchmark: {TED}")
+    context: list[Literal["caption", "shuffled", "none"]] = option(
+        ["caption", "shuffled", "none"], "What stands before the question: its caption, another one, or none."
+    )
+    answers: list[Literal["likelihood", "generation"]] = option(
+        ["likelihood", "generation"], "The likeliest letter over all rotations of the options, or the letter written."
+    )
+    seeds: list[Seed] = option([0, 1, 2, 3, 4], "Captions are shuffled once for each.")
+    output: Path = option(Path("evaluation_qa"), "Folder of results and table.")
+
+
+@command("evaluate qa")
+def evaluate_qa(settings: EvaluateQa, model: LoadingOptions):
+    """Is the caption needed? Language models answer TED directly, with its caption, another one and none.
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.dataset_builders.ted_6k.reading import read_ted
+    from granted.eval_metric.direct_qa import evaluation as direct_qa
+
+    if "shuffled" not in settings.context:
+        refuse_unused(settings, ["seeds"], "without shuffled captions")
+    records, info = read_ted(settings.ted)
+    found = direct_qa.evaluate(
+        settings.models,
+        records,
+        info,
+        settings.output,
+        contexts=settings.context,
+        answers=settings.answers,
+        seeds=settings.seeds,
+        options=model,
+    )
+    table = Table(*direct_qa.HEADER, title=f"TED answered directly, {info['config']}, {len(records)} instances")
+    for row in found["rows"]:
+        table.add_row(*direct_qa.cells(row))
+    for name, accuracy in found["baselines"].items():
+        table.add_row(direct_qa.NAMES[name], "–", "–", f"{100 * accuracy:.1f}", style="dim")
+    console.print(table)
+    for line in direct_qa.sentences(found):
+        console.print(line)
+    console.print(f"wrote {settings.output / 'direct_qa'}.json and .md")
+
+
+@dataclass
+class EvaluateSensitivity:
+    """Options of `granted evaluate sensitivity`."""
+
+    encoders: list[str] = option(help="Hub ids, folders or GGUF files; NAME=PATH names one.", positional=True)
+    aggregator: Path = option(help="Their trained aggregators: a folder of granted evaluate ted.")
+    ted: str = option("sample", f"The benchmark: {TED}")
+    output: Path = option(Path("evaluation_sensitivity"), "Folder of the table.")
+    max_length: Count | None = option(None, "Most tokens read of a text, as in the training.")
+
+
+@command("evaluate sensitivity")
+def evaluate_sensitivity(settings: EvaluateSensitivity, encoder: EncoderOptions):
+    """How much TED scores move with what should not matter: order, padding, dtype, the caption's first line, ...
+
+    Run the same command again to go on after an interruption.
+    """
+    from granted.dataset_builders.ted_6k.reading import read_ted
+    from granted.eval_metric.sensitivity import markdown, sensitivity
+
+    records, info = read_ted(settings.ted)
+    found = sensitivity(
+        settings.encoders,
+        records,
+        info,
+        settings.aggregator,
+        settings.output,
+        options=encoder,
+        max_length=settings.max_length,
+    )
+    console.print(markdown(found), markup=False)
+    console.print(f"wrote {settings.output / 'sensitivity'}.json and .md")
+
+
+@dataclass
 class EvaluateGeneration:
     """Options of `granted evaluate generation`."""
 

@@ -14,15 +14,20 @@ import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils import quantization_config as quantizers
 
-from granted.configuration_granted import check_weights
+from granted.configuration_granted import COMPARED, check_weights, missing_and_unexpected
 from granted.encoding.options import EncoderOptions, LoadingOptions
+from granted.modeling_checkpoint import load_config, load_tokenizer, locate
 from granted.modeling_granted import GrantedModel
 from granted.utils.errors import InputError, refusing
 
@@ -161,6 +166,44 @@ def whole_vision_language_model(path: str, **loading: Any) -> tuple[PreTrainedMo
         given = type(processor).__name__
         raise InputError(f"got model {path!r} with a {given} alone, expected a vision-language model's processor")
     return model, processor
+
+
+def load_language_model(
+    spec: str, options: LoadingOptions | None = None
+) -> tuple[str, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model that writes text: a causal one, or a multimodal one that is shown no image.
+
+    Args:
+        spec (`str`): Hub id, folder or GGUF file, or `NAME=PATH`.
+        options ([`LoadingOptions`], *optional*): how and where.
+
+    Returns:
+        Display name, model in evaluation mode and on its device, and its tokenizer. Of what the checkpoint says about
+        generation only the tokens that end a text are kept: no penalty or temperature changes an answer.
+
+    Raises:
+        InputError: there is no such model, a part of its weights is missing, or it is an encoder-decoder.
+    """
+    options = options or LoadingOptions()
+    name, path = split_spec(spec)
+    with refusing(f"model {path!r}", "a language model with its head and tokenizer, in safetensors or GGUF: check it"):
+        loading = options.loading()
+        source = locate(path, loading.pop("revision", None), loading.pop("trust_remote_code"))
+        config = load_config(source)
+        if config.is_encoder_decoder:
+            raise InputError(f"got model {path!r}, an encoder-decoder, expected a causal language model: use another")
+        tokenizer = load_tokenizer(source, config)
+        if "gguf_file" not in source:
+            loading["use_safetensors"] = True
+        elif hasattr(quantizers, "GgufConfig"):  # newer versions leave the weights packed where they can
+            loading["quantization_config"] = quantizers.GgufConfig(dequantize=True)
+        shows_images = type(config) in AutoModelForImageTextToText._model_mapping
+        auto = AutoModelForImageTextToText if shows_images else AutoModelForCausalLM
+        model, found = auto.from_pretrained(**source, config=config, **loading, **COMPARED)
+        check_weights(path, missing_and_unexpected(model, found)[0])
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id if ends is None else ends)
+    return name, place(model.eval(), options.device), tokenizer
 
 
 def split_spec(spec: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +173,8 @@ def score_encoder(
     tuning: str | None = None,
     token_budget: int = 8192,
     show_progress: bool = True,
+    captions: Callable[[TedRecord], str] = caption_text,
+    as_trained: bool = True,
 ) -> list[Result]:
     """Score aggregators of one encoder, and the mean pooling of each of their features.
 
@@ -186,6 +188,9 @@ def score_encoder(
         shard (`str`, *optional*): `"i/n"`, the part to score.
         tuning (`str`, *optional*): what is known of the encoder, one of `TUNINGS`; noted with the results.
         token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
+        captions (`Callable`): what is encoded for the caption of a record.
+        as_trained (`bool`, defaults to `True`): refuse aggregators that learned from other weights, another dtype or
+            another reading than the encoder's is now; without it scores say what such a change does.
 
     Returns:
         One [`Result`] per head and one per feature with mean pooling (seed None where no weights are learned).
@@ -194,7 +199,8 @@ def score_encoder(
         InputError: an aggregator made for something else, or scores that are not finite.
     """
     fingerprint = encoder.fingerprint()
-    check_aggregators(encoder, encoder_name, fingerprint, heads)
+    if as_trained:
+        check_aggregators(encoder, encoder_name, fingerprint, heads)
     all_records, records = records, select_shard(records, shard)
     model = AggregatorGroup({head.name: head.aggregator for head in heads})
     model = model.to(encoder.input_device, torch.float32).eval()
@@ -207,7 +213,7 @@ def score_encoder(
         "aggregators' dtype": "float32",
     }
     cache = EmbeddingCache(Path(cache_dir) / identity_hash(identity), identity)
-    texts = unique_texts(records)
+    texts = unique_texts(records, captions)
     encode_missing(encoder, model, texts, cache, token_budget, f"encoding by {encoder_name}" * show_progress)
     tokens, cut = count_tokens(cache, texts)
     work = cache.work(texts)
@@ -257,7 +263,7 @@ def score_encoder(
                 feature=head.feature,
                 pooling=pooling,
                 seed=seed,
-                items=score_items(cache, column, records),
+                items=score_items(cache, column, records, captions),
                 provenance=origin,
                 **shared,
             )
@@ -265,9 +271,9 @@ def score_encoder(
     return results
 
 
-def unique_texts(records: Sequence[TedRecord]) -> list[str]:
+def unique_texts(records: Sequence[TedRecord], captions: Callable[[TedRecord], str] = caption_text) -> list[str]:
     """What is encoded for records, each text once: the caption of a record, then its statements."""
-    return list(dict.fromkeys(text for record in records for text in (caption_text(record), *record["statements"])))
+    return list(dict.fromkeys(text for record in records for text in (captions(record), *record["statements"])))
 
 
 def encode_missing(
@@ -324,16 +330,21 @@ def count_tokens(cache: EmbeddingCache, texts: Sequence[str]) -> tuple[int, list
     return int(counts[:, 0].sum()), [cut for cut in counts[:, 1].tolist() if cut]
 
 
-def score_items(cache: EmbeddingCache, column: str, records: Sequence[TedRecord]) -> list[dict]:
+def score_items(
+    cache: EmbeddingCache,
+    column: str,
+    records: Sequence[TedRecord],
+    captions: Callable[[TedRecord], str] = caption_text,
+) -> list[dict]:
     """Cosines of every record's caption with its statements, in fp32, as the items of a [`Result`]."""
     items = []
     for start in range(0, len(records), AT_A_TIME):
         part = records[start : start + AT_A_TIME]
-        texts = unique_texts(part)
+        texts = unique_texts(part, captions)
         vectors = F.normalize(cache.read_vectors(column, texts), dim=-1)  # (texts, D)
         row = {text: i for i, text in enumerate(texts)}
         for record in part:
-            caption = vectors[row[caption_text(record)]]  # (D,)
+            caption = vectors[row[captions(record)]]  # (D,)
             statements = vectors[[row[s] for s in record["statements"]]]  # (S, D)
             kept = {name: record[name] for name in ("id", "caption_id", "category", "media", "label")}
             items.append(kept | {"scores": (statements * caption).sum(-1).tolist()})

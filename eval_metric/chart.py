@@ -35,7 +35,8 @@ def category_chart(results: Iterable[Result], path: str | os.PathLike) -> None:
 def category_figure(results: Iterable[Result]) -> Figure:
     """Accuracy overall and per category, with 95% intervals over captions.
 
-    Seeds are averaged. Of more than 16 series the 16 most accurate are drawn, and the chart says so.
+    Seeds are averaged, and direct answers of language models left out. Of more than 16 series the 16 most accurate are
+    drawn, and the chart says so.
 
     Args:
         results: whole results on one dataset.
@@ -43,7 +44,7 @@ def category_figure(results: Iterable[Result]) -> Figure:
     Raises:
         InputError: the results cannot stand side by side (see `granted.eval_metric.seed_groups.group_seeds`).
     """
-    everything = group_seeds(results)
+    everything = [one for one in group_seeds(results) if not one.direct]
     series = everything[:MAX_SERIES]
     panels = ["Overall", *series[0].categories]
     columns = min(_COLUMNS, len(panels))

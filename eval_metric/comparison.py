@@ -87,8 +87,9 @@ def read_scores(spec: str, name: str = "") -> Scores:
     """The scores of `PATH` or `PATH:PART`.
 
     Args:
-        spec (`str`): a folder of TED results, PART being `aggregator` or `mean` (both without it), and behind a slash,
-            if only some items shall count, a category, `without` a category, or a rung such as `facts=4`;
+        spec (`str`): a folder of TED results, PART being `aggregator` or `mean` (both without it), or `likelihood` or
+            `generation` of language models that answered directly, and behind a slash, if only some items shall count,
+            a category, `without` a category, or a rung such as `facts=4`;
             `reading.json` or `drawing.json`, PART being `WORDING/PROPERTY` such as `word/all`; `ladder.json`, PART
             being `threshold` or a rung; the word `published`, PART being a table of `published.yaml`.
         name (`str`): what to call them; the spec without its folder by default.
@@ -123,8 +124,7 @@ def published_pair(kind: str) -> Correlation:
 def _of_ted(path: str, part: str) -> dict[str, Score]:
     groups = group_seeds(load_all(path))
     pooling, _, items = part.partition("/")
-    if pooling:
-        groups = [group for group in groups if group.pooling == pooling]
+    groups = [group for group in groups if (group.pooling == pooling if pooling else not group.direct)]
     by_arm = {}
     for group in groups:
         estimate = _of_items(group, items) if items else group.estimate

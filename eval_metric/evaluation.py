@@ -27,6 +27,7 @@ from granted.eval_metric.benchmark import (
 )
 from granted.eval_metric.report import category_chart, facts_table, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
+from granted.eval_metric.stability import stability_table
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError
@@ -172,7 +173,7 @@ def write_report(results: Sequence[Result], records: Sequence[TedRecord], output
     """Write `table.md`, `categories.png` and `report.html` from results; the paths written."""
     output_dir = Path(output_dir)
     table, chart, page = (output_dir / name for name in ("table.md", "categories.png", "report.html"))
-    tables = [markdown_table(results), facts_table(results)]
+    tables = [markdown_table(results), facts_table(results), stability_table(results)]
     with atomic_path(table) as temporary:
         temporary.write_text("\n".join(filter(None, tables)), encoding="utf-8")
     category_chart(results, chart)

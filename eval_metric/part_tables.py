@@ -78,8 +78,8 @@ def part_table(
 ) -> dict[str, Any]:
     """A table as pages show it: `title`, `columns` (name, n) and `rows` (label, baseline, cells).
 
-    What [`is_floor`] names is a baseline, too. A cell is `None` or has `accuracy`, `low`, `high` and `best`, which is
-    never true of a baseline and of nothing that is below one.
+    What [`is_floor`] names and direct answers of language models are baselines, too. A cell is `None` or has
+    `accuracy`, `low`, `high` and `best`, which is never true of a baseline and of nothing that is below one.
 
     Args:
         title (`str`): of the table.
@@ -87,13 +87,14 @@ def part_table(
         parts (`list[dict]`): of each group its estimates by column.
         baselines (`dict[str, dict]`): accuracies by column of what uses no encoder, by its label.
     """
+    ranked = [own for group, own in zip(groups, parts, strict=True) if not group.direct]
     best = {
-        name: max([own[name].accuracy for own in parts] + [values.get(name, 0) for values in baselines.values()])
+        name: max([own[name].accuracy for own in ranked] + [values.get(name, 0) for values in baselines.values()])
         for name in parts[0]
     }
     rows = []
     for group, own in zip(groups, parts, strict=True):
-        baseline = is_floor(group.label)
+        baseline = is_floor(group.label) or group.direct
         cells = [
             {
                 "accuracy": one.accuracy,

@@ -45,6 +45,7 @@ __all__ = [
     "category_chart",
     "facts_table",
     "html_report",
+    "markdown_escaped",
     "markdown_table",
     "page_style",
     "table_rows",
@@ -67,7 +68,8 @@ class Row:
         spread: highest minus lowest accuracy of the seeds, if several.
         ties: tied items, mean over seeds; None for a lexical baseline, which shares them.
         parameters: of encoder and aggregator, in millions, such as "134.5M + 9.1M"; None where they are not known.
-        baseline: True below the line: mean pooling, random weights and the lexical baselines.
+        baseline: True below the line: mean pooling, random weights, direct answers of language models and the lexical
+            baselines.
     """
 
     encoder: str
@@ -108,7 +110,7 @@ def markdown_table(results: Iterable[Result]) -> str:
     """The main table in GitHub's Markdown; baselines in italics. Ends with a newline."""
     lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * 3 + "--:|" * (len(HEADER) - 3)]
     for row in table_rows(results):
-        cells = [_markdown_escaped(cell) if i < 3 else cell for i, cell in enumerate(row.cells())]
+        cells = [markdown_escaped(cell) if i < 3 else cell for i, cell in enumerate(row.cells())]
         lines.append("| " + " | ".join(f"*{cell}*" if row.baseline and cell != "–" else cell for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -126,7 +128,7 @@ def facts_table(results: Iterable[Result]) -> str:
         shown = [
             f"{_percent(one.accuracy)} [{_percent(one.low)}, {_percent(one.high)}]" for one in group.facts.values()
         ]
-        named = (_markdown_escaped(cell) for cell in (group.encoder, group.feature, group.pooling))
+        named = (markdown_escaped(cell) for cell in (group.encoder, group.feature, group.pooling))
         lines.append(f"| {' | '.join([*named, *shown])} |")
     return "\n".join(lines) + "\n"
 
@@ -188,7 +190,7 @@ def _rows(groups: Sequence[SeedGroup]) -> list[Row]:
             spread=one.spread,
             ties=one.ties,
             parameters=" + ".join(f"{count / 1e6:.1f}M" for count in one.parameters.values()) or None,
-            baseline=is_floor(one.label),
+            baseline=is_floor(one.label) or one.direct,
         )
         for one in groups
     ]
@@ -297,5 +299,6 @@ def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _markdown_escaped(text: str) -> str:
+def markdown_escaped(text: str) -> str:
+    """Text that stands for itself in a cell of a table in GitHub's Markdown."""
     return re.sub(r"([\\`*$\[\]<>|])", r"\\\1", " ".join(text.split()))

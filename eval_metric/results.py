@@ -36,7 +36,8 @@ from granted.utils.versions import library_versions
 
 KIND = "granted.result"
 BASELINES = ("chance", "word_overlap", "tfidf_cosine")
-POOLINGS = ("aggregator", "mean")
+ANSWERS = ("likelihood", "generation")  # how a language model answers directly, see eval_metric/direct_qa
+POOLINGS = ("aggregator", "mean", *ANSWERS)
 MOST_ITEMS = 2_000_000  # of a result; TED-6K has 6641
 ITEM_FIELDS = ("id", "caption_id", "category", "media", "label", "scores")
 DATASET_FIELDS = ("name", "config", "fingerprint", "instances", "captions")
@@ -110,7 +111,7 @@ def provenance(
         tuning: what whoever evaluates says of it: one of `granted.encoding.families.TUNINGS`.
         aggregator: settings and training of the context aggregator; None for mean pooling.
         settings: anything else that changes the scores; of an encoder `max_length`, the most tokens that it reads of
-            a text, and its prompt template.
+            a text, and its prompt template; of a language model that answers directly also what was `seen` of it.
         parameters: how many the `encoder` and the `aggregator` have.
         seed: of the run; if given it must be the result's.
 
@@ -145,9 +146,10 @@ class Result:
 
     Attributes:
         encoder: display name.
-        feature: such as "last", "penultimate", "avg", "norm_avg", "learned" or "layer_7".
-        pooling: "aggregator" or "mean".
-        seed: of the aggregator; None where nothing is random.
+        feature: such as "last", "penultimate", "avg", "norm_avg", "learned" or "layer_7"; of a language model that
+            answers directly what it was shown: "caption", "shuffled" or "none".
+        pooling: "aggregator" or "mean"; "likelihood" or "generation" where a language model answers directly.
+        seed: of the aggregator, or of the order of shuffled captions; None where nothing is random.
         items: one dict per instance with id, caption_id, category, media, label and scores (one float per
             statement). They are kept in order of id, so that results on the same data line up.
         dataset: name, config ("official", "sample", "synthetic" or "custom"), fingerprint, instances, captions; of

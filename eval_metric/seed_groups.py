@@ -5,6 +5,8 @@
     best, second, *others = group_seeds(load_all("results"))
     compare(best, second).difference
 
+What a language model answered directly is a group, too, but never one of an encoder: see `SeedGroup.direct`.
+
 All results of one call must be whole, on the same data, and of encoders that read as much of every text; anything else
 is refused, because the figures could not stand side by side.
 """
@@ -18,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 
 from granted.dataset_builders.scenes.shapes.rungs import facts_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.eval_metric.results import Result
+from granted.eval_metric.results import ANSWERS, Result
 from granted.eval_metric.statistics import (
     Difference,
     Estimate,
@@ -40,7 +42,12 @@ class SeedGroup:
     @property
     def label(self) -> str:
         """Short name for charts and lists."""
-        return f"{self.encoder} · {self.feature}" + (" · mean" if self.pooling == "mean" else "")
+        return f"{self.encoder} · {self.feature}" + ("" if self.pooling == "aggregator" else f" · {self.pooling}")
+
+    @property
+    def direct(self) -> bool:
+        """Whether a language model answered directly, which is no score of an encoder."""
+        return self.pooling in ANSWERS
 
     @cached_property
     def correct(self) -> np.ndarray:
@@ -124,7 +131,7 @@ def group_seeds(results: Iterable[Result]) -> list[SeedGroup]:
             raise InputError(f"got shard {result.shard} of {result.encoder}, expected whole results: merge the shards")
         _check_same_data(first, result)
         groups.setdefault((result.encoder, result.feature, result.pooling), []).append(result)
-    _check_same_reading(results)
+    _check_same_reading([result for result in results if result.pooling not in ANSWERS])
     groups = [SeedGroup(*key, tuple(_ordered_runs(key, runs))) for key, runs in groups.items()]
     return sorted(groups, key=lambda one: (-one.estimate.accuracy, one.label))
 
@@ -146,19 +153,23 @@ def compare_all(pairs: Sequence[tuple[SeedGroup, SeedGroup]]) -> list[Comparison
 def within_encoders(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup]]:
     """For each encoder its best group against each of its others. `groups` in order of accuracy."""
     best = best_of_encoders(groups).values()
-    return [(top, one) for top in best for one in groups if one.encoder == top.encoder and one is not top]
+    rest = [one for one in groups if not one.direct]
+    return [(top, one) for top in best for one in rest if one.encoder == top.encoder and one is not top]
 
 
 def between_encoders(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup]]:
     """The best group of the best encoder against the best of every other encoder. `groups` in order of accuracy."""
-    leader, *others = best_of_encoders(groups).values()
-    return [(leader, other) for other in others]
+    best = list(best_of_encoders(groups).values())
+    return [(best[0], other) for other in best[1:]]
 
 
 def best_of_encoders(groups: Sequence[SeedGroup]) -> dict[str, SeedGroup]:
-    """The most accurate group of each encoder, aggregators before mean pooling. `groups` in order of accuracy."""
+    """The most accurate group of each encoder, aggregators before mean pooling. `groups` in order of accuracy.
+
+    What a language model answers directly is left out.
+    """
     best: dict[str, SeedGroup] = {}
-    for one in sorted(groups, key=lambda one: one.pooling != "aggregator"):
+    for one in sorted((one for one in groups if not one.direct), key=lambda one: one.pooling != "aggregator"):
         best.setdefault(one.encoder, one)
     return dict(sorted(best.items(), key=lambda pair: (pair[1].pooling != "aggregator", -pair[1].estimate.accuracy)))
 

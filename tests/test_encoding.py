@@ -29,11 +29,11 @@ def test_an_absent_device_is_refused_with_those_that_are_there():
 
 def test_the_commands_that_read_with_an_encoder_take_the_same_options():
     reading = [name for name, one in COMMANDS.items() if any(issubclass(k, EncoderOptions) for k in kinds(one))]
-    instruments = [f"evaluate {name}" for name in ("ted", "reading", "ladder", "drawing")]
+    instruments = [f"evaluate {name}" for name in ("ted", "sensitivity", "reading", "ladder", "drawing")]
     trainings = [f"train {name}" for name in ("aggregator", "text-to-image", "text-to-video")]
     assert {*reading} == {"adapt", "doctor", "encode", *instruments, *trainings}
     loading = [name for name, one in COMMANDS.items() if any(issubclass(k, LoadingOptions) for k in kinds(one))]
-    assert {*loading} == {*reading, "evaluate vqa", "evaluate generation"}
+    assert {*loading} == {*reading, "evaluate qa", "evaluate vqa", "evaluate generation"}
 
 
 def kinds(command):

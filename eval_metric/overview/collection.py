@@ -151,9 +151,9 @@ def collect(folder: Path) -> tuple[list[Evaluation], list[tuple[str, str]]]:
     for path, benchmarks in ted.items():
         name = str(path.relative_to(folder))
         try:
-            results, others = _of_most(benchmarks)
-            evaluations.append(_of_ted(results, name))
-            apart += [(str(Path(name, f"{one.name}.json")), reason) for one, reason in others]
+            found, others = _of_ted_folder(benchmarks, name)
+            evaluations += found
+            apart += others
         except InputError as error:
             apart.append((name, str(error)))
     if not evaluations:
@@ -199,8 +199,20 @@ def _of_most(benchmarks: dict[str, list[Result]]) -> tuple[list[Result], list[tu
     return most, reasons
 
 
-def _of_ted(results: Sequence[Result], name: str) -> Evaluation:
-    groups = group_seeds(results)
+def _of_ted_folder(
+    benchmarks: dict[str, list[Result]], name: str
+) -> tuple[list[Evaluation], list[tuple[str, str]]]:
+    """What encoders have scored in a folder, if any have, and (path, reason) of what is not ranked with it."""
+    results, others = _of_most(benchmarks)
+    everything = group_seeds(results)
+    groups = [group for group in everything if not group.direct]
+    apart = [(str(Path(name, f"{one.name}.json")), reason) for one, reason in others]
+    if len(groups) < len(everything):
+        apart.append((name, "answers of language models are no scores of encoders"))
+    return [_of_ted(groups, name)] if groups else [], apart
+
+
+def _of_ted(groups: list[SeedGroup], name: str) -> Evaluation:
     columns = [_scores("accuracy", groups, [group.estimate for group in groups])]
     for kind in ("facts", "categories"):
         parts = getattr(groups[0], kind)
