@@ -241,7 +241,8 @@ def test_shared_words_need_the_benchmark_and_texts_are_asked_for(report, with_te
         (folder / "report.html").read_text()
         for folder in (report, with_texts / "texts_False", with_texts / "texts_True")
     )
-    assert "Where shared words mislead" not in without and "Where shared words mislead" in plain
+    assert "words answer" not in without and "--ted BENCHMARK" in without
+    assert "words answer" in plain and "--ted BENCHMARK" not in plain
     assert "alert" not in plain and "alert" in shown
     page = Page(shown)
     assert page.tags.count("script") == 2 and f"{ATTACK} 1" in page.text, "statements arrive as text"
