@@ -212,9 +212,7 @@ def test_items_are_stored_once_and_short(results):
 
 def test_six_thousand_items_are_less_than_a_megabyte():
     row = {"category": "Spatial Relationship", "media": "image", "right": 3, "of": 12, "alone": ""}
-    rows = [
-        row | {"id": f"facts_4/0/{number}/spatial_relationship", "discrimination": 0.5} for number in range(6641)
-    ]
+    rows = [row | {"id": f"facts_4/0/{number}/spatial_relationship", "discrimination": 0.5} for number in range(6641)]
     credits = {one["id"]: 0.5 for one in rows}
     said = "The large striped triangle in the middle is left of the small solid red star."
     statements = {one["id"]: said for one in rows}
