@@ -38,7 +38,7 @@ def test_the_style_sheet_decides_on_the_colours(figure):
 
 
 def test_two_charts_of_a_page_have_no_id_in_common(figure):
-    charts = [inline_svg(figure, name, "") for name in ("one", "two")]
+    charts = [inline_svg(figure, name, "") for name in ("one", 'a "b" \\1 > c')]
     ids = [set(re.findall(r' id="([^"]+)"', chart)) for chart in charts]
     for own, chart in zip(ids, charts):
         assert own and set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', chart)) and own.isdisjoint(ids[0] & ids[1])

@@ -337,9 +337,7 @@ def test_items_are_stored_once_and_short(results):
 
 def test_six_thousand_items_are_less_than_a_megabyte():
     row = {"category": "Spatial Relationship", "media": "image", "right": 3, "of": 12, "alone": ""}
-    rows = [
-        row | {"id": f"facts_4/0/{number}/spatial_relationship", "discrimination": 0.5} for number in range(6641)
-    ]
+    rows = [row | {"id": f"facts_4/0/{number}/spatial_relationship", "discrimination": 0.5} for number in range(6641)]
     credits = {one["id"]: 0.5 for one in rows}
     said = "The large striped triangle in the middle is left of the small solid red star."
     statements = {one["id"]: said for one in rows}
@@ -366,7 +364,8 @@ def test_shared_words_need_the_benchmark_and_texts_are_asked_for(report, with_te
         (folder / "report.html").read_text()
         for folder in (report, with_texts / "texts_False", with_texts / "texts_True")
     )
-    assert "Where shared words mislead" not in without and "Where shared words mislead" in plain
+    assert "words answer" not in without and "--ted BENCHMARK" in without
+    assert "words answer" in plain and "--ted BENCHMARK" not in plain
     assert "alert" not in plain and "alert" in shown
     page = Page(shown)
     assert page.tags.count("script") == 2 and f"{ATTACK} 1" in page.text, "statements arrive as text"

@@ -55,7 +55,10 @@ def sections(
 def _common(evaluation: Evaluation, path: Path, first: bool) -> dict[str, Any]:
     title, what = TITLES[evaluation.instrument]
     scores_csv(evaluation, path.with_name(f"{path.name}.csv"))
-    chart = drawn(scores_figure(evaluation), path, "The scores of the table with their intervals.")
+    figure, chart = scores_figure(evaluation), None
+    save_png(figure, path.with_name(f"{path.name}.png"))
+    if first:
+        chart = inline_svg(figure, path.name, "The scores of the table with their intervals.")
     layers = []
     if evaluation.instrument == "reading":
         layers.append(("Layer by layer", wording_points(evaluation.rows), "layers"))
@@ -66,7 +69,7 @@ def _common(evaluation: Evaluation, path: Path, first: bool) -> dict[str, Any]:
         "first": first,
         "evaluation": evaluation,
         "counts": {},
-        "chart": chart if first else None,
+        "chart": chart,
         "layers": list(_layer_charts(layers, path)),
         "baselines": "",
         **dict.fromkeys(("families", "strata", "margins", "browse", "item_parts")),
