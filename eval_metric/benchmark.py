@@ -336,7 +336,13 @@ def score_items(
     records: Sequence[TedRecord],
     captions: Callable[[TedRecord], str] = caption_text,
 ) -> list[dict]:
-    """Cosines of every record's caption with its statements, in fp32, as the items of a [`Result`]."""
+    """Cosines of every record's caption with its statements, in fp32, as the items of a [`Result`].
+
+    Args:
+        cache ([`EmbeddingCache`]), column (`str`): where the embeddings of all texts are.
+        records (`Sequence[TedRecord]`): what is scored.
+        captions (`Callable`, defaults to TED's): the text that a caption was embedded as.
+    """
     items = []
     for start in range(0, len(records), AT_A_TIME):
         part = records[start : start + AT_A_TIME]
