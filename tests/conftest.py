@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import cli
+from granted.tests.forked import Forked
 from granted.tests.loopback_hub import TOKEN, LoopbackHub, log_in
 
 
@@ -156,6 +157,13 @@ def hub(loopback_hub, monkeypatch, tmp_path):
     yield loopback_hub
     enable_progress_bars()
     close_session()
+
+
+@pytest.fixture
+def forked(tmp_path):
+    """Starts programs in processes of their own, see [`Forked`]."""
+    with Forked(tmp_path) as starter:
+        yield starter
 
 
 @pytest.fixture

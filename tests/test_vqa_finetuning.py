@@ -1,13 +1,8 @@
 """Stage 1 by TRL, on a real Qwen3-VL of a few hundred thousand parameters."""
 
 import json
-import os
 import re
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import fields
 
@@ -44,6 +39,7 @@ from granted.dataset_builders.visual_vqa.collator import IGNORED, VqaCollator, a
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.eval_metric.ted_probe import TedProbe, encoder_of
 from granted.examples.miniature.model import CHAT_TEMPLATE, miniature_config, miniature_processor, miniature_tokenizer
+from granted.tests.forked import GRANTED
 from granted.training.run_folder import RECORD
 from granted.training.vqa.export import export_encoder
 from granted.training.vqa.finetuning import (
@@ -313,41 +309,38 @@ def command(model_folder, data, output, steps):
     arguments += [f"--output-dir={output}", f"--max_steps={steps}", "--use_cpu=true"]
     arguments += ["--per_device_train_batch_size=2", "--learning_rate=1e-3", "--bf16=false", "--save_steps=1"]
     arguments += ["--gradient_checkpointing=false", "--disable_tqdm=true"]
-    return [sys.executable, "-m", "granted.cli", "train", "vqa", *arguments]
+    return [GRANTED, "train", "vqa", *arguments]
 
 
-def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, tmp_path):
+def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(model_folder, data, forked, tmp_path):
     finetune(options(model_folder, data, tmp_path / "whole", max_steps=12, save_steps=1))
     run = command(model_folder, data, tmp_path / "killed", steps=12)
-    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
+    process = forked(*run)
     while not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive(), forked.said()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = subprocess.run(run, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process.kill()
+    process.join()
+    assert forked.done(*run) == 0, forked.said()
     assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     assert not list((tmp_path / "killed").rglob(".*"))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_from_what_was_saved_before(model_folder, data, tmp_path, file):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_what_was_saved_before(
+    model_folder, data, forked, tmp_path, file
+):
     finetune(options(model_folder, data, tmp_path / "whole", max_steps=2, save_steps=1))
     shutil.copytree(tmp_path / "whole", tmp_path / "full")
     (tmp_path / "full" / RECORD).unlink()
     cut = tmp_path / "full" / "checkpoint-2"
     limit = (cut / file).stat().st_size - 100  # bytes that a file may have
     (cut / "trainer_state.json").write_text('{"global_st')  # as a kill leaves it
-    done = subprocess.run(
-        command(model_folder, data, tmp_path / "full", steps=2),
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("granted:")]
-    assert done.returncode == 2 and len(lines) == 1 and "while writing" in lines[0], done.stderr[-2000:]
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    _, *arguments = command(model_folder, data, tmp_path / "full", steps=2)
+    assert forked.done(f"{program}; {GRANTED}", *arguments) == 2, forked.said()
+    lines = [line for line in forked.said().splitlines() if line.startswith("granted:")]
+    assert len(lines) == 1 and "while writing" in lines[0]
     assert [path.name for path in (tmp_path / "full").glob("checkpoint-*")] == ["checkpoint-1"]
     finetune(options(model_folder, data, tmp_path / "full", max_steps=2, save_steps=1))
     assert not moved(weights(tmp_path / "whole"), weights(tmp_path / "full"))
@@ -401,7 +394,7 @@ def test_activation_checkpointing_changes_nothing_but_memory(model_folder, data,
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
-def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, data, tmp_path):
+def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, data, forked, tmp_path):
     # By plain gradient descent: Adam makes a whole step of a gradient that is zero but for rounding.
     settings = {"model_name_or_path": model_folder, "data": f"{data / 'images.parquet'},{data / 'clips.parquet'}"}
     settings |= {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "disable_tqdm": True}
@@ -409,13 +402,8 @@ def test_two_processes_and_two_accumulated_batches_are_one_batch(model_folder, d
     for name, batch, accumulated in (("one", 4, 1), ("accumulated", 2, 2)):
         batches = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
         finetune(VqaFinetuningConfig(output_dir=str(tmp_path / name), **batches, **settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "granted.cli", "train", "vqa", f"--output-dir={tmp_path / 'processes'}"]
-    command += ["--per_device_train_batch_size=2", *(f"--{name}={value}" for name, value in settings.items())]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [f"--output-dir={tmp_path / 'processes'}", "--per_device_train_batch_size=2"]
+    forked.both_done(GRANTED, "train", "vqa", *arguments, *(f"--{name}={value}" for name, value in settings.items()))
     one = weights(tmp_path / "one")
     assert moved(weights(model_folder), one)
     for name in ("accumulated", "processes"):
