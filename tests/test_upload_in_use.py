@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from datasets import Dataset
 
 from granted.publishing.upload import push_folder
@@ -15,6 +14,7 @@ from granted.tests.loopback_hub import OWNER, TOKEN, File
 
 
 PROGRAM = """
+import os
 import evaluate
 import torch
 from datasets import load_dataset
@@ -22,23 +22,26 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoTokenizer
 
 owner = sys.argv[1]
-first = snapshot_download(f"{owner}/tiny", revision="v1")
-assert open(f"{first}/note.txt").read() == "first"
-last = snapshot_download(f"{owner}/tiny")
-assert open(f"{last}/note.txt").read() == "second"
+for kind in ("private", "public"):
+    if kind == "public":
+        del os.environ["HF_TOKEN"]
+    first = snapshot_download(f"{owner}/tiny_{kind}", revision="v1")
+    assert open(f"{first}/note.txt").read() == "first"
+    last = snapshot_download(f"{owner}/tiny_{kind}")
+    assert open(f"{last}/note.txt").read() == "second"
 
-model = AutoModel.from_pretrained(f"{owner}/tiny", revision="v1")
-tokens = AutoTokenizer.from_pretrained(f"{owner}/tiny")("a red cube", return_tensors="pt")
-state = model(**tokens).last_hidden_state
-assert state.shape[-1] == 32 and torch.isfinite(state).all()
+    model = AutoModel.from_pretrained(f"{owner}/tiny_{kind}", revision="v1")
+    tokens = AutoTokenizer.from_pretrained(f"{owner}/tiny_{kind}")("a red cube", return_tensors="pt")
+    state = model(**tokens).last_hidden_state
+    assert state.shape[-1] == 32 and torch.isfinite(state).all()
 
-rows = load_dataset(f"{owner}/rows", "even", split="test")
-assert rows["n"] == [0, 2], rows["n"]
-assert load_dataset(f"{owner}/rows", split="test")["n"] == [0, 2, 1, 3]
-assert next(iter(load_dataset(f"{owner}/rows", split="test", streaming=True)))["n"] == 0
+    rows = load_dataset(f"{owner}/rows_{kind}", "even", split="test")
+    assert rows["n"] == [0, 2], rows["n"]
+    assert load_dataset(f"{owner}/rows_{kind}", split="test")["n"] == [0, 2, 1, 3]
+    assert next(iter(load_dataset(f"{owner}/rows_{kind}", split="test", streaming=True)))["n"] == 0
 
-metric = evaluate.load(f"{owner}/same")
-assert metric.compute(predictions=[1, 2, 3], references=[1, 2, 4]) == {"same": 2}
+    metric = evaluate.load(f"{owner}/same_{kind}")
+    assert metric.compute(predictions=[1, 2, 3], references=[1, 2, 4]) == {"same": 2}
 """
 METRIC = """
 import datasets
@@ -63,29 +66,26 @@ configs:
 """
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_what_was_pushed_is_loaded_by_transformers_datasets_and_evaluate(hub, tmp_path, tiny_encoder_folder, private):
+def test_what_was_pushed_is_loaded_by_transformers_datasets_and_evaluate(hub, tmp_path, tiny_encoder_folder):
+    """Private repositories with the token, then public ones without."""
     tiny = tmp_path / "tiny"
     shutil.copytree(tiny_encoder_folder, tiny)
-    (tiny / "note.txt").write_text("first")
-    push_folder(tiny, f"{OWNER}/tiny", "model", message="Release", tag="v1", private=private)
-    (tiny / "note.txt").write_text("second")
-    push_folder(tiny, f"{OWNER}/tiny", "model", message="Release", tag="v2")
-
     rows = tmp_path / "rows"
     Dataset.from_dict({"n": [0, 2]}).to_parquet(rows / "data" / "even.parquet")
     Dataset.from_dict({"n": [1, 3]}).to_parquet(rows / "data" / "odd.parquet")
     (rows / "README.md").write_text(CARD)
-    push_folder(rows, f"{OWNER}/rows", "dataset", message="Release", private=private)
-
-    metric = tmp_path / "same"
-    metric.mkdir()
-    (metric / "same.py").write_text(METRIC)
-    (metric / "README.md").write_text("---\nsdk: static\n---\n")
-    push_folder(metric, f"{OWNER}/same", "space", message="Release", private=private, space_sdk="static")
-
-    environment = hub.environment(tmp_path, TOKEN if private else None)
-    run_without_package(PROGRAM, tmp_path, OWNER, environment=environment)
+    for kind in ("private", "public"):
+        options = {"message": "Release", "private": kind == "private"}
+        for tag, note in (("v1", "first"), ("v2", "second")):
+            (tiny / "note.txt").write_text(note)
+            push_folder(tiny, f"{OWNER}/tiny_{kind}", "model", tag=tag, **options)
+        push_folder(rows, f"{OWNER}/rows_{kind}", "dataset", **options)
+        metric = tmp_path / f"same_{kind}"
+        metric.mkdir()
+        (metric / f"same_{kind}.py").write_text(METRIC)
+        (metric / "README.md").write_text("---\nsdk: static\n---\n")
+        push_folder(metric, f"{OWNER}/same_{kind}", "space", space_sdk="static", **options)
+    run_without_package(PROGRAM, tmp_path, OWNER, environment=hub.environment(tmp_path, TOKEN))
 
 
 WAYS = """
