@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau, norm, pearsonr, spearmanr
+from scipy.stats import kendalltau, norm, pearsonr, rankdata, spearmanr
 
 from granted.eval_metric.published import published_scores
 from granted.eval_metric.results import load_all
@@ -184,21 +184,43 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
     values = np.array([[score.value for score in side] for side in sides])  # (2, A)
     widths = np.array([[score.ci95[1] - score.ci95[0] for score in side] for side in sides])  # (2, A)
     rng = np.random.default_rng(seed)
-    resampled: dict[str, list[float]] = {measure: [] for measure in MEASURES}
-    for _ in range(RESAMPLES):
+    draws = np.empty((RESAMPLES, *values.shape))  # (R, 2, A)
+    for draw in draws:
         drawn = rng.integers(len(arms), size=len(arms))  # (A,)
-        noisy = (values + rng.standard_normal(values.shape) * widths / DEVIATIONS_OF_CI95)[:, drawn]  # (2, A)
-        if (np.ptp(noisy, axis=1) > 0).all():  # constant scores have no correlation
-            for measure, function in MEASURES.items():
-                resampled[measure].append(float(function(*noisy).statistic))
+        draw[:] = (values + rng.standard_normal(values.shape) * widths / DEVIATIONS_OF_CI95)[:, drawn]  # (2, A)
+    draws = draws[(np.ptp(draws, axis=2) > 0).all(axis=1)]  # constant scores have no correlation
+    resampled = correlations(draws)
     found, p_values = {}, {}
     for measure in MEASURES:
         value, p_values[measure] = _correlation(measure, values)
-        low, high = np.nanquantile(resampled[measure], [0.025, 0.975]) if resampled[measure] else (-1.0, 1.0)
+        low, high = np.quantile(resampled[measure], [0.025, 0.975]) if len(draws) else (-1.0, 1.0)
         found[measure] = Score(value, (float(low), float(high)))
     left_out = sorted(reference.by_arm.keys() ^ other.by_arm.keys())
     without = {arm: _correlation("pearson", np.delete(values, i, axis=1))[0] for i, arm in enumerate(arms)}
     return Correlation(reference, other, arms, left_out, **found, p_value=p_values["pearson"], without=without)
+
+
+def correlations(draws: np.ndarray) -> dict[str, np.ndarray]:
+    """What scipy's functions of [`MEASURES`] give for each of many draws, all at once.
+
+    Args:
+        draws (`np.ndarray`): (R, 2, A), no row of them constant.
+
+    Returns:
+        `dict[str, np.ndarray]`: (R,) by measure.
+    """
+    above = (draws[..., :, None] > draws[..., None, :]).astype(np.int8)  # (R, 2, A, A)
+    order = above - above.swapaxes(2, 3)  # (R, 2, A, A), 0 where two arms are equal
+    unequal = np.count_nonzero(order, axis=(2, 3))  # (R, 2)
+    kendall = (order[:, 0] * order[:, 1]).sum(axis=(1, 2)) / np.sqrt(unequal.prod(axis=1))  # (R,)
+    return {"pearson": _pearson(draws), "spearman": _pearson(rankdata(draws, axis=2)), "kendall": kendall}
+
+
+def _pearson(draws: np.ndarray) -> np.ndarray:
+    """Of each of many draws (R, 2, A): (R,)."""
+    centred = draws - draws.mean(axis=2, keepdims=True)  # (R, 2, A)
+    centred /= np.linalg.norm(centred, axis=2, keepdims=True)
+    return (centred[:, 0] * centred[:, 1]).sum(axis=1)
 
 
 def _correlation(measure: str, values: np.ndarray) -> tuple[float, float]:

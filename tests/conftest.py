@@ -16,12 +16,15 @@ import PIL.Image
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import cli
-from granted.tests.loopback_hub import LoopbackHub
+from granted.tests.forked import Forked
+from granted.tests.loopback_hub import TOKEN, LoopbackHub, log_in
 
 
 # The suite tries the same examples everywhere; `--hypothesis-profile=default` looks for new ones.
@@ -139,6 +142,28 @@ def loopback_hub():
     """A Hugging Face Hub of this test's own on the loopback, see [`LoopbackHub`]."""
     with LoopbackHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def hub(loopback_hub, monkeypatch, tmp_path):
+    """The loopback Hub, with this process's huggingface_hub turned to it and the owner logged in."""
+    monkeypatch.setattr(constants, "ENDPOINT", loopback_hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "home" / "stored_tokens"))
+    log_in(tmp_path, monkeypatch, TOKEN)
+    disable_progress_bars()
+    yield loopback_hub
+    enable_progress_bars()
+    close_session()
+
+
+@pytest.fixture
+def forked(tmp_path):
+    """Starts programs in processes of their own, see [`Forked`]."""
+    with Forked(tmp_path) as starter:
+        yield starter
 
 
 @pytest.fixture

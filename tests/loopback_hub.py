@@ -506,3 +506,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr: the hub keeps the log."""
+
+
+def log_in(tmp_path: Path, monkeypatch: Any, token: str | None) -> None:
+    """What `hf auth login` leaves behind, for the fixture `hub` of conftest.py."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    stored = tmp_path / "home" / "token"
+    stored.parent.mkdir(exist_ok=True)
+    stored.unlink(missing_ok=True)
+    if token is not None:
+        stored.write_text(token)

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -24,6 +23,7 @@ from granted.encoding.feature_files import feature_identity
 from granted.encoding.features import new_aggregator
 from granted.eval_metric.results import load_all
 from granted.modeling_granted import GrantedModel
+from granted.tests.forked import GRANTED
 
 
 TINY = ("--batch-size", "3", "--mixed-precision", "no", "--held-out", "0")
@@ -68,31 +68,25 @@ def files(folder):
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_report_and_is_not_repeated(
-    granted, tiny_encoder_folder, pairs, tmp_path
+    granted, forked, tiny_encoder_folder, pairs, tmp_path
 ):
     output = tmp_path / "out"
     arguments = ["evaluate", "ted", f"tiny={tiny_encoder_folder}", "--pairs", str(pairs), "--output", str(output)]
     arguments += ["--features", "last,norm_avg", "--epochs", "10", "--save-steps", "1", *TINY]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "granted.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not any(output.rglob("checkpoint-*")) and process.poll() is None:
+    process = forked(GRANTED, *arguments)
+    while not any(output.rglob("checkpoint-*")) and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=600)[1]
-    assert process.returncode == 130, error
+    os.kill(process.pid, signal.SIGINT)
+    process.join(600)
+    error = forked.said()
+    assert process.exitcode == 130, error
     assert error.rstrip().endswith("granted: interrupted; run the same command again to go on")
     assert "Traceback" not in error and not (output / "results").exists()
 
-    done = subprocess.run(
-        [sys.executable, "-m", "granted.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "160"},
-    )
-    assert done.returncode == 0, done.stderr
+    code, out, error = granted(*arguments)
+    assert code == 0, error
     for words in ("tiny", "last", "norm_avg", "Chance", "Word overlap", "TF-IDF cosine"):
-        assert words in done.stdout
+        assert words in out
     names = {path.name for path in output.iterdir()}
     assert names == {"aggregators", "cache", "results", "table.md", "categories.png", "report.html"}
     assert len(list((output / "results").glob("*.json"))) == len(list((output / "results").glob("*.parquet"))) == 4

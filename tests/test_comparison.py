@@ -7,7 +7,7 @@ import pytest
 
 from granted.dataset_builders.scenes.world import synthetic_ted
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
-from granted.eval_metric.comparison import Score, Scores, compare, read_scores
+from granted.eval_metric.comparison import MEASURES, Score, Scores, compare, correlations, read_scores
 from granted.eval_metric.results import Result, provenance
 from granted.utils.errors import InputError
 
@@ -72,6 +72,13 @@ def test_correlations_are_those_of_scipy_over_what_both_have_scored():
     assert found.pearson.value == pytest.approx(np.corrcoef([0.2, 0.4, 0.6, 0.8], [0.1, 0.5, 0.4, 0.8])[0, 1])
     assert found.spearman.value == pytest.approx(0.8)
     assert found.kendall.value == pytest.approx(2 / 3)
+
+
+def test_correlations_of_many_draws_at_once_are_those_of_scipy_one_by_one():
+    draws = np.random.default_rng(0).integers(6, size=(50, 2, 7)).astype(float)  # (R, 2, A), with many equal scores
+    found = correlations(draws)
+    for measure, function in MEASURES.items():
+        np.testing.assert_allclose(found[measure], [function(*draw).statistic for draw in draws], rtol=0, atol=1e-12)
 
 
 def test_noisy_scores_and_few_arms_widen_the_interval():

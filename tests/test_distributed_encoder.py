@@ -1,8 +1,5 @@
 """Two processes give the features and gradients of one: DDP and FSDP2 over a frozen trunk, on CPU with gloo."""
 
-import os
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
@@ -40,11 +37,9 @@ def average(parameter: torch.Tensor) -> None:
     parameter.grad /= 2
 
 
-def worker(rank: int, store: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=600)
-    )
+def worker() -> None:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=600))
+    rank = dist.get_rank()
     model, input_ids, attention_mask, upstream = build()
     expected = model(input_ids, attention_mask).last_hidden_state
     (expected * upstream).sum().backward()
@@ -77,15 +72,5 @@ def worker(rank: int, store: str) -> None:
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
-def test_ddp_and_fsdp2_give_the_features_and_gradients_of_one_process(tmp_path):
-    processes = [
-        subprocess.Popen([sys.executable, __file__, rank, tmp_path / "store"], stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(error[-3000:] for error in errors)
-
-
-if __name__ == "__main__":
-    worker(int(sys.argv[1]), sys.argv[2])
-    os._exit(0)  # all checks have passed; gloo's threads now and then abort an orderly exit of the interpreter
+def test_ddp_and_fsdp2_give_the_features_and_gradients_of_one_process(forked):
+    forked.both_done("from granted.tests.test_distributed_encoder import worker; worker()")

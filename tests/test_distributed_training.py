@@ -1,16 +1,14 @@
 """Two processes give the loss, the gradients and the trained weights of one process on the joined batch."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
 from granted.modeling_granted import GrantedModel
-from granted.training.aggregator.contrastive import contrastive_loss
+from granted.tests.forked import Forked
+from granted.training.aggregator.contrastive import batch_loss, contrastive_loss
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.aggregator.training import train_context_aggregators
 
@@ -60,40 +58,31 @@ def train(folder, out, batch_size: int, hard_negatives: bool) -> None:
     train_context_aggregators(encoder, make_pairs(hard_negatives), out, config, show_progress=False)
 
 
-WORKER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from accelerate import Accelerator
-from test_distributed_training import *
-from granted.training.aggregator.contrastive import batch_loss
+def worker(folder: str, out: str) -> None:
+    accelerator = Accelerator(mixed_precision="no", cpu=True)
+    found = {}
+    for negatives in (0, 2):
+        inputs, ids = loss_inputs(negatives)
+        layer = accelerator.prepare(new_layer())
+        rank = accelerator.process_index
+        loss = batch_loss(layer(inputs[rank]), ids[rank], NUM_PAIRS, 0.1, accelerator)
+        accelerator.backward(loss)
+        weight, bias = layer.module.weight.grad, layer.module.bias.grad
+        found[negatives] = [loss.detach() / accelerator.num_processes, weight, bias]
+    torch.save(found, f"{out}/found{rank}.pt")
+    for hard_negatives in (False, True):
+        train(folder, f"{out}/{hard_negatives}", 2, hard_negatives)
 
-folder, out = sys.argv[2:]
-accelerator = Accelerator(mixed_precision="no")
-found = {}
-for negatives in (0, 2):
-    inputs, ids = loss_inputs(negatives)
-    layer = accelerator.prepare(new_layer())
-    rank = accelerator.process_index
-    loss = batch_loss(layer(inputs[rank]), ids[rank], NUM_PAIRS, 0.1, accelerator)
-    accelerator.backward(loss)
-    found[negatives] = [loss.detach() / accelerator.num_processes, layer.module.weight.grad, layer.module.bias.grad]
-torch.save(found, f"{out}/found{rank}.pt")
-for hard_negatives in (False, True):
-    train(folder, f"{out}/{hard_negatives}", 2, hard_negatives)
-"""
+
+WORKER = "import sys; from granted.tests.test_distributed_training import worker; worker(*sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")
 def two_processes(tiny_encoder_folder, tmp_path_factory):
     """The folder in which two processes left their losses, gradients and trained aggregators."""
     out = tmp_path_factory.mktemp("two")
-    worker = out / "worker.py"
-    worker.write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
-    command += [os.path.dirname(__file__), tiny_encoder_folder, str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    with Forked(out) as forked:
+        forked.both_done(WORKER, tiny_encoder_folder, out, ACCELERATE_USE_CPU="true")
     return out
 
 

@@ -150,13 +150,13 @@ cache.append(["a", "b"], {name: torch.arange(4.0).view(2, 2) for name in "vwxyz"
 """
 
 
-def test_the_same_content_gives_the_same_bytes_in_any_process_whatever_it_took(tmp_path):
-    written = set()
-    for seconds in ("1", "2"):
-        folder = tmp_path / seconds
-        subprocess.run([sys.executable, "-c", SHARD, str(folder), seconds], check=True)
-        written.add(next(folder.glob("*.safetensors")).read_bytes())
-    assert len(written) == 1
+def test_the_same_content_gives_the_same_bytes_in_any_process_whatever_it_took(tmp_path, monkeypatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    subprocess.run([sys.executable, "-c", SHARD, there, "1"], check=True)  # where hash() has another seed
+    monkeypatch.setattr(sys, "argv", ["-c", str(here), "2"])
+    exec(SHARD)
+    one, other = (next(folder.glob("*.safetensors")).read_bytes() for folder in (there, here))
+    assert one == other
 
 
 def test_what_the_embeddings_of_texts_took_is_the_sum_of_their_parts_also_after_an_interruption(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from granted.modeling_emphasis import Span, emphasized, find_spans, parse_emphasis, token_factors
 from granted.modeling_granted import GrantedModel
-from granted.tests.test_pipeline_granted import MAKERS, SHORT, SIZES, conditioning, make_encoder, sample
+from granted.tests.granted_pipelines import MAKERS, SHORT, SIZES, conditioning, make_encoder, sample
 
 
 LAYERS = 4

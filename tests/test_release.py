@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,12 +23,14 @@ from safetensors.torch import load_file
 from granted import GrantedConfig, GrantedModel
 from granted.dataset_builders.caption_pairs.pairs import CaptionPair, write_pairs
 from granted.dataset_builders.construction.card import ExportSettings, training_card
+from granted.dataset_builders.ted_6k.export import export_dataset
+from granted.dataset_builders.ted_6k.reading import load_sample
 from granted.model_cards.kinds import KINDS, REPOSITORIES
 from granted.pipeline_granted import GrantedWanPipeline
 from granted.publishing.build import build_release, miniature
 from granted.publishing.sources import Sources
 from granted.tests.fresh_process import offline, run_without_package
-from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
+from granted.tests.loopback_hub import OWNER, TOKEN, File, LoopbackHub, Repo
 from granted.tests.tiny_models import video_transformer
 from granted.utils.errors import InputError
 
@@ -143,15 +146,23 @@ def test_the_same_sources_give_the_same_bytes_and_every_step_is_told(release, so
         assert f"building {name}" in lines and f"checking and hashing {name}" in lines
 
 
-def test_the_folders_load_by_the_names_people_type(release, tmp_path):
-    run_without_package(LINES.format(owner=""), release, environment=offline(tmp_path))
+# Every card by itself, as if nothing had been run before it.
+CARDS = """
+import sys
+from pathlib import Path
+
+for card in sys.argv[1:]:
+    exec(compile(Path(card).read_text(), card, "exec"), {"__name__": "__main__"})
+"""
 
 
-@pytest.mark.parametrize("name", REPOSITORIES)
-def test_the_code_of_a_card_runs_as_it_stands_there(name, release, tmp_path):
-    code = code_of(release / name / "README.md")
-    assert code
-    run_without_package(code, release, environment=offline(tmp_path))
+def test_the_folders_load_by_the_names_people_type_and_the_code_of_a_card_runs_as_it_stands_there(release, tmp_path):
+    for name in REPOSITORIES:
+        code = code_of(release / name / "README.md")
+        assert code, name
+        (tmp_path / f"{name}.py").write_text(code)
+    cards = [tmp_path / f"{name}.py" for name in REPOSITORIES]
+    run_without_package(LINES.format(owner="") + CARDS, release, *cards, environment=offline(tmp_path))
 
 
 def test_the_hub_finds_the_results_of_the_model_under_the_task_of_the_benchmark(release):
@@ -165,12 +176,32 @@ def test_the_hub_finds_the_results_of_the_model_under_the_task_of_the_benchmark(
     load_dataset(str(release / "ted-6k"), task["config"], split=task["split"])
 
 
-def granted(*arguments: object, environment: dict[str, str], code: int = 0) -> subprocess.CompletedProcess:
-    """Run the command."""
-    command = [sys.executable, "-m", "granted.cli", *map(str, arguments)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == code, ran.stdout + ran.stderr
-    return ran
+COMMANDS = """
+import contextlib, io, json, sys
+from granted import cli
+
+ran = []
+for arguments in json.loads(sys.argv[1]):
+    out, error, code = io.StringIO(), io.StringIO(), 0
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    ran.append([code, out.getvalue(), error.getvalue()])
+print(json.dumps(ran))
+"""
+
+
+def run_commands(*commands: tuple[object, ...], environment: dict[str, str]) -> list[tuple[int, str, str]]:
+    """Run commands one after the other, in one process that knows the loopback Hub alone; code, stdout and stderr."""
+    given = json.dumps([[*map(str, command)] for command in commands])
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMANDS, given], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sources, loopback_hub, tmp_path):
@@ -182,19 +213,18 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     command = (*command, "--results", sources.results, "--ted", release / "ted-6k")
     hub.fail_next("POST", "/api/models/.*lumina2/commit/", 500)  # once: it goes on by itself
     hub.fail_next("POST", "/api/datasets/.*/commit/", 402)
-    failed = granted(*command, environment=owner, code=2)
-    assert failed.stderr.count("\n") == 1 and "HTTP 402" in failed.stderr
-    done = granted(*command, environment=owner).stdout
-    missing = len(REPOSITORIES) + 2
-    assert hub.count("POST", "/commit/") == missing, "the rerun made more than the commits that were missing"
+    runs = run_commands(command, command, command, environment=owner)
+    assert [code for code, *_ in runs] == [2, 0, 0], runs
+    (_, begun, error), (_, done, _), (_, again, _) = runs
+    assert error.count("\n") == 1 and "HTTP 402" in error
     assert set(hub.repos) == {(kind_of(name), f"{OWNER}/{name}") for name in REPOSITORIES}
     assert all(f"{OWNER}/{name}: " in done for name in REPOSITORIES)
-    assert "HTTP 500 (planned) from the Hub; trying again" in failed.stdout + done
-    again = granted(*command, environment=owner).stdout
+    assert "HTTP 500 (planned) from the Hub; trying again" in begun + done
     assert again.count("nothing had changed") == len(REPOSITORIES)
     released = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
     assert released and not any(TOKEN.encode() in path.read_bytes() for path in released)
-    assert hub.count("POST", "/commit/") == len(REPOSITORIES) + 2, "a push of nothing new made a commit"
+    missing = len(REPOSITORIES) + 2
+    assert hub.count("POST", "/commit/") == missing, "a rerun made more than the commits that were missing"
 
     reader = hub.environment(tmp_path / "reader")  # empty caches, no token
     (tmp_path / "empty").mkdir()
@@ -207,52 +237,75 @@ def test_everything_is_pushed_by_one_command_and_loads_from_the_hub(release, sou
     run_without_package(cached, tmp_path / "empty", environment=reader | {"HF_HUB_OFFLINE": "1"})
 
 
-def test_a_dry_run_lists_every_file_and_sends_nothing(loopback_hub, tmp_path):
-    environment = loopback_hub.environment(tmp_path / "owner", TOKEN)
+def test_a_dry_run_lists_every_file_and_sends_nothing(granted, hub, tmp_path):
     command = ("push", "--preset", "tiny", "--to", OWNER, "--dry-run", "--output", tmp_path / "release")
-    listed = granted(*command, environment=environment).stdout
+    code, listed, error = granted(*command)
+    assert code == 0, error
     for path, sha256 in hashes(tmp_path / "release").items():
         size = (tmp_path / "release" / path).stat().st_size
         assert re.search(rf"{sha256[:16]} +{size:,}  {re.escape(path.split('/', 1)[1])}$", listed, flags=re.MULTILINE)
-    assert not loopback_hub.log
+    assert not hub.log
 
 
-def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(
-    release, loopback_hub, tiny_encoder_folder, tmp_path, sentences
-):
-    hub = loopback_hub
+@pytest.fixture(scope="module")
+def of_the_hub(release, tiny_encoder_folder, tmp_path_factory) -> SimpleNamespace:
+    """Two models of an encoder on a Hub, each released: one of a folder by its weights alone, one of the encoder."""
+    folder = tmp_path_factory.mktemp("of_the_hub")
     files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
-    base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
-    base.commit("first", files)
-    pinned = base.head.oid
-    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned")
-    torch.nn.init.normal_(model.fusion.weights)
-    model.save_pretrained(tmp_path / "trained")
-    environment = hub.environment(tmp_path / "owner")
-    weights = tmp_path / "trained" / "model.safetensors"
-    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--ted", release / "ted-6k")
-    command = (*command, "--layer-weights")
-    granted(*command, weights, "--output", tmp_path / "release", environment=environment)
-    names = {path.name for path in (tmp_path / "release" / "granted").iterdir()}
-    assert (tmp_path / "release" / "granted" / "model.safetensors").stat().st_size < 1000, "it holds the encoder"
+    with LoopbackHub() as hub:
+        base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
+        base.commit("first", files)
+        pinned = base.head.oid
+        of_a_folder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned")
+        settings = {"prompt_template": "describe {prompt}", "template_drop_tokens": 2, "max_sequence_length": 9}
+        of_the_encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", **settings, layers=[1, 2])
+        of_the_encoder.config.encoder_name_or_path = f"{OWNER}/base"
+        of_the_encoder.config.encoder_revision = pinned
+        models = {"of_a_folder": of_a_folder, "of_the_encoder": of_the_encoder}
+        for name, model in models.items():
+            torch.nn.init.normal_(model.fusion.weights)
+            model.save_pretrained(folder / name)
+        environment = hub.environment(folder / "owner")
+        command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only")
+        command = (*command, "--ted", release / "ted-6k", "--layer-weights")
+        runs = run_commands(
+            (*command, folder / "of_a_folder" / "model.safetensors", "--output", folder / "release"),
+            (*command, folder / "of_a_folder", "--output", folder / "no"),
+            (*command, folder / "of_the_encoder", "--output", folder / "whole"),
+            environment=environment,
+        )
+        base.commit("second", {"config.json": File(b"{}")})  # the branch moves on
+        yield SimpleNamespace(**models, folder=folder, pinned=pinned, runs=runs, environment=environment)
+
+
+def test_an_encoder_on_the_hub_is_released_as_its_fusion_and_a_pinned_revision(of_the_hub, sentences):
+    folder, (done, failed, _) = of_the_hub.folder, of_the_hub.runs
+    assert done[0] == 0, done
+    names = {path.name for path in (folder / "release" / "granted").iterdir()}
+    assert (folder / "release" / "granted" / "model.safetensors").stat().st_size < 1000, "it holds the encoder"
     assert {"README.md", "config.json", "modeling_granted.py", "tokenizer.json"} <= names
-
-    failed = granted(*command, tmp_path / "trained", "--output", tmp_path / "no", environment=environment, code=2)
-    assert "release it whole as checkpoint" in failed.stderr and not (tmp_path / "no").exists()
-
-    base.commit("second", {"config.json": File(b"{}")})  # the branch moves on
+    assert failed[0] == 2 and "release it whole as checkpoint" in failed[2] and not (folder / "no").exists()
     program = f"""
 from safetensors.torch import save_file
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("granted", trust_remote_code=True)
-assert model.config.encoder_revision == "{pinned}"
-save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, "{tmp_path}/features.safetensors")
+assert model.config.encoder_revision == "{of_the_hub.pinned}"
+save_file({{str(i): row for i, row in enumerate(model.encode({sentences!r}))}}, "{folder}/features.safetensors")
 """
-    run_without_package(program, tmp_path / "release", environment=environment)
-    features = load_file(tmp_path / "features.safetensors")
-    for i, expected in enumerate(model.encode(sentences)):
+    run_without_package(program, folder / "release", environment=of_the_hub.environment)
+    features = load_file(folder / "features.safetensors")
+    for i, expected in enumerate(of_the_hub.of_a_folder.encode(sentences)):
         torch.testing.assert_close(features[str(i)], expected)
+
+
+def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(of_the_hub):
+    model, done = of_the_hub.of_the_encoder, of_the_hub.runs[2]
+    assert done[0] == 0, done
+    config = GrantedConfig.from_pretrained(of_the_hub.folder / "whole" / "granted")
+    assert config.fusion_options() == model.config.fusion_options()
+    weights = load_file(of_the_hub.folder / "whole" / "granted" / "model.safetensors")
+    assert weights.keys() == {"fusion.weights"} and torch.equal(weights["fusion.weights"], model.fusion.weights)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -273,7 +326,9 @@ def test_scores_of_another_encoder_are_not_put_into_a_card(release, tmp_path):
 
 def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
     tiny = miniature()
-    good = {"checkpoint": tiny.checkpoint, "license": "apache-2.0"}
+    (tmp_path / "ted").mkdir()
+    ted = export_dataset(load_sample(), tmp_path / "ted" / "ted-6k", config_name="sample", source_note=".")
+    good = {"checkpoint": tiny.checkpoint, "license": "apache-2.0", "ted": ted}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     shutil.copytree(tiny.checkpoint, tmp_path / "runs" / "granted")  # called as a released folder is, and none
@@ -300,8 +355,8 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
         (Sources(**good, scores=tmp_path / "nowhere"), "release", "nowhere for the scores"),
         (Sources(**good, aggregator=tmp_path / "nowhere"), "release", "expected the folder of a context aggregator"),
         (Sources(**good, wan=tiny.lumina2), "release", "expected GrantedWanPipeline"),
-        (Sources(**good, ted=tmp_path), "release", "expected"),
-        (Sources(encoder="me/nowhere", license="mit"), "release", "expected a plain encoder on the Hub"),
+        (Sources(**good | {"ted": tmp_path}), "release", "expected"),
+        (Sources(encoder="me/nowhere", license="mit", ted=ted), "release", "expected a plain encoder on the Hub"),
         (Sources(**good), "mine", "holds thesis.txt"),
         (Sources(**good), "runs", "runs, which holds granted/"),
     ]
@@ -312,28 +367,6 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
         assert "\n" not in str(caught.value)
     assert (tmp_path / "runs" / "granted" / "model.safetensors").exists()
     assert sorted(os.listdir(tmp_path)) == before
-
-
-def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(
-    release, loopback_hub, tiny_encoder_folder, tmp_path
-):
-    hub = loopback_hub
-    files = {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()}
-    base = hub.repos["models", f"{OWNER}/base"] = Repo("models", f"{OWNER}/base", private=False, sdk=None)
-    base.commit("first", files)
-    settings = {"prompt_template": "describe {prompt}", "template_drop_tokens": 2, "max_sequence_length": 9}
-    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", **settings, layers=[1, 2])
-    torch.nn.init.normal_(model.fusion.weights)
-    model.config.encoder_name_or_path, model.config.encoder_revision = f"{OWNER}/base", base.head.oid
-    model.save_pretrained(tmp_path / "trained")
-    command = ("push", "--encoder", f"{OWNER}/base", "--license", "mit", "--build-only", "--ted", release / "ted-6k")
-    command = (*command, "--layer-weights")
-    environment = hub.environment(tmp_path / "owner")
-    granted(*command, tmp_path / "trained", "--output", tmp_path / "release", environment=environment)
-    config = GrantedConfig.from_pretrained(tmp_path / "release" / "granted")
-    assert config.fusion_options() == model.config.fusion_options()
-    weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
-    assert weights.keys() == {"fusion.weights"} and torch.equal(weights["fusion.weights"], model.fusion.weights)
 
 
 def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(release, tmp_path):

@@ -1,11 +1,8 @@
 """Images and videos from real pipelines in miniature: seeds, resuming, refusing, and what a folder of them holds."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +26,7 @@ from granted import GrantedModel, cli
 from granted.eval_metric.generation.manifest import open_media, read_manifest
 from granted.eval_metric.generation.sampling import SamplingSettings, load_pipeline, sample_prompts, seed_of
 from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.tests.forked import GRANTED
 from granted.utils.errors import InputError
 
 
@@ -288,21 +286,17 @@ def test_a_damaged_or_pickled_pipeline_is_one_line(pipelines, tiny_encoder_folde
     assert "\n" not in str(error.value)
 
 
-def command(pipelines, prompts, output, *more):
-    options = ["--prompts", str(prompts), "--output", str(output), "--batch-size", "1", "--trust-remote-code", *more]
-    return [sys.executable, "-m", "granted.cli", "generate", str(pipelines / "pixels"), *options]
-
-
-def test_killed_at_any_time_it_goes_on_to_the_same_images(pipelines, pipeline, tmp_path):
+def test_killed_at_any_time_it_goes_on_to_the_same_images(pipelines, pipeline, forked, tmp_path):
     prompts = [{"id": str(i), "prompt": f"a red cube {'and a dog ' * (i % 4)}"} for i in range(12)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    run = command(pipelines, tmp_path / "p.jsonl", tmp_path / "killed", "--steps", "12")
-    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 600
-    while not list((tmp_path / "killed").glob("images/*.png")) and time.monotonic() < deadline:
+    options = ["--prompts", tmp_path / "p.jsonl", "--output", tmp_path / "killed", "--batch-size", "1"]
+    options += ["--steps", "12", "--trust-remote-code"]
+    process = forked(GRANTED, "generate", pipelines / "pixels", *options)
+    while not list((tmp_path / "killed").glob("images/*.png")):
+        assert process.is_alive(), forked.said()
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     made = len(list((tmp_path / "killed").glob("images/*.png")))
     assert 1 <= made < 12 and not (tmp_path / "killed" / "manifest.jsonl").exists()
     settings = SamplingSettings(steps=12, batch_size=1)

@@ -302,6 +302,8 @@ def test_the_contact_sheet_is_an_image(tmp_path):
 
 PROGRAM = """
 import hashlib
+import sys
+sys.argv[0] = "granted"  # as the command is started, without the libraries of models
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows
 from granted.dataset_builders.scenes.shapes.rungs import rung_ted
 from granted.dataset_builders.ted_6k.records import fingerprint

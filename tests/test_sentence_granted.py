@@ -13,6 +13,7 @@ from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel
 from granted.encoding.features import new_aggregator
 from granted.publishing.sentence_transformers_files import write_sentence_transformers_files
 from granted.sentence_granted import GrantedSentenceEncoder
+from granted.tests.forked import CONTEXT
 from granted.tests.fresh_process import run_without_package
 from granted.training.aggregator.contrastive import AggregatorGroup
 from granted.utils.errors import InputError
@@ -223,7 +224,8 @@ def test_features_that_are_not_finite_are_refused_by_their_text(tiny_encoder_fol
         wrapped(encoder, aggregator).encode(["two black cats", "a red cube", "a bird"])
 
 
-def test_two_processes_embed_as_one_does(encoder, aggregator, sentences):
+def test_two_processes_embed_as_one_does(encoder, aggregator, sentences, monkeypatch):
+    monkeypatch.setattr("torch.multiprocessing.get_context", lambda method: CONTEXT)  # they begin at once
     model = wrapped(encoder, aggregator)
     expected = model.encode(sentences, convert_to_tensor=True)
     pool = model.start_multi_process_pool(["cpu", "cpu"])

@@ -1,8 +1,6 @@
 """The `evaluate` metric as a user loads it: offline, from its folder, in batches and in two processes."""
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -117,34 +115,30 @@ print(json.dumps(metric.compute(categories=["OCR"] * 3 + ["Adverb"] * 2 if rank 
 """
 
 
-def test_two_processes(tmp_path):
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_EVALUATE_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(tmp_path / "m"),
-    }
+def test_two_processes(forked, tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(FOLDER), str(tmp_path / "cache")],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment | {"HF_MODULES_CACHE": str(tmp_path / str(rank))},
-        )
+        forked(RANK, rank, FOLDER, tmp_path / "cache", **offline, HF_MODULES_CACHE=str(tmp_path / str(rank)))
         for rank in (0, 1)
     ]
-    first, second = (process.communicate(timeout=600)[0].strip().splitlines()[-1] for process in processes)
+    for process in processes:
+        process.join(600)
+    second, first = sorted((line for line in forked.said().splitlines() if line.startswith(("null", "{"))), key=len)
     assert second == "null"
     assert '"accuracy": 0.6' in first and '"n": 5' in first
     assert '"OCR": {"accuracy": 1.0' in first and '"Adverb": {"accuracy": 0.0' in first
 
 
-def test_loads_by_name_offline(tmp_path):
-    code = "import evaluate; print(evaluate.load('ted_accuracy').compute(predictions=[0], references=[0])['accuracy'])"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=FOLDER.parent, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.stdout.strip() == "1.0", done.stderr
+BY_NAME = """
+import evaluate, os, sys
+os.chdir(sys.argv[1])
+print("accuracy", evaluate.load("ted_accuracy").compute(predictions=[0], references=[0])["accuracy"])
+"""
+
+
+def test_loads_by_name_offline(forked, tmp_path):
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path)}
+    assert forked.done(BY_NAME, FOLDER.parent, **environment) == 0 and "accuracy 1.0" in forked.said()
 
 
 def test_names_are_the_benchmarks(metric):

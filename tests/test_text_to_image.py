@@ -2,9 +2,6 @@
 
 import fcntl
 import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +18,7 @@ from safetensors.torch import load_file
 from granted.encoding.embedding_cache import EmbeddingCache
 from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.tests.forked import GRANTED
 from granted.training.diffusion.conditioning import Conditioning
 from granted.training.diffusion.text_to_image import TextToImageConfig, TextToImageTrainer
 from granted.training.flow_matching import Draw, flow_matching
@@ -377,24 +375,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming,
     assert not list(parts.glob("checkpoint-*"))
 
 
-def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, tmp_path):
+def test_kill_9_loses_nothing_but_the_steps_since_the_last_checkpoint(settings, forked, tmp_path):
     changes = {"max_steps": 12, "save_steps": 1, "freeze_at": "6"}
     whole, killed = train(settings("whole", **changes)), tmp_path / "killed"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(vars(settings("killed", **changes))))
-    command = [sys.executable, "-m", "granted.cli", "train", "text-to-image", "--config", str(tmp_path / "run.yaml")]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
+    command = [GRANTED, "train", "text-to-image", "--config", tmp_path / "run.yaml"]
+    process = forked(*command, ACCELERATE_USE_CPU="true")
     while not list(killed.glob("checkpoint-[3-9]")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive(), forked.said()
         time.sleep(0.005)
     process.kill()
-    process.wait()
+    process.join()
     assert not (killed / "pipeline").exists()
     for left_over in (".pipeline.abcdefgh.tmp", "grids/.step_000004.png.abcdefgh.tmp", "embeddings/0/.x.abcdefgh.tmp"):
         (killed / left_over / "half").mkdir(parents=True)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert forked.done(*command, ACCELERATE_USE_CPU="true") == 0, forked.said()
     assert losses(whole) == losses(killed)
     expected, found = outcome(whole), outcome(killed)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -458,21 +453,15 @@ def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
 
 
 WORKER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_text_to_image import *
-train(TextToImageConfig(**json.loads(sys.argv[2])))
+import json, sys
+from granted.tests.test_text_to_image import TextToImageConfig, train
+train(TextToImageConfig(**json.loads(sys.argv[1])))
 """
 
 
-def test_two_processes_train_the_weights_of_one(settings, tmp_path):
+def test_two_processes_train_the_weights_of_one(settings, forked, tmp_path):
     one = train(settings("one"))
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(tmp_path / "worker.py"), os.path.dirname(__file__), json.dumps(vars(settings("two")))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    forked.both_done(WORKER, json.dumps(vars(settings("two"))), ACCELERATE_USE_CPU="true")
     two = tmp_path / "two"
     np.testing.assert_allclose(losses(one), losses(two), rtol=1e-4)
     for name, value in outcome(one).items():

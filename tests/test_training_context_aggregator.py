@@ -3,10 +3,7 @@
 import fcntl
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -479,22 +476,21 @@ def test_two_trainings_in_one_folder_are_refused(encoder, tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, sys.argv[3])
-from test_training_context_aggregator import GrantedModel, train
+from granted.tests.test_training_context_aggregator import GrantedModel, train
 train(GrantedModel.from_encoder(sys.argv[1]), sys.argv[2], features=["learned", "last"], epochs=500, max_steps=150,
       save_steps=3)
 """
 
 
-def test_a_killed_process_loses_nothing_before_its_last_checkpoint(encoder, tiny_encoder_folder, tmp_path):
+def test_a_killed_process_loses_nothing_before_its_last_checkpoint(encoder, tiny_encoder_folder, forked, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, tiny_encoder_folder, str(folder), os.path.dirname(__file__)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    process = forked(KILLED, tiny_encoder_folder, folder)
     while not any(folder.glob("checkpoint-*")):
-        assert process.poll() is None, "it ended before its first checkpoint"
+        assert process.is_alive(), f"it ended before its first checkpoint: {forked.said()}"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (folder / "last").exists()
     settings = {"features": ["learned", "last"], "epochs": 500, "max_steps": 150}
     resumed = train(encoder, folder, **settings)

@@ -5,43 +5,21 @@ The Hub is the one of loopback_hub.py; the client is huggingface_hub itself.
 
 import hashlib
 import json
-import shutil
-import subprocess
-import sys
 import traceback
-from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session, disable_progress_bars, enable_progress_bars
 
 from granted.publishing import hub as asking
 from granted.publishing.upload import push_folder
 from granted.tests import loopback_hub as loopback
-from granted.tests.fresh_process import run_without_package
-from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File
+from granted.tests.loopback_hub import OWNER, READ_TOKEN, TOKEN, File, log_in
 from granted.utils.errors import InputError
 
 
 REPO = f"{OWNER}/granted"
 WEIGHTS = bytes(range(256)) * 4000  # a megabyte, more than one packet
 COMMIT, TAG, BLOB = "/commit/", "/tag/", "^/lfs/.*[0-9a-f]{64}$"
-
-
-@pytest.fixture
-def hub(loopback_hub, monkeypatch, tmp_path):
-    """The loopback Hub, with this process's huggingface_hub turned to it and the owner logged in."""
-    monkeypatch.setattr(constants, "ENDPOINT", loopback_hub.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
-    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "home" / "stored_tokens"))
-    log_in(tmp_path, monkeypatch, TOKEN)
-    disable_progress_bars()
-    yield loopback_hub
-    enable_progress_bars()
-    close_session()
 
 
 @pytest.fixture(autouse=True)
@@ -67,17 +45,6 @@ def answer_first(monkeypatch):
         monkeypatch.setattr(loopback, "ROUTES", routes)
 
     return hook
-
-
-def log_in(tmp_path, monkeypatch, token: str | None) -> None:
-    """What `hf auth login` leaves behind."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-    stored = tmp_path / "home" / "token"
-    stored.parent.mkdir(exist_ok=True)
-    stored.unlink(missing_ok=True)
-    if token is not None:
-        stored.write_text(token)
 
 
 @pytest.fixture
@@ -284,6 +251,13 @@ def test_a_git_folder_is_refused(hub, folder):
     assert hub.log == []
 
 
+def test_results_in_a_hidden_folder_are_pushed_as_the_hub_looks_for_them(hub, folder):
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results" / "ted-6k.yaml").write_text("- dataset: {id: a/b, task_id: c}\n  value: 0.5\n")
+    push(folder)
+    assert ".eval_results/ted-6k.yaml" in hub.repos["models", REPO].head.files
+
+
 # Tokens.
 
 
@@ -351,56 +325,6 @@ def test_neither_output_nor_log_nor_traceback_of_a_push_shows_the_token_or_a_sig
     assert hub.count("PUT", BLOB) > 1 and "/lfs/" in caplog.text, "this test would see nothing"
     for secret in (TOKEN, "Signature"):
         assert secret not in out + err + caplog.text + "".join(lines)
-
-
-WAYS = """
-import os
-import sys
-from pathlib import Path
-
-from huggingface_hub import constants
-
-from granted import GrantedModel
-from granted.publishing.upload import push_folder
-
-token, root = sys.argv[1], Path(sys.argv[2])
-
-
-def save(way, **options):
-    model = GrantedModel.from_encoder("me/base", fusion="norm_avg", **options)
-    model.save_pretrained(root / way)
-    model.save_pretrained(root / f"{way}_fusion", fusion_only=True)
-
-
-save("argument", token=token)
-os.environ["HF_TOKEN"] = token
-save("environment")
-push_folder(root / "argument", "me/argument", "model", message="Release")
-del os.environ["HF_TOKEN"]
-Path(constants.HF_TOKEN_PATH).write_text(token)  # as hf auth login does
-save("file")
-push_folder(root / "environment_fusion", "me/file", "model", message="Release")
-"""
-
-
-def test_nothing_that_is_saved_or_pushed_holds_the_token_however_it_was_given(
-    loopback_hub, tiny_encoder_folder, tmp_path
-):
-    hub = loopback_hub
-    base = hub.repos["models", f"{OWNER}/base"] = loopback.Repo("models", f"{OWNER}/base", private=True, sdk=None)
-    base.commit("first", {path.name: File(path.read_bytes()) for path in Path(tiny_encoder_folder).iterdir()})
-    saved, environment = tmp_path / "saved", hub.environment(tmp_path / "home")
-    (tmp_path / "home" / "hf_home").mkdir(parents=True)
-    command = [sys.executable, "-c", WAYS, TOKEN, str(saved)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-    assert TOKEN not in ran.stdout + ran.stderr
-    files = [path for path in saved.rglob("*") if path.is_file()]
-    assert len({path.parent for path in files}) == 6 and len(hub.repos) == 3
-    sent = [request.body for request in hub.log] + [request.path.encode() for request in hub.log]
-    sent += [file.content for repo in hub.repos.values() for file in repo.head.files.values()]
-    for content in [*(path.read_bytes() for path in files), *sent]:
-        assert TOKEN.encode() not in content
 
 
 # Failures on the way.
@@ -559,86 +483,3 @@ def test_a_file_that_goes_away_during_the_push_is_named(hub, folder, answer_firs
     line = refused(folder)
     assert str(folder / name) in line and "No such file" in line
     assert hub.count("POST", COMMIT) == 0
-
-
-# What was pushed, loaded by the libraries themselves in a process that knows this Hub alone.
-
-PROGRAM = """
-import evaluate
-import torch
-from datasets import load_dataset
-from huggingface_hub import snapshot_download
-from transformers import AutoModel, AutoTokenizer
-
-owner = sys.argv[1]
-first = snapshot_download(f"{owner}/tiny", revision="v1")
-assert open(f"{first}/note.txt").read() == "first"
-last = snapshot_download(f"{owner}/tiny")
-assert open(f"{last}/note.txt").read() == "second"
-
-model = AutoModel.from_pretrained(f"{owner}/tiny", revision="v1")
-tokens = AutoTokenizer.from_pretrained(f"{owner}/tiny")("a red cube", return_tensors="pt")
-state = model(**tokens).last_hidden_state
-assert state.shape[-1] == 32 and torch.isfinite(state).all()
-
-rows = load_dataset(f"{owner}/rows", "even", split="test")
-assert rows["n"] == [0, 2], rows["n"]
-assert load_dataset(f"{owner}/rows", split="test")["n"] == [0, 2, 1, 3]
-assert next(iter(load_dataset(f"{owner}/rows", split="test", streaming=True)))["n"] == 0
-
-metric = evaluate.load(f"{owner}/same")
-assert metric.compute(predictions=[1, 2, 3], references=[1, 2, 4]) == {"same": 2}
-"""
-METRIC = """
-import datasets
-import evaluate
-
-
-class Same(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
-
-    def _compute(self, predictions, references):
-        return {"same": sum(a == b for a, b in zip(predictions, references))}
-"""
-CARD = """---
-configs:
-- config_name: default
-  data_files: [{split: test, path: data/*.parquet}]
-- config_name: even
-  data_files: [{split: test, path: data/even.parquet}]
----
-"""
-
-
-@pytest.mark.parametrize("private", [True, False])
-def test_what_was_pushed_is_loaded_by_transformers_datasets_and_evaluate(hub, tmp_path, tiny_encoder_folder, private):
-    tiny = tmp_path / "tiny"
-    shutil.copytree(tiny_encoder_folder, tiny)
-    (tiny / "note.txt").write_text("first")
-    push(tiny, f"{OWNER}/tiny", tag="v1", private=private)
-    (tiny / "note.txt").write_text("second")
-    push(tiny, f"{OWNER}/tiny", tag="v2")
-
-    rows = tmp_path / "rows"
-    Dataset.from_dict({"n": [0, 2]}).to_parquet(rows / "data" / "even.parquet")
-    Dataset.from_dict({"n": [1, 3]}).to_parquet(rows / "data" / "odd.parquet")
-    (rows / "README.md").write_text(CARD)
-    push(rows, f"{OWNER}/rows", "dataset", private=private)
-
-    metric = tmp_path / "same"
-    metric.mkdir()
-    (metric / "same.py").write_text(METRIC)
-    (metric / "README.md").write_text("---\nsdk: static\n---\n")
-    push(metric, f"{OWNER}/same", "space", private=private, space_sdk="static")
-
-    environment = hub.environment(tmp_path, TOKEN if private else None)
-    run_without_package(PROGRAM, tmp_path, OWNER, environment=environment)
-
-
-def test_results_in_a_hidden_folder_are_pushed_as_the_hub_looks_for_them(hub, folder):
-    (folder / ".eval_results").mkdir()
-    (folder / ".eval_results" / "ted-6k.yaml").write_text("- dataset: {id: a/b, task_id: c}\n  value: 0.5\n")
-    push(folder)
-    assert ".eval_results/ted-6k.yaml" in hub.repos["models", REPO].head.files

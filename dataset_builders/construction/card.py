@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from granted.dataset_builders.construction.curation import Fraction
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
@@ -47,6 +46,8 @@ class ExportSettings:
 
 def language_code(language: str) -> str:
     """The ISO 639 code of a language by its English name; `und` (undetermined) where it is not known."""
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE  # loads what --help does without
+
     return TO_LANGUAGE_CODE.get(language.casefold(), "und")
 
 

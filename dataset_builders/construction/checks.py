@@ -13,16 +13,16 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import inflect
 import regex  # whose words keep their vowel signs, as of Hindi
 from lemminflect import getLemma
 
 from granted.dataset_builders.construction.curation import Fraction
+from granted.dataset_builders.scenes.words import number_word
 from granted.dataset_builders.ted_6k.baselines import word_overlap
 from granted.utils.options import option
 from granted.utils.settings import Count
@@ -37,15 +37,12 @@ _QUOTED = re.compile(
 )
 SCORES = ("shortcut", "longer", "reordered")
 _DROPPED = frozenset(("a", "an", "the", "and"))
-_NUMBER = inflect.engine()
-_DIGITS = {_NUMBER.number_to_words(number): str(number) for number in range(21)}
 # What agrees with a noun's number.
 _AGREEING = {"are": "is", "were": "was", "have": "has", "do": "does", "these": "this", "those": "that"}
 MISSING = {"Quantity": "a number", "Temporal": "a word of time", "Spatial Relationship": "a word of place"}
 _WORDS_OF = {
     name: frozenset(words) for name, words in read_yaml(Path(__file__).with_name("category_words.yaml")).items()
 }
-_WORDS_OF["Quantity"] |= frozenset(_DIGITS)
 
 
 @dataclass(kw_only=True)
@@ -116,9 +113,15 @@ def _plain(text: str) -> tuple[str, ...]:
     return tuple(words_of(text))
 
 
+@cache
+def _digits() -> dict[str, str]:
+    """The digits of a spelled number up to twenty."""
+    return {number_word(number): str(number) for number in range(21)}
+
+
 def _counted(text: str) -> tuple[str, ...]:
     """English words without articles and "and", numbers as digits."""
-    return tuple(_DIGITS.get(word, word) for word in words_of(text) if word not in _DROPPED)
+    return tuple(_digits().get(word, word) for word in words_of(text) if word not in _DROPPED)
 
 
 def _singular(text: str) -> tuple[str, ...]:
@@ -173,10 +176,16 @@ def _category_faults(instance: Mapping[str, Any], positive: str, english: bool) 
             faults.append("an OCR statement without quoted text")
         elif not all(_plain(quote) and _inside(_plain(quote), _plain(instance["caption"])) for quote in quotes):
             faults.append("an OCR statement whose text is not in the caption")
-    needed = _WORDS_OF.get(category) if english else None
+    needed = _needed_words(category) if english else None
     if needed and not any(word in needed or word.isdigit() for word in words_of(positive)):
         faults.append(f"a {category} statement without {MISSING[category]}")
     return faults
+
+
+@cache
+def _needed_words(category: str) -> frozenset[str]:
+    """Of which a statement of a category has one; none where words alone do not decide."""
+    return _WORDS_OF.get(category, frozenset()).union(_digits() if category == "Quantity" else ())
 
 
 def quoted(text: str) -> list[str]:
