@@ -50,7 +50,10 @@ class Forked:
         return process.exitcode
 
     def both_done(self, program: str, *arguments: object, **environment: str) -> None:
-        """Run a program in two processes that know of each other, as `torchrun` starts them; both must end well."""
+        """Run a program in two processes that know of each other; both must end well.
+
+        They find the variables that `torchrun` sets; test_distributed_training.py starts its own by `torchrun`.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -1,5 +1,9 @@
 """Two processes give the loss, the gradients and the trained weights of one process on the joined batch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -7,7 +11,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from granted.modeling_granted import GrantedModel
-from granted.tests.forked import Forked
 from granted.training.aggregator.contrastive import batch_loss, contrastive_loss
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.aggregator.training import train_context_aggregators
@@ -74,15 +77,15 @@ def worker(folder: str, out: str) -> None:
         train(folder, f"{out}/{hard_negatives}", 2, hard_negatives)
 
 
-WORKER = "import sys; from granted.tests.test_distributed_training import worker; worker(*sys.argv[1:])"
-
-
 @pytest.fixture(scope="module")
 def two_processes(tiny_encoder_folder, tmp_path_factory):
-    """The folder in which two processes left their losses, gradients and trained aggregators."""
+    """The folder in which two processes, started as users start them, left losses, gradients and aggregators."""
     out = tmp_path_factory.mktemp("two")
-    with Forked(out) as forked:
-        forked.both_done(WORKER, tiny_encoder_folder, out, ACCELERATE_USE_CPU="true")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "granted.tests.test_distributed_training", tiny_encoder_folder, str(out)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
     return out
 
 
@@ -112,3 +115,7 @@ def test_two_processes_of_half_the_batch_train_the_weights_of_one(
         two = load_file(two_processes / str(hard_negatives) / feature / "model.safetensors")
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
+
+
+if __name__ == "__main__":
+    worker(*sys.argv[1:])
