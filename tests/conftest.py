@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from granted import cli
+from granted.cli.console import console
 from granted.tests.forked import Forked
 from granted.tests.loopback_hub import TOKEN, LoopbackHub, log_in
 
@@ -172,7 +173,7 @@ def granted(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["granted", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(console, "width", 160)  # not that of whoever was there when it was imported
         capsys.readouterr()
         try:
             cli.main()
