@@ -3,12 +3,13 @@
 granted evaluate ted smollm2=SmolLM2-135M-Instruct.gguf --pairs pairs.parquet --features last,norm_avg
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from granted.cli.console import console, percent, status
 from granted.cli.registry import command
@@ -149,6 +150,7 @@ class Report:
 def report(settings: Report):
     """One page of everything that was measured: which encoder, which layers, what predicts what, what is published."""
     from granted.eval_metric.overview.page import write_overview
+    from granted.eval_metric.part_tables import is_floor
 
     if not settings.ted:
         refuse_unused(settings, ["texts"], "without --ted")
@@ -156,7 +158,8 @@ def report(settings: Report):
         evaluations = write_overview(settings.folder, settings.output, settings.ted, settings.texts)
     table = Table("evaluation", "ranked by", "best", "encoders and features", title=str(settings.folder))
     for one in evaluations:
-        best = max(one.headline.by_arm, key=lambda arm: one.headline.by_arm[arm].value)
+        arms = [arm for arm in one.headline.by_arm if not is_floor(arm)] or list(one.headline.by_arm)
+        best = max(arms, key=lambda arm: one.headline.by_arm[arm].value)
         table.add_row(one.path, one.headline.name, best, str(len(one.headline.by_arm)))
     console.print(table)
     console.print(f"wrote {settings.output / 'report.html'}")
@@ -267,7 +270,7 @@ def evaluate_qa(settings: EvaluateQa, model: LoadingOptions):
         seeds=settings.seeds,
         options=model,
     )
-    table = Table(*direct_qa.HEADER, title=f"TED answered directly, {info['config']}, {len(records)} instances")
+    table = _folded_table(direct_qa.HEADER, f"TED answered directly, {info['config']}, {len(records)} instances")
     for row in found["rows"]:
         table.add_row(*direct_qa.cells(row))
     for name, accuracy in found["baselines"].items():
@@ -362,6 +365,11 @@ def evaluate_generation(settings: EvaluateGeneration, judge: JudgeSettings, judg
     console.print(f"wrote {settings.output or 'scores beside the manifest'}")
 
 
+def _folded_table(header: Sequence[str], title: str) -> Table:
+    """A table that cuts no name where the terminal is narrow."""
+    return Table(*(Column(name, overflow="fold") for name in header), title=title)
+
+
 def read_all_pairs(paths: list[str]) -> list[dict]:
     """The caption pairs of several files."""
     from granted.dataset_builders.caption_pairs.pairs import read_pairs
@@ -375,7 +383,7 @@ def _show_report(results, records, output: Path) -> None:
     from granted.eval_metric.report import HEADER, table_rows
 
     paths = write_report(results, records, output)
-    table = Table(*HEADER, title=f"TED accuracy, {results[0].dataset['config']}, {len(records)} instances")
+    table = _folded_table(HEADER, f"TED accuracy, {results[0].dataset['config']}, {len(records)} instances")
     for row in table_rows(results):
         table.add_row(*row.cells(), style="dim" if row.baseline else None)
     console.print(table)

@@ -38,7 +38,7 @@ def leaderboard(settings: Leaderboard):
     with status("reading the results"):
         board = read_board(settings.results, console.print)
     count = len(board.content["evaluations"])
-    console.print(f"{count} evaluations of {settings.results}; Ctrl-C ends the page")
+    console.print(f"{count} evaluation{'s' * (count != 1)} of {settings.results}; Ctrl-C ends the page")
     try:
         serve(make_page(board.content, board.differences), server_name=settings.host, server_port=settings.port)
     except OSError as error:

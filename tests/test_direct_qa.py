@@ -385,7 +385,9 @@ def test_what_is_no_letter_is_counted_and_never_right(answered):
     assert result.provenance["parameters"]["encoder"] == new_model(line_tokenizer()).num_parameters()
 
 
-def test_running_again_changes_no_result_and_another_model_joins_the_table(answered, random_folder, tmp_path):
+def test_running_again_changes_no_result_and_another_model_joins_the_table(
+    answered, random_folder, oracle_folder, tmp_path
+):
     output = tmp_path / "own"
     evaluate([f"a={random_folder}"], RECORDS, INFO, output, contexts=["none"], answers=["generation"])
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
@@ -394,6 +396,8 @@ def test_running_again_changes_no_result_and_another_model_joins_the_table(answe
     found = evaluate([f"b={random_folder}"], RECORDS, INFO, output, contexts=["none"], answers=["generation"])
     assert [row["model"] for row in found["rows"]] == ["a", "b"]
     assert (output / "direct_qa.md").read_text() == markdown(found)
+    with pytest.raises(InputError, match="got b, whose answers in .* are of other weights .* name it otherwise"):
+        evaluate([f"b={oracle_folder}"], RECORDS, INFO, output, contexts=["caption"], answers=["generation"])
     with pytest.raises(InputError, match="another benchmark"):
         evaluate([f"b={random_folder}"], RECORDS, INFO | {"fingerprint": "f00"}, output, contexts=["none"])
 

@@ -378,7 +378,8 @@ def test_a_benchmark_that_was_not_scored_is_refused(results, with_texts, tmp_pat
 
 
 def test_learned_weights_are_shown_with_their_path_or_without(results, report):
-    kept, lost = find_layer_weights(results)
+    (kept, lost), apart = find_layer_weights(results)
+    assert apart == []
     assert (kept.folder, kept.frozen_at, kept.last) == ("kept", 1200, [0.7, 0.3])
     assert kept.trajectory[1] == (1200, [0.62, 0.38])
     assert (lost.folder, lost.frozen_at, lost.last, lost.trajectory) == ("lost", None, [0.25, 0.75], [])
@@ -388,8 +389,57 @@ def test_learned_weights_are_shown_with_their_path_or_without(results, report):
     assert (report / "figures" / "kept_layer_weights.png").is_file()
 
 
-def test_a_damaged_path_of_weights_is_one_line(results, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "layer_weights.json").write_text("{}")
-    with pytest.raises(InputError, match=r"the path of layer weights .*expected one as a training wrote it"):
-        list(find_layer_weights(tmp_path))
+DAMAGED_WEIGHTS = {
+    "layer_weights.json": [
+        {},
+        [1],
+        {"mode": "two_step", "frozen_at": None, "trajectory": []},
+        {"mode": "two_step", "frozen_at": None, "trajectory": [{"step": 0, "weights": ["0.5", "0.5"]}]},
+        {
+            "mode": "two_step",
+            "frozen_at": None,
+            "trajectory": [{"step": 0, "weights": [0.5, 0.5]}, {"step": 1, "weights": [0.5]}],
+        },
+    ],
+    "training_record.json": [[1], {"layer_weights": [0.5]}, {"layer_weights": {"a": 1}, "frozen_at": None}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name, contents in DAMAGED_WEIGHTS.items() for content in contents]
+)
+def test_damaged_layer_weights_are_named_and_take_no_page_along(name, content, results, tmp_path):
+    run = tmp_path / "results" / "run"
+    run.mkdir(parents=True)
+    (run / name).write_text(json.dumps(content))
+    found, ((path, reason),) = find_layer_weights(tmp_path / "results")
+    assert (found, path) == ([], f"run/{name}")
+    assert "expected those that a training wrote" in reason and "\n" not in reason
+
+
+def test_files_of_evaluations_have_names_of_their_own(results, tmp_path):
+    """The folder of results itself, and places whose names differ by a slash alone."""
+    folder = tmp_path / "results"
+    source = next(results.rglob("reading.json"))
+    (folder / "x").mkdir(parents=True)
+    for name in ("x/reading.json", "x_reading.json"):
+        (folder / name).write_bytes(source.read_bytes())
+    for feature in ("last", "norm_avg"):
+        make("tiny", feature).save(folder)
+    write_overview(folder, tmp_path / "report")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.html", "figures"}
+    names = {path.name for path in (tmp_path / "report" / "figures").iterdir()}
+    assert {"results.csv", "x_reading.csv", "x_reading_.csv"} <= names
+
+
+def test_what_is_for_comparison_takes_no_place():
+    def score(value):
+        return Score(value, (value - 0.01, value + 0.01))
+
+    by_arm = {"the scene itself · facts": score(1.0), "a · last": score(0.9), "b · last": score(0.5)}
+    found = ranked(Scores("s", "%", by_arm))
+    assert [(one.arm, one.first, one.last) for one in found] == [
+        ("the scene itself · facts", 1, 1),
+        ("a · last", 1, 1),
+        ("b · last", 2, 2),
+    ]

@@ -104,6 +104,7 @@ def evaluate(
         name, model, tokenizer = load_language_model(spec, options)
         parameters = {"encoder": model.num_parameters()}  # before its head is one of its own
         answerer = Answerer(with_exact_head(model), PromptForm.of(tokenizer))
+        _check_same_model(results, name, answerer)
         for context, seed, shown in captions:
             asked = Asked(answerer, records, shown, output_dir / "cache", f"{name}, {context}")
             for way in answers:
@@ -116,6 +117,17 @@ def evaluate(
     with atomic_path(output_dir / "direct_qa.md") as temporary:
         temporary.write_text(markdown(found), encoding="utf-8")
     return found
+
+
+def _check_same_model(results: Path, name: str, answerer: Answerer) -> None:
+    """Refuse a model that is called as another one whose answers are there: they would be compared."""
+    for earlier in load_all(results) if results.is_dir() else ():
+        found = earlier.provenance
+        if earlier.encoder == name and found["weights_fingerprint"] != answerer.fingerprint:
+            raise InputError(
+                f"got {name}, whose answers in {results} are of other weights or another dtype, expected those of "
+                "this model: name it otherwise (NAME=PATH), or choose another output folder"
+            )
 
 
 def captions_of(records: Sequence[TedRecord], context: str, seed: int | None) -> list[str | None]:
@@ -192,9 +204,9 @@ class Asked:
 
 
 def _shares(letters: Sequence[str]) -> dict[str, float]:
-    """The share of each letter that occurs, and of those before it."""
-    last = max(letters, default="A")
-    return {one: letters.count(one) / max(1, len(letters)) for one in LETTERS[: LETTERS.index(last) + 1]}
+    """The share of each letter that occurs, and of those before it; nothing where none was written."""
+    last = LETTERS.index(max(letters)) + 1 if letters else 0
+    return {one: letters.count(one) / len(letters) for one in LETTERS[:last]}
 
 
 def _provenance(answerer: Answerer, seen: dict, **noted: Any) -> dict:

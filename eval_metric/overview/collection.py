@@ -15,6 +15,7 @@ from typing import Any
 
 from granted.eval_metric.comparison import DEVIATIONS_OF_CI95, Score, Scores, read_scores
 from granted.eval_metric.overview.results_files import check_rows, read_content, ted_benchmark
+from granted.eval_metric.part_tables import is_floor
 from granted.eval_metric.results import KIND, Result, load
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.utils.errors import InputError, refusing
@@ -96,14 +97,16 @@ class Ranked:
 def ranked(scores: Scores) -> list[Ranked]:
     """From the best to the worst. Scores differ beyond chance if their difference does, as of independent ones.
 
-    The same items make two scores go together, so this is careful: a paired test would tell more of them apart.
+    The same items make two scores go together, so this is careful: a paired test would tell more of them apart. What
+    [`is_floor`] names stands for comparison only: it takes no place, and has that which it would take.
     """
     arms = sorted(scores.by_arm.items(), key=lambda one: (-one[1].value, one[0]))
     places = []
     for arm, score in arms:
-        better = sum(_differs(other, score) for _, other in arms if other.value > score.value)
-        worse = sum(_differs(other, score) for _, other in arms if other.value < score.value)
-        places.append(Ranked(arm, score, 1 + better, len(arms) - worse))
+        others = [other for name, other in arms if name != arm and not is_floor(name)]
+        better = sum(_differs(other, score) for other in others if other.value > score.value)
+        worse = sum(_differs(other, score) for other in others if other.value < score.value)
+        places.append(Ranked(arm, score, 1 + better, 1 + len(others) - worse))
     return places
 
 

@@ -27,7 +27,7 @@ from granted.eval_metric.comparison import (
 )
 from granted.eval_metric.overview.collection import Evaluation, collect, ranked
 from granted.eval_metric.overview.layer_weights import LearnedWeights, find_layer_weights
-from granted.eval_metric.overview.sections import drawn, sections
+from granted.eval_metric.overview.sections import drawn, file_name, sections
 from granted.eval_metric.part_tables import is_floor
 from granted.eval_metric.published import published
 from granted.eval_metric.report import page_style
@@ -57,6 +57,7 @@ def write_overview(folder: Path, output: Path, ted: Sequence[str] = (), texts: b
         InputError: nothing was measured there, a results file is damaged, or a benchmark is of none of the results.
     """
     evaluations, apart = collect(folder)
+    weights, damaged = find_layer_weights(folder)
     benchmarks = dict(_scored_benchmark(path, evaluations) for path in ted)
     figures = output / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -75,9 +76,9 @@ def write_overview(folder: Path, output: Path, ted: Sequence[str] = (), texts: b
         sections=list(sections(evaluations, figures, benchmarks, texts)),
         correlations=correlations,
         scatters=scatters,
-        weights=[_shown_weights(one, figures) for one in find_layer_weights(folder)],
+        weights=[_shown_weights(one, figures) for one in weights],
         published=published_table(),
-        apart=apart,
+        apart=sorted(apart + damaged),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
     with atomic_path(output / "report.html") as temporary:
@@ -112,7 +113,7 @@ def _shown_weights(one: LearnedWeights, figures: Path) -> dict[str, Any]:
     last = f"{len(one.last)} sums of {len(one.last[0])}" if several else " ".join(f"{value:.2f}" for value in one.last)
     shown = {"run": one, "last": last, "chart": None}
     if one.trajectory:
-        path = figures / f"{one.folder.replace('/', '_')}_layer_weights"
+        path = figures / f"{file_name(one.folder)}_layer_weights"
         alt = "The weight of every layer over the steps of the training, and over the layers."
         shown["chart"] = drawn(trajectory_figure(one.trajectory, one.frozen_at), path, alt)
     return shown

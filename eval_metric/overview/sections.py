@@ -39,9 +39,12 @@ def sections(
         benchmarks (`dict[str, list[dict]]`): TED records by the fingerprint of their benchmark.
         texts (`bool`, defaults to `False`): show true statements beside items.
     """
-    seen = set()
+    seen, names = set(), set()
     for one in evaluations:
-        name = one.path.removesuffix(".json").replace("/", "_")
+        name = file_name(one.path)
+        while name in names:  # "a/b" and "a_b"
+            name += "_"
+        names.add(name)
         first = one.instrument not in seen
         seen.add(one.instrument)
         section = _common(one, figures / name, first)
@@ -50,6 +53,11 @@ def sections(
             section["title"] += f", {dataset['config']}"
             section |= _of_ted(one.groups, figures / name, benchmarks.get(dataset["fingerprint"]), texts)
         yield section
+
+
+def file_name(path: str) -> str:
+    """What the files of something below the folder of results are called; `"."` is that folder."""
+    return "results" if path == "." else path.removesuffix(".json").replace("/", "_")
 
 
 def _common(evaluation: Evaluation, path: Path, first: bool) -> dict[str, Any]:
