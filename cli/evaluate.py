@@ -156,7 +156,7 @@ def report(settings: Report):
         refuse_unused(settings, ["texts"], "without --ted")
     with status("drawing the figures"):
         evaluations = write_overview(settings.folder, settings.output, settings.ted, settings.texts)
-    table = Table("evaluation", "ranked by", "best", "encoders and features", title=str(settings.folder))
+    table = _folded_table(("evaluation", "ranked by", "best", "encoders and features"), str(settings.folder))
     for one in evaluations:
         arms = [arm for arm in one.headline.by_arm if not is_floor(arm)] or list(one.headline.by_arm)
         best = max(arms, key=lambda arm: one.headline.by_arm[arm].value)

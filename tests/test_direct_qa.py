@@ -396,7 +396,7 @@ def test_running_again_changes_no_result_and_another_model_joins_the_table(
     found = evaluate([f"b={random_folder}"], RECORDS, INFO, output, contexts=["none"], answers=["generation"])
     assert [row["model"] for row in found["rows"]] == ["a", "b"]
     assert (output / "direct_qa.md").read_text() == markdown(found)
-    with pytest.raises(InputError, match="got b, whose answers in .* are of other weights .* name it otherwise"):
+    with pytest.raises(InputError, match=r"got b, whose answers in .* are of other weights .* name it otherwise"):
         evaluate([f"b={oracle_folder}"], RECORDS, INFO, output, contexts=["caption"], answers=["generation"])
     with pytest.raises(InputError, match="another benchmark"):
         evaluate([f"b={random_folder}"], RECORDS, INFO | {"fingerprint": "f00"}, output, contexts=["none"])
