@@ -156,7 +156,7 @@ def test_everything_is_done_by_keyboard_and_saved_at_once(page, address, run):
 
     saved = press(page, review, "ana", "a")
     assert (saved.instance, saved.decision, saved.reviewer) == (first, "accept", "ana") and saved.seconds > 0
-    assert page.inner_text("#bar").replace("\xa0", " ").split("yours")[0].split()[1] == "1"
+    wait_for(lambda: page.inner_text("#bar").replace("\xa0", " ").split("yours")[0].split()[1] == "1")
     assert press(page, review, "ana", "n").decision == "null"
 
     page.keyboard.press("r")
@@ -196,7 +196,7 @@ def test_undo_shows_the_instance_again_and_escape_saves_nothing(page, address, r
     press(page, review, "bo", "n")
     page.keyboard.press("u")
     wait_for(lambda: shown(page) == first)
-    assert "you had decided null" in page.inner_text("#notice")
+    wait_for(lambda: "you had decided null" in page.inner_text("#notice"))
     before = review.decisions()
     page.keyboard.press("u")
     wait_for(lambda: "no decision of yours" in page.inner_text("#notice"))
@@ -301,7 +301,7 @@ def test_a_server_that_is_killed_loses_nothing_and_goes_on_where_it_was(browser,
         page.reload()  # the address knows the reviewer
         page.wait_for_selector("#statements li")
         assert review.decisions() == [first, second] and shown(page) == expected(review, "ana")
-        assert "2 of 4 yours" in " ".join(page.inner_text("#bar").split())
+        wait_for(lambda: "2 of 4 yours" in " ".join(page.inner_text("#bar").split()))
         third = press(page, review, "ana", "a")
         assert review.decisions() == [first, second, third]
         page.keyboard.press("a")
