@@ -136,7 +136,7 @@ def facts_table(results: Iterable[Result]) -> str:
 def html_report(results: Iterable[Result], records: Sequence[dict], path: str | os.PathLike) -> None:
     """Write one HTML page that needs nothing else: no script, no request, charts inline.
 
-    Where shared words answer, tie or mislead is told from the records.
+    Where shared words answer, tie or mislead is known from the records.
 
     Args:
         results: whole results on one dataset.

@@ -6,28 +6,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+from transformers import AutoProcessor
 
 from granted.dataset_builders.construction.card import ExportSettings
 from granted.dataset_builders.construction.export import export
 from granted.dataset_builders.scenes.shapes.rows import vqa_rows, write_rows
 from granted.dataset_builders.visual_vqa.collator import VqaCollator
 from granted.dataset_builders.visual_vqa.rows import load_vqa
-from granted.examples.miniature.model import miniature_config, miniature_processor, miniature_tokenizer
 from granted.tests.tiny_media import video
+from granted.tests.vqa_training import save_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vqa") / "model"
-    tokenizer = miniature_tokenizer(500, 20)
-    config = miniature_config(tokenizer)
-    config.text_config.update({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2})
-    config.vision_config.update({"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64})
-    torch.manual_seed(0)
-    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
-    miniature_processor(tokenizer).save_pretrained(folder)
-    return str(folder)
+    return save_model(tmp_path_factory.mktemp("vqa") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -81,9 +81,9 @@ def test_a_variation_scores_what_such_an_encoder_and_such_captions_score(tiny_en
     plain = score_encoder(other, "tiny", heads, RECORDS, DATASET, tmp_path / "cut", as_trained=False)
     assert varied(short) == scores(plain) != varied(PLAIN)
     bare = BY_NAME["caption alone"]
-    told = [record | {"caption": "Caption Type: image\nCaption: " + record["caption"]} for record in RECORDS]
+    written = [record | {"caption": "Caption Type: image\nCaption: " + record["caption"]} for record in RECORDS]
     images = [record | {"media": "image"} for record in RECORDS]
-    one = score_encoder(encoder, "tiny", heads, told, DATASET, tmp_path / "told", captions=bare.captions)
+    one = score_encoder(encoder, "tiny", heads, written, DATASET, tmp_path / "written", captions=bare.captions)
     two = score_encoder(encoder, "tiny", heads, images, DATASET, tmp_path / "images")
     assert scores(one) == scores(two), "a caption alone is the text of the record's caption"
     assert encoder.config.prompt_template is None and encoder.config.padding_side == "right"

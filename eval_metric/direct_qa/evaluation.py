@@ -88,10 +88,11 @@ def evaluate(
         if not given or not set(given) <= set(legal) or len(set(given)) < len(given):
             raise InputError(f"got {', '.join(given) or 'nothing'}, expected some of {', '.join(legal)}, each once")
     dataset, results = dataset_description(records, info), output_dir / "results"
-    for earlier in load_all(results) if results.is_dir() else ():
-        if earlier.dataset != dataset:
+    earlier = load_all(results) if results.is_dir() else []
+    for one in earlier:
+        if one.dataset != dataset:
             raise InputError(
-                f"got {output_dir} with results on another benchmark ({earlier.dataset['config']}), expected none or "
+                f"got {output_dir} with results on another benchmark ({one.dataset['config']}), expected none or "
                 "results on this one: choose another output folder"
             )
     captions = [
@@ -104,7 +105,7 @@ def evaluate(
         name, model, tokenizer = load_language_model(spec, options)
         parameters = {"encoder": model.num_parameters()}  # before its head is one of its own
         answerer = Answerer(with_exact_head(model), PromptForm.of(tokenizer))
-        _check_same_model(results, name, answerer)
+        _check_same_model(earlier, name, answerer)
         for context, seed, shown in captions:
             asked = Asked(answerer, records, shown, output_dir / "cache", f"{name}, {context}")
             for way in answers:
@@ -119,14 +120,13 @@ def evaluate(
     return found
 
 
-def _check_same_model(results: Path, name: str, answerer: Answerer) -> None:
+def _check_same_model(earlier: Sequence[Result], name: str, answerer: Answerer) -> None:
     """Refuse a model that is called as another one whose answers are there: they would be compared."""
-    for earlier in load_all(results) if results.is_dir() else ():
-        found = earlier.provenance
-        if earlier.encoder == name and found["weights_fingerprint"] != answerer.fingerprint:
+    for one in earlier:
+        if one.encoder == name and one.provenance["weights_fingerprint"] != answerer.fingerprint:
             raise InputError(
-                f"got {name}, whose answers in {results} are of other weights or another dtype, expected those of "
-                "this model: name it otherwise (NAME=PATH), or choose another output folder"
+                f"got {name}, whose answers in the output folder are of other weights or another dtype, expected "
+                "those of this model: name it otherwise (NAME=PATH), or choose another output folder"
             )
 
 
