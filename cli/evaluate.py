@@ -36,6 +36,9 @@ class EvaluateTed:
     aggregator: Path | None = option(None, "A trained aggregator, or a folder of them, instead of pairs.")
     output: Path = option(Path("evaluation"), "Folder of aggregators, results and report.")
     seeds: list[Seed] = option([0], "An aggregator of every feature is trained for each seed.")
+    controls: list[Literal["random", "words", "bag"]] = option(
+        [], "Also score each encoder's random weights, its words with positions, a bag of words."
+    )
     shard: str | None = option(None, "Score part i/n only; see granted evaluate merge.")
     tuning: list[Literal["base", "instruct", "thinking", "fine-tuned"]] = option(
         [], "What each encoder is, in their order, for the table of families: it is not guessed from files."
@@ -56,7 +59,7 @@ def evaluate_ted(settings: EvaluateTed, aggregator_training: AggregatorTrainingC
     from granted.eval_metric.results import load_all
 
     if settings.aggregator and not settings.pairs:
-        refuse_unused(settings, ["seeds"], "beside --aggregator")
+        refuse_unused(settings, ["seeds", "controls"], "beside --aggregator")
         refuse_unused(aggregator_training, [one.name for one in fields(aggregator_training)], "beside --aggregator")
     records, info = read_ted(settings.ted)
     evaluation.evaluate(
@@ -67,6 +70,7 @@ def evaluate_ted(settings: EvaluateTed, aggregator_training: AggregatorTrainingC
         pairs=read_all_pairs(settings.pairs) if settings.pairs else None,
         settings=aggregator_training,
         seeds=settings.seeds,
+        controls=settings.controls,
         aggregator=settings.aggregator,
         options=encoder,
         max_length=settings.max_length,

@@ -8,7 +8,7 @@ The output folder holds `aggregators/ENCODER/seedN/FEATURE`, `cache`, `results` 
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
-from granted.encoding.features import reading_of
+from granted.encoding.controls import controls_of
+from granted.encoding.features import expand_features, reading_of
 from granted.encoding.loading import EncoderOptions, check_names, load_encoder, split_spec
 from granted.eval_metric.benchmark import (
     TrainedAggregator,
@@ -28,6 +29,7 @@ from granted.eval_metric.benchmark import (
 from granted.eval_metric.report import category_chart, facts_table, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
 from granted.eval_metric.stability import stability_table
+from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError
@@ -55,6 +57,7 @@ def evaluate(
     pairs: Sequence[dict] | None = None,
     settings: AggregatorTrainingConfig | None = None,
     seeds: Sequence[int] = (0,),
+    controls: Sequence[str] = (),
     aggregator: str | os.PathLike | None = None,
     options: EncoderOptions | None = None,
     max_length: int | None = None,
@@ -71,6 +74,7 @@ def evaluate(
         pairs (`list[dict]`, *optional*): caption pairs to train aggregators on.
         settings ([`AggregatorTrainingConfig`], *optional*): of the training; its `features` are the ones scored.
         seeds (`list[int]`): an aggregator of every feature is trained for each.
+        controls (`list[str]`): of `CONTROLS`, scored beside each encoder as `controls_of` reads them.
         aggregator (`str`, *optional*): a trained aggregator, or a folder of them, to use instead of training.
         options ([`EncoderOptions`], *optional*): how and where the encoders are loaded.
         max_length (`int`, *optional*): most tokens that every encoder reads of a text; by default the smallest of
@@ -93,6 +97,8 @@ def evaluate(
     if pairs is not None:
         check_seeds(seeds)
         check_apart(pairs, records)
+    elif controls:
+        raise InputError("got controls beside an aggregator, expected pairs: those of controls must be trained, too")
     select_shard(records, shard)
     for earlier in load_all(output_dir / "results") if (output_dir / "results").is_dir() else ():
         if earlier.dataset["fingerprint"] != info["fingerprint"]:
@@ -102,31 +108,41 @@ def evaluate(
             )
     max_length = common_length(encoders, options, max_length)
     results = []
-    tuning_of = dict(zip(encoders, tunings))
+    settings, tuning_of = settings or AggregatorTrainingConfig(), dict(zip(encoders, tunings))
     for spec in (bar := tqdm(encoders, unit="encoder", disable=None if show_progress else True)):
         bar.set_description(f"evaluating {split_spec(spec)[0]}")
-        name, encoder = load_encoder(spec, options, max_length=max_length)
-        heads: list[TrainedAggregator] = find_aggregators(aggregator) if aggregator is not None else []
-        for seed in seeds if pairs is not None else ():
-            folder = output_dir / "aggregators" / folder_name(name) / f"seed{seed}"
-            run = replace(settings or AggregatorTrainingConfig(), seed=seed)
-            folders = train_context_aggregators(
-                encoder, pairs, folder, run, encoder_name=name, show_progress=show_progress
+        loaded = load_encoder(spec, options, max_length=max_length)
+        for name, encoder, run in _with_controls(*loaded, settings, controls):
+            heads: list[TrainedAggregator] = find_aggregators(aggregator) if aggregator is not None else []
+            for seed in seeds if pairs is not None else ():
+                folder = output_dir / "aggregators" / folder_name(name) / f"seed{seed}"
+                folders = train_context_aggregators(
+                    encoder, pairs, folder, replace(run, seed=seed), encoder_name=name, show_progress=show_progress
+                )
+                heads += [load_aggregator(path) for path in folders.values()]
+            found = score_encoder(
+                encoder,
+                name,
+                heads,
+                records,
+                dataset_description(records, info),
+                output_dir / "cache",
+                shard=shard,
+                tuning=tuning_of.get(spec),
+                show_progress=show_progress,
             )
-            heads += [load_aggregator(path) for path in folders.values()]
-        found = score_encoder(
-            encoder,
-            name,
-            heads,
-            records,
-            dataset_description(records, info),
-            output_dir / "cache",
-            shard=shard,
-            tuning=tuning_of.get(spec),
-            show_progress=show_progress,
-        )
-        results += [result.keep(output_dir / "results") for result in found]
+            results += [result.keep(output_dir / "results") for result in found]
     return results
+
+
+def _with_controls(
+    name: str, encoder: GrantedModel, settings: AggregatorTrainingConfig, controls: Sequence[str]
+) -> Iterator[tuple[str, GrantedModel, AggregatorTrainingConfig]]:
+    """An encoder, then its controls that are asked for: name, model, and settings with the features it has."""
+    yield name, encoder, settings
+    features = expand_features(settings.features, encoder.config.num_hidden_layers) if controls else []
+    for control, feature, model in controls_of(encoder, controls, features):
+        yield f"{name}, {control}", model, replace(settings, features=[feature])
 
 
 def check_apart(pairs: Sequence[dict], records: Sequence[TedRecord]) -> None:

@@ -234,6 +234,26 @@ def test_encoders_are_compared_by_as_much_of_each_text_and_by_no_more_than_each_
         evaluate(specs[:1], RECORDS, INFO, tmp_path / "both", **trained)
 
 
+def test_controls_are_trained_and_scored_beside_their_encoder(tiny_encoder_folder, tmp_path):
+    settings = replace(SETTINGS, features=["last", "norm_avg"])
+    run(tiny_encoder_folder, tmp_path, settings=settings, controls=["random", "words"])
+    found = {one.encoder: set() for one in load_all(tmp_path / "results")}
+    for one in load_all(tmp_path / "results"):
+        found[one.encoder].add((one.feature, one.pooling))
+    both = ("aggregator", "mean")
+    assert found == {
+        "tiny": {(feature, pooling) for feature in ("last", "norm_avg") for pooling in both},
+        "tiny, random weights": {("norm_avg", pooling) for pooling in both},
+        "tiny, words with positions": {("last", pooling) for pooling in both},
+    }
+    before = files_of(tmp_path)
+    run(tiny_encoder_folder, tmp_path, settings=settings, controls=["random", "words"])
+    assert files_of(tmp_path) == before
+    trained = tmp_path / "aggregators" / "tiny"
+    with pytest.raises(InputError, match="got controls beside an aggregator, expected pairs"):
+        run(tiny_encoder_folder, tmp_path, pairs=None, aggregator=trained, controls=["random"])
+
+
 def test_different_names_are_different_folders(tiny_encoder_folder, tmp_path):
     names = ["тест", "试验", "a b", "a-b", "..", "...", "x" * 90, "x" * 91]
     assert len({folder_name(name) for name in names}) == len(names)
