@@ -23,7 +23,9 @@ class Adapt:
     texts: Path = option(help="UTF-8 file of captions, one a line: a few thousand.")
     output: Path = option(help="The folder to make: the adapted encoder and adapt.json.")
     old_feature: str | None = option(None, "What the diffusion model reads; norm_avg. A saved model has its own.")
-    new_feature: str | None = option(None, "What is mapped: last, penultimate, layer_N, avg or norm_avg, the default.")
+    new_feature: str | None = option(
+        None, "What is mapped: last, penultimate, layer_N, avg, norm_avg_first_N or norm_avg, the default."
+    )
     new_layers: list[str] = option(
         [], "Instead: layers joined along the channels, such as embeddings,9,19,29 (0 is the first)."
     )

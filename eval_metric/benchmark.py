@@ -35,7 +35,7 @@ from granted.modeling_text_input import length_sorted_batches
 from granted.modeling_text_trunk import evaluating
 from granted.training.aggregator.contrastive import AggregatorGroup
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import read_json
+from granted.utils.files import files_below, read_json
 
 
 TOGETHER = 16384  # texts tokenised and sorted by length at a time
@@ -90,7 +90,7 @@ def find_aggregators(folder: str | os.PathLike) -> list[TrainedAggregator]:
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return [load_aggregator(folder)]
-    below = sorted(path.parent for path in folder.rglob("config.json"))
+    below = [path.parent for path in files_below(folder, "config.json")]
     if not below:
         raise InputError(f"got {folder}, which holds no aggregator, expected one or a folder of them: check the path")
     return [load_aggregator(path) for path in below]

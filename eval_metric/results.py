@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
 from granted.eval_metric.statistics import Estimate, bootstrap_accuracy
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.files import atomic_path, files_below, read_json, write_json
 from granted.utils.versions import library_versions
 
 
@@ -321,8 +321,7 @@ def load_all(folder: str | os.PathLike) -> list[Result]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"got {folder}, which is not a folder, expected one with results: check the path")
-    paths = sorted(folder.rglob("*.json"))
-    return [load(path) for path in paths if _is_result(path)]
+    return [load(path) for path in files_below(folder, "*.json") if _is_result(path)]
 
 
 def merge_shards(results: Sequence[Result]) -> Result:

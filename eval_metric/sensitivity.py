@@ -279,7 +279,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             str(max(row["texts_cut"] for row in rows)),
             f"{min(changed):.1f} to {max(changed):.1f}",
             f"{max(row['cosine'] for row in rows):.1e}",
-            "; ".join(_places(rank) for rank in ranks.values()),
+            "; ".join(_places(rank) for rank in ranks.values() if rank["pairs"]) or "–",
         )
         lines.append(f"| {' | '.join(shown)} |")
     lines += ["", "Changed places: pairs of features, and of those that differ beyond chance in the plain run.", ""]

@@ -1,6 +1,7 @@
 """Tiny real encoders on disk, with a tokenizer trained here; no network, one thread."""
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -70,6 +71,10 @@ def pytest_configure():
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

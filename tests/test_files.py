@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from granted.utils.errors import InputError
-from granted.utils.files import as_path, atomic_path, parts_of, read_json, read_jsonl, read_lines, write_json
+from granted.utils.files import (
+    as_path,
+    atomic_path,
+    files_below,
+    parts_of,
+    read_json,
+    read_jsonl,
+    read_lines,
+    write_json,
+)
 
 
 def one_line(caught) -> str:
@@ -25,6 +34,19 @@ def test_a_written_file_is_complete_and_leaves_nothing_beside_it(tmp_path):
     write_json(tmp_path / "new" / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "new" / "a.json") == {"é": [1, None]}
     assert os.listdir(tmp_path / "new") == ["a.json"]
+
+
+def test_files_behind_a_link_are_found_and_a_link_upwards_is_followed_once(tmp_path):
+    (tmp_path / "runs" / "deep").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in (tmp_path / "runs" / "b.json", tmp_path / "runs" / "deep" / "a.json", elsewhere / "c.json"):
+        path.write_text("{}")
+    (elsewhere / "c.txt").write_text("")
+    (tmp_path / "runs" / "linked").symlink_to(elsewhere)
+    (tmp_path / "runs" / "deep" / "up").symlink_to(tmp_path / "runs")
+    found = [str(path.relative_to(tmp_path / "runs")) for path in files_below(tmp_path / "runs", "*.json")]
+    assert found == ["b.json", "deep/a.json", "linked/c.json"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -61,6 +61,7 @@ def served(run, users="", port=None, folder=SPACE, host="127.0.0.1", command=("a
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)} | {
         **{"REVIEW_RUN": str(run), "REVIEW_USERS": users, "GRADIO_SERVER_PORT": str(port)},
         "GRADIO_SERVER_NAME": host,
+        "TMPDIR": str(run.parent),  # what the killed server leaves goes with the test's folder
     }
     log = run.parent / f"log-{port}-{time.monotonic_ns()}"
     with open(log, "w") as out:

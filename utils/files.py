@@ -8,6 +8,7 @@
 
 import csv
 import errno
+import fnmatch
 import gzip
 import hashlib
 import json
@@ -207,6 +208,24 @@ def folder_name(name: str) -> str:
     """A name for a folder or file that stands for `name` alone: itself, or what can be kept of it and a hash of it."""
     kept = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.")
     return name if kept == name else f"{kept or 'name'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def files_below(folder: str | os.PathLike, *patterns: str) -> list[Path]:
+    """The files anywhere below a folder that have one of the names, in order; behind links to folders, too.
+
+    Args:
+        folder (`Path`): where to look; each folder is looked at once, so that a link upwards does no harm.
+        patterns (`str`): names such as `"*.json"`.
+    """
+    found, seen = [], set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        inside.sort()
+        if (real := os.path.realpath(place)) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)]
+    return sorted(found)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

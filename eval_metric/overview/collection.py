@@ -19,6 +19,7 @@ from granted.eval_metric.part_tables import is_floor
 from granted.eval_metric.results import KIND, Result, load
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.utils.errors import InputError, refusing
+from granted.utils.files import files_below
 
 
 # Of each instrument what it is called, and what it asks.
@@ -134,7 +135,7 @@ def collect(folder: Path) -> tuple[list[Evaluation], list[tuple[str, str]]]:
     evaluations: list[Evaluation] = []
     apart: list[tuple[str, str]] = []
     ted: dict[Path, dict[str, list[Result]]] = {}  # by folder and benchmark
-    for path in sorted(folder.rglob("*.json")):
+    for path in files_below(folder, "*.json"):
         name = str(path.relative_to(folder))
         try:
             content = read_content(path)

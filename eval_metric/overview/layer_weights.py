@@ -14,7 +14,7 @@ import numpy as np
 from granted.training.diffusion.layer_weights_chart import Factors
 from granted.training.diffusion.settings import FREEZING
 from granted.utils.errors import InputError, refusing
-from granted.utils.files import read_json
+from granted.utils.files import files_below, read_json
 
 
 PATH, RECORD = "layer_weights.json", "training_record.json"
@@ -43,7 +43,7 @@ class LearnedWeights:
 def find_layer_weights(folder: Path) -> tuple[list[LearnedWeights], list[tuple[str, str]]]:
     """The learned weights of all runs below a folder, in order of path; and (path, reason) of damaged files."""
     found, apart = [], []
-    for place in sorted({path.parent for name in (PATH, RECORD) for path in folder.rglob(name)}):
+    for place in sorted({path.parent for path in files_below(folder, PATH, RECORD)}):
         path = place / PATH if (place / PATH).is_file() else place / RECORD
         try:
             with refusing(f"the layer weights in {path}", "those that a training wrote: remove the file"):
