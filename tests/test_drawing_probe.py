@@ -1,6 +1,7 @@
 """The drawing probe: its images survive its latent space, an arm draws and is scored, and goes on where it stopped."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import compare, largest_figure, to_tensor
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.evaluation import SIDE, evaluate
+from granted.eval_metric.drawing.results import seed_differences
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.utils.errors import InputError
@@ -52,6 +54,36 @@ def test_no_test_prompt_is_about_a_figure_of_training():
 def test_more_prompts_than_there_are_drawings_are_refused():
     with pytest.raises(InputError, match="ask for fewer"):
         scored_prompts(1000, seed=0)
+
+
+def test_seeds_say_what_two_arms_differ_by():
+    def row(encoder, feature, by_seed):
+        accuracy = sum(by_seed) / len(by_seed)
+        own = {"encoder": encoder, "feature": feature, "accuracy": accuracy, "by_seed": by_seed, "seeds": len(by_seed)}
+        return own | {"wording": "seen", "property": "look"}
+
+    rows = [
+        row("a", "norm_avg", [0.9, 0.7, 0.8]),
+        row("a", "last", [0.5, 0.4, 0.6]),
+        row("a", "layer_0", [0.9]),  # one seed says nothing
+        row("b", "norm_avg", [0.3, 0.3, 0.3]),  # of another feature than a's last
+        row("c", "last", [0.2, 0.2]),
+    ]
+    found = {(*one["a"], *one["b"]): one for one in seed_differences(rows)}
+    assert set(found) == {
+        ("a", "norm_avg", "a", "last"),
+        ("a", "norm_avg", "b", "norm_avg"),
+        ("a", "last", "c", "last"),
+    }
+    # Variances of 0.01 each: a standard error of sqrt(0.02 / 3) and four degrees of freedom; then two, of 0.01 and 0.
+    for arms, difference, error, quantile in (
+        (("a", "norm_avg", "a", "last"), 0.3, math.sqrt(0.02 / 3), 2.7764),
+        (("a", "norm_avg", "b", "norm_avg"), 0.5, math.sqrt(0.01 / 3), 4.3027),
+    ):
+        one = found[arms]
+        assert one["difference"] == pytest.approx(difference)
+        ends = [difference - quantile * error, difference + quantile * error]
+        assert one["ci95"] == pytest.approx(ends, abs=2e-4)
 
 
 def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):

@@ -4,13 +4,17 @@
 
 The rows of `drawing.json` are those of `granted evaluate reading` (`encoder, feature, instrument, wording, axis, rung,
 property, accuracy, ci95, n, guess, seeds`), with `control` in place of `guess`: the score of the same images on one
-another's prompts, and `by_seed`, the accuracy of each.
+another's prompts, and `by_seed`, the accuracy of each. `differences` says what seeds allow to tell apart.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import ttest_ind
 
 from granted.eval_metric.drawing.arm import PROPERTIES
 from granted.eval_metric.drawing.charts import drawing_sheet, feature_name
@@ -58,9 +62,8 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in scored if _arm(row) == key))
     rows.sort(key=lambda row: order.index(_arm(row)))
     rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms.values()]
-    write_json(
-        Path(output) / "drawing.json", {"instrument": "drawing", "version": VERSION, "rows": rows, "arms": rest}
-    )
+    content = {"instrument": "drawing", "version": VERSION, "rows": rows, "differences": seed_differences(rows)}
+    write_json(Path(output) / "drawing.json", content | {"arms": rest})
     with atomic_path(Path(output) / "drawing.md") as temporary:
         temporary.write_text(drawing_table(rows), encoding="utf-8")
     reading_chart(rows, Path(output) / "drawing.png", "Shape and colour both drawn right, %", HEADLINE)
@@ -100,6 +103,55 @@ def _rows(key: tuple[str, str], arms: Sequence[dict[str, Any]]) -> Iterator[dict
             }
 
 
+def seed_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What two arms of one encoder or of one feature differ by, beyond what seeds differ by.
+
+    An interval over prompts takes a training as it is; this one is over trainings: Welch's, of the means of each seed.
+
+    Args:
+        rows (`list[dict]`): of `drawing.json`; arms of one seed are passed over, and two that no seed changes.
+
+    Returns:
+        `list[dict]`: `a` and `b` (encoder and feature each), `wording`, `difference` of `HEADLINE` and `ci95`.
+    """
+    found = []
+    for wording in WORDINGS:
+        arms = [row for row in rows if (row["wording"], row["property"]) == (wording, HEADLINE) and row["seeds"] > 1]
+        for one, other in combinations(arms, 2):
+            pair = (one["by_seed"], other["by_seed"])
+            alike = one["encoder"] == other["encoder"] or one["feature"] == other["feature"]
+            if not alike or all(len(set(seeds)) == 1 for seeds in pair):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # if the seeds of one of them are equal: that is exact
+                interval = ttest_ind(*pair, equal_var=False).confidence_interval()
+            found.append(
+                {
+                    "a": list(_arm(one)),
+                    "b": list(_arm(other)),
+                    "wording": wording,
+                    "difference": round(one["accuracy"] - other["accuracy"], 4),
+                    "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+                }
+            )
+    return found
+
+
+def _differences_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown lines: two arms a row, what they differ by in each wording; none of arms of one seed."""
+    pairs: dict[tuple[str, ...], dict[str, str]] = {}
+    for one in seed_differences(rows):
+        value, low, high = (f"{100 * share:+.0f}".replace("-", "−") for share in (one["difference"], *one["ci95"]))
+        pairs.setdefault((*one["a"], *one["b"]), {})[one["wording"]] = f"{value} [{low}, {high}]"
+    if not pairs:
+        return []
+    lines = ["", f"| look: this | minus that | {' | '.join(WORDINGS)} |", f"|---|---|{'--:|' * len(WORDINGS)}"]
+    for arms, cells in pairs.items():
+        sides = [" · ".join(arms[:2]), " · ".join(arms[2:])]
+        lines.append(f"| {' | '.join([*sides, *(cells.get(wording, '') for wording in WORDINGS)])} |")
+    return [*lines, "", "Points [95% interval over seeds, Welch's], of arms with several seeds."]
+
+
 def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: an arm a row, in the order of the rows; what was right in each wording."""
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
@@ -114,5 +166,5 @@ def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
     note = "% [95% interval over prompts]. look: shape and colour both right; by seed: the first column of it. Seeds"
     note += " differ more than prompts, most of all in the place. The same images on one another's prompts:"
-    lines += ["", f"{note} {means}."]
+    lines += ["", f"{note} {means}.", *_differences_table(rows)]
     return "\n".join(lines) + "\n"
