@@ -522,6 +522,8 @@ class ContextAggregatorConfig(PreTrainedConfig):
             `num_layers` is the encoder's L. Without a fusion it reads fused features only.
         feature (`str`, *optional*): display name of that feature, such as `"norm_avg"` or `"last"`.
         encoder (`str`, *optional*), encoder_fingerprint (`str`, *optional*): the encoder it was trained for.
+        standardize (`bool`, defaults to `False`): whether it standardises every channel of that feature first, by the
+            mean and deviation over the captions that it was trained on.
     """
 
     model_type = "granted_context_aggregator"
@@ -543,6 +545,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         feature: str | None = None,
         encoder: str | None = None,
         encoder_fingerprint: str | None = None,
+        standardize: bool = False,
         **kwargs,
     ):
         self.encoder_hidden_size = encoder_hidden_size
@@ -560,6 +563,7 @@ class ContextAggregatorConfig(PreTrainedConfig):
         self.feature = feature
         self.encoder = encoder
         self.encoder_fingerprint = encoder_fingerprint
+        self.standardize = standardize
         check_field_types(self)
         check_choice("fusion", fusion, (None, "learned", "norm_avg", "avg", "single"))
         for name in ("encoder_hidden_size", "hidden_size", "context_dim", "num_blocks", "num_heads", "mlp_ratio"):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_granted import COMPARED, ContextAggregatorConfig, check_weights, missing_and_unexpected
-from .modeling_layer_fusion import LayerFusion
+from .modeling_layer_fusion import LayerFusion, Standardization
 
 
 @dataclass
@@ -112,6 +112,7 @@ class ContextAggregator(PreTrainedModel):
                 layers=config.layers,
                 eps=config.layer_norm_eps,
             )
+        self.standardization = Standardization(config.encoder_hidden_size) if config.standardize else nn.Identity()
         self.in_proj = nn.Identity()
         if width != config.encoder_hidden_size:
             self.in_proj = nn.Linear(config.encoder_hidden_size, width)
@@ -128,7 +129,7 @@ class ContextAggregator(PreTrainedModel):
         elif module is self.out_proj:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, LayerFusion | nn.Linear):
+        elif isinstance(module, LayerFusion | Standardization | nn.Linear):
             module.reset_parameters()
 
     def forward(self, features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> ContextAggregatorOutput:
@@ -166,6 +167,7 @@ class ContextAggregator(PreTrainedModel):
         cos, sin = rotary(position, head_dim, self.config.rope_theta)  # (B, 1, 1 + N, head_dim) each
         key_mask = None if bool(mask.all()) else mask[:, None, None, :]  # (B, 1, 1, 1 + N)
 
+        features = self.standardization(features)  # (B, N, D)
         # A zero attention weight does not remove the NaN that an encoder may leave at padding; zeroing does.
         features = features.masked_fill(~attention_mask.bool().unsqueeze(-1), 0)  # (B, N, D)
         tokens = self.in_proj(features.to(self.context_token.dtype))  # (B, N, D)

@@ -150,7 +150,13 @@ def reading_of(encoder: GrantedModel) -> dict[str, Any]:
 
 
 def new_aggregator(
-    feature: str, encoder: GrantedModel, encoder_name: str, fingerprint: str, seed: int, width: int | None = None
+    feature: str,
+    encoder: GrantedModel,
+    encoder_name: str,
+    fingerprint: str,
+    seed: int,
+    width: int | None = None,
+    standardize: bool = False,
 ) -> ContextAggregator:
     """A freshly initialised aggregator for one feature of an encoder; the same for the same seed.
 
@@ -159,6 +165,7 @@ def new_aggregator(
         encoder ([`GrantedModel`]), encoder_name (`str`), fingerprint (`str`): what it is for, and of which weights.
         seed (`int`): of its weights.
         width (`int`, *optional*): of its blocks; by default the feature's.
+        standardize (`bool`, defaults to `False`): as of its configuration; nothing is calibrated yet.
 
     Raises:
         InputError: an unknown feature, or a width that its heads cannot share.
@@ -183,6 +190,7 @@ def new_aggregator(
         feature=feature_label(feature),
         encoder=encoder_name,
         encoder_fingerprint=fingerprint,
+        standardize=standardize,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

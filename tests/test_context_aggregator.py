@@ -153,6 +153,20 @@ def test_a_stack_of_layers_is_fused_first(fusion):
 
 
 @torch.no_grad()
+def test_standardised_channels_are_those_of_features_that_were_standardised_before(tmp_path):
+    plain, standardised = aggregator(), aggregator(standardize=True)
+    mean, deviation = torch.randn(32), torch.rand(32) + 0.5  # (D,) each
+    standardised.standardization.mean.copy_(mean)
+    standardised.standardization.deviation.copy_(deviation)
+    features, mask = padded()
+    expected = plain((features - mean) / deviation, attention_mask=mask).context_embedding
+    assert torch.equal(standardised(features, attention_mask=mask).context_embedding, expected)
+    standardised.save_pretrained(tmp_path)
+    loaded = ContextAggregator.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(features, attention_mask=mask).context_embedding, expected)
+
+
+@torch.no_grad()
 def test_blocks_may_have_another_width_than_the_encoder():
     model = aggregator(48, heads=4, hidden_size=16)
     assert model.in_proj.weight.shape == (16, 48) and model.context_token.shape == (1, 1, 16)

@@ -271,6 +271,21 @@ def test_all_parameters_of_every_head_move_and_nothing_else(encoder, tmp_path):
     assert same(before, encoder.state_dict())
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_channels_are_standardised_by_the_captions_that_an_aggregator_learns_from(encoder, tmp_path, cached):
+    cache = {"feature_cache": str(tmp_path / "features")} if cached else {}
+    trained = train(encoder, tmp_path / "out", features=["last", "norm_avg"], standardize=True, **cache)
+    pairs = make_pairs()
+    _, training = split_pairs(len(pairs), AggregatorTrainingConfig())
+    found = encode_features(encoder, ["last", "norm_avg"], [pairs[i]["caption_a"] for i in training])
+    for feature, weights in trained.items():
+        tokens = torch.cat(found[feature].rows)  # (sum N_i, D)
+        torch.testing.assert_close(weights["standardization.mean"], tokens.mean(0))
+        torch.testing.assert_close(weights["standardization.deviation"], tokens.std(0, correction=0))
+    with pytest.raises(InputError, match="a run with other settings"):
+        train(encoder, tmp_path / "out", features=["last"], **cache)
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_head_comes_out_the_same_to_the_bit_whatever_is_trained_beside_it(encoder, tmp_path, precision):
     together = train(

@@ -39,6 +39,7 @@ class AggregatorTrainingConfig:
     aggregator_width: Count | None = option(
         None, "Width of the aggregators' blocks, a multiple of 16; the encoder's by default (the paper prints 1024)."
     )
+    standardize: bool = option(False, "Standardise every channel of a feature by training captions, unlike the paper.")
     hard_negatives: bool = option(False, "Add the pairs' negatives column to the negatives.")
     held_out: Natural = option(500, "Pairs kept to measure on, at most a tenth of all.")
     seed: Seed = option(0, "Seed of initialisation and data order.")

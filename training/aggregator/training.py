@@ -31,18 +31,23 @@ from tqdm.auto import tqdm
 from granted.encoding.embedding_cache import EmbeddingCache
 from granted.encoding.features import (
     expand_features,
+    feature_encoder,
     feature_label,
     new_aggregator,
     read_layer_weights,
     reading_of,
 )
 from granted.encoding.token_features import cache_features
+from granted.modeling_context_aggregator import ContextAggregator
 from granted.modeling_granted import GrantedModel
 from granted.training.aggregator.contrastive import AggregatorGroup, batch_loss, contrastive_loss, text_id
 from granted.training.aggregator.settings import AggregatorTrainingConfig
 from granted.training.run_folder import checkpoints, clear_finished, hold_folder, leave_folder, remove_checkpoints
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, read_json, write_json
+
+
+CALIBRATION = 600  # captions from which channels are standardised
 
 
 def learning_rate_factor(step: int, total: int, schedule: str, warmup_steps: int) -> float:
@@ -205,17 +210,25 @@ class _Run:
             for feature in self.features
             for rate in config.learning_rates
         }
-        made = {
-            name: new_aggregator(
-                feature, encoder, self.encoder_name, self.fingerprint, config.seed, config.aggregator_width
-            )
-            for name, (feature, _) in self.names.items()
-        }
+        own = (self.encoder_name, self.fingerprint, config.seed, config.aggregator_width, config.standardize)
+        made = {name: new_aggregator(feature, encoder, *own) for name, (feature, _) in self.names.items()}
+        if config.standardize:
+            self._calibrate(made)
         self.group = AggregatorGroup(made).train().to(encoder.input_device)
         self.optimizer = torch.optim.AdamW(
             [{"params": list(made[name].parameters()), "lr": rate} for name, (_, rate) in self.names.items()],
             weight_decay=config.weight_decay,
         )
+
+    def _calibrate(self, made: dict[str, ContextAggregator]) -> None:
+        """The mean and deviation of every channel that an aggregator reads, over captions to train on."""
+        captions = [self.pairs[i]["caption_a"] for i in self.training[:CALIBRATION]]
+        for feature in self.features:
+            model = feature_encoder(self.encoder, feature)
+            model.calibrate(captions)
+            for name, (one, _) in self.names.items():
+                if one == feature:
+                    made[name].standardization.load_state_dict(model.standardization.state_dict())
 
     def train(self, show_progress: bool) -> None:
         """All steps that an interrupted run has not done."""
