@@ -9,7 +9,7 @@ The output folder holds `aggregators/ENCODER/seedN/FEATURE`, `cache`, `results` 
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -35,6 +35,13 @@ from granted.training.aggregator.training import train_context_aggregators
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, folder_name
 from granted.utils.settings import check_seeds
+
+
+# Settings in which the aggregators of one table may differ: what is scored, and what leaves the weights as they are.
+FREE = (
+    *("features", "seed", "recompute_layers", "token_budget"),
+    *("feature_cache", "save_steps", "log_steps", "tracker"),
+)
 
 
 def dataset_description(records: Sequence[TedRecord], info: dict) -> dict:
@@ -100,15 +107,11 @@ def evaluate(
     elif controls:
         raise InputError("got controls beside an aggregator, expected pairs: those of controls must be trained, too")
     select_shard(records, shard)
-    for earlier in load_all(output_dir / "results") if (output_dir / "results").is_dir() else ():
-        if earlier.dataset["fingerprint"] != info["fingerprint"]:
-            raise InputError(
-                f"got {output_dir} with results on another benchmark ({earlier.dataset['config']}), expected none or "
-                "results on this one: choose another output folder"
-            )
+    settings = settings or AggregatorTrainingConfig()
+    _check_folder(output_dir / "results", info, settings if pairs is not None else None)
     max_length = common_length(encoders, options, max_length)
     results = []
-    settings, tuning_of = settings or AggregatorTrainingConfig(), dict(zip(encoders, tunings))
+    tuning_of = dict(zip(encoders, tunings))
     for spec in (bar := tqdm(encoders, unit="encoder", disable=None if show_progress else True)):
         bar.set_description(f"evaluating {split_spec(spec)[0]}")
         loaded = load_encoder(spec, options, max_length=max_length)
@@ -133,6 +136,25 @@ def evaluate(
             )
             results += [result.keep(output_dir / "results") for result in found]
     return results
+
+
+def _check_folder(results: Path, info: dict, settings: AggregatorTrainingConfig | None) -> None:
+    """Refuse to rank encoders beside those of another benchmark, or whose aggregators had another training."""
+    usual = asdict(AggregatorTrainingConfig())  # of settings that are newer than a result
+    own = {name: value for name, value in asdict(settings or AggregatorTrainingConfig()).items() if name not in FREE}
+    for earlier in load_all(results) if results.is_dir() else ():
+        if earlier.dataset["fingerprint"] != info["fingerprint"]:
+            raise InputError(
+                f"got {results.parent} with results on another benchmark ({earlier.dataset['config']}), expected none "
+                "or results on this one: choose another output folder"
+            )
+        stored = (earlier.provenance.get("aggregator") or {}).get("settings")
+        different = [name for name, value in own.items() if stored and stored.get(name, usual[name]) != value]
+        if settings is not None and different:
+            raise InputError(
+                f"got {results.parent}, where {earlier.encoder} has aggregators with other {', '.join(different)}, "
+                "expected one training for all encoders of a folder: choose another output folder"
+            )
 
 
 def _with_controls(

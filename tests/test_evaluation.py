@@ -217,6 +217,22 @@ def test_a_feature_added_later_is_trained_beside_those_that_are_there(tiny_encod
     assert report["settings"]["features"] == ["norm_avg"]
 
 
+def test_encoders_whose_aggregators_were_trained_otherwise_share_no_folder(
+    tiny_encoder_folder, tiny_bert_folder, tmp_path
+):
+    run(tiny_encoder_folder, tmp_path, settings=replace(SETTINGS, features=["last"]))
+    before = files_of(tmp_path)
+    other = {"pairs": PAIRS, "show_progress": False}
+    for name, value in (("standardize", True), ("max_steps", 3), ("aggregator_width", 16)):
+        with pytest.raises(InputError, match=f"where tiny has aggregators with other {name}, expected one training"):
+            settings = replace(SETTINGS, **{name: value})
+            evaluate([f"bert={tiny_bert_folder}"], RECORDS, INFO, tmp_path, settings=settings, **other)
+    assert files_of(tmp_path) == before
+    alike = replace(SETTINGS, features=["norm_avg"], seed=1, save_steps=7)
+    evaluate([f"more={tiny_encoder_folder}"], RECORDS, INFO, tmp_path, settings=alike, **other)
+    assert {one.encoder for one in load_all(tmp_path / "results")} == {"tiny", "more"}
+
+
 def test_encoders_are_compared_by_as_much_of_each_text_and_by_no_more_than_each_reads(
     tiny_encoder_folder, tiny_bert_folder, tmp_path
 ):
