@@ -123,19 +123,20 @@ class Compare:
     )
     others: list[str] = option(help="What may predict it, in the same form.", positional=True)
     names: list[str] = option([], "What to call all of them, the reference first.")
+    leave_out: list[str] = option([], "Leave out encoders whose name holds one of these, such as 'random weights'.")
     output: Path = option(Path("comparison"), "Folder for comparison.json, .md and .png.")
 
 
 @command("compare")
 def compare(settings: Compare):
     """Correlate instruments over the encoders and features that they have all scored."""
-    from granted.eval_metric.comparison import compare, read_scores, write_comparison
+    from granted.eval_metric.comparison import compare, leave_out, read_scores, write_comparison
 
     specs = [settings.reference, *settings.others]
     names = settings.names or [""] * len(specs)
     if len(names) != len(specs):
         raise InputError(f"got {len(names)} names for {len(specs)} results, expected one for each")
-    reference, *others = map(read_scores, specs, names)
+    reference, *others = leave_out(list(map(read_scores, specs, names)), settings.leave_out)
     text = write_comparison([compare(reference, other) for other in others], settings.output)
     console.print(text, markup=False)
 

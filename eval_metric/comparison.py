@@ -10,7 +10,7 @@ Few encoders and noisy scores make wide intervals: read them before the figure.
 
 import os
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,23 @@ def read_scores(spec: str, name: str = "") -> Scores:
         return Scores(name, "facts", _some(by_arm, spec, ["threshold"] if found else []))
     by_arm = {_arm(row): Score(row["accuracy"], tuple(row["ci95"])) for row in rows if part in _parts(row)}
     return Scores(name, "%", _some(by_arm, spec, sorted({one for row in rows for one in _parts(row)})))
+
+
+def leave_out(scores: Sequence[Scores], names: Sequence[str]) -> list[Scores]:
+    """The scores without the encoders whose name holds one of some words, of which each must be found.
+
+    Raises:
+        InputError: no encoder has one of them in its name.
+    """
+    encoders = {arm.split(" · ")[0] for one in scores for arm in one.by_arm}
+    for name in names:
+        if not any(name in encoder for encoder in encoders):
+            raise InputError(f"got {name!r} to leave out, expected a part of one of {', '.join(sorted(encoders))}")
+    out = {encoder for encoder in encoders if any(name in encoder for name in names)}
+    return [
+        replace(one, by_arm={arm: score for arm, score in one.by_arm.items() if arm.split(" · ")[0] not in out})
+        for one in scores
+    ]
 
 
 def published_pair(kind: str) -> Correlation:

@@ -7,7 +7,7 @@ import pytest
 
 from granted.dataset_builders.scenes.world import synthetic_ted
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
-from granted.eval_metric.comparison import MEASURES, Score, Scores, compare, correlations, read_scores
+from granted.eval_metric.comparison import MEASURES, Score, Scores, compare, correlations, leave_out, read_scores
 from granted.eval_metric.results import Result, provenance
 from granted.utils.errors import InputError
 
@@ -133,6 +133,16 @@ def test_strangers_are_refused(tmp_path):
         read_scores(f"{tmp_path / 'damaged.json'}:word/all")
     with pytest.raises(InputError, match="got 3 encoder-feature combinations"):
         compare(scores("one", 0.2, 0.4, 0.6), scores("other", 0.2, 0.4, 0.6))
+
+
+def test_encoders_are_left_out_by_a_part_of_their_name_and_by_nothing_else():
+    names = ("a · last", "a · norm_avg", "a, random weights · last", "b · a")
+    one = Scores("one", "%", {name: Score(0.5, (0.5, 0.5)) for name in names})
+    assert [list(left.by_arm) for left in leave_out([one, one], ["random weights"])] == [[*names[:2], names[3]]] * 2
+    assert [list(left.by_arm) for left in leave_out([one], ["b", "random"])] == [list(names[:2])]
+    assert leave_out([one], []) == [one]
+    with pytest.raises(InputError, match="got 'norm_avg' to leave out, expected a part of one of a, a, random"):
+        leave_out([one], ["norm_avg"])
 
 
 def test_the_command_compares_several_instruments_with_one(tmp_path, granted):
