@@ -32,7 +32,7 @@ from granted.utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SHAPES, STAGE_2 = ROOT / "results/stage2/simple/shapes.json", ROOT / "results/stage2/training_record.json"
-VQA, STAGE_1 = ROOT / "results/miniature/vqa.json", ROOT / "results/miniature/vqa_training_record.json"
+VQA, STAGE_1 = ROOT / "results/tiny/vqa.json", ROOT / "results/miniature/vqa_training_record.json"
 
 
 @pytest.fixture(scope="module")
