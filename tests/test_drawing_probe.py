@@ -17,7 +17,9 @@ from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.evaluation import SIDE, evaluate
 from granted.eval_metric.drawing.results import seed_differences
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
-from granted.eval_metric.drawing.settings import DrawingSettings
+from granted.eval_metric.drawing.settings import VERSION, DrawingSettings
+from granted.eval_metric.overview.collection import collect
+from granted.eval_metric.overview.results_files import check_rows
 from granted.utils.errors import InputError
 
 
@@ -83,7 +85,11 @@ def test_seeds_say_what_two_arms_differ_by():
         one = found[arms]
         assert one["difference"] == pytest.approx(difference)
         ends = [difference - quantile * error, difference + quantile * error]
-        assert one["ci95"] == pytest.approx(ends, abs=2e-4)
+        assert one["ci95"] == pytest.approx([max(-1, ends[0]), min(1, ends[1])], abs=2e-4)
+    wide = [row("a", "norm_avg", [1.0, 0.4]), row("a", "last", [0.0, 0.1])]
+    (one,) = seed_differences(wide)
+    assert one["ci95"] == [-1, 1] and 0 < one["p"] < 1, "no two shares differ by more"
+    check_rows({"instrument": "drawing", "version": VERSION, "rows": [], "differences": [*found.values(), one]})
 
 
 def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
@@ -126,3 +132,6 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
         evaluate(replace(settings, steps=3), OPTIONS)
     more = {row["encoder"]: row["seeds"] for row in evaluate(replace(settings, seeds=[1], controls=[]), OPTIONS)}
     assert more.pop("tiny") == 2 and set(more.values()) == {1}, "a later command adds a seed"
+    evaluate(replace(settings, features=["last"], seeds=[0, 1], controls=[]), OPTIONS)
+    found, apart = collect(tmp_path)
+    assert [one.path for one in found] == ["drawing.json"] and not apart, "a report takes what is written"

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -443,3 +444,9 @@ def test_what_is_for_comparison_takes_no_place():
         ("a · last", 1, 1),
         ("b · last", 2, 2),
     ]
+
+
+def test_all_that_this_repository_has_measured_has_its_place_but_direct_answers():
+    evaluations, apart = collect(Path(__file__).parents[1] / "results")
+    assert {path.split("/")[0] for path, _ in apart} == {"direct_qa"}, apart
+    assert {one.instrument for one in evaluations} == {"drawing", "reading", "ladder", "ted"}

@@ -112,7 +112,7 @@ def seed_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rows (`list[dict]`): of `drawing.json`; arms of one seed are passed over, and two that no seed changes.
 
     Returns:
-        `list[dict]`: `a` and `b` (encoder and feature each), `wording`, `difference` of `HEADLINE` and `ci95`.
+        `list[dict]`: `a` and `b` (encoder and feature each), `wording`, `difference` of `HEADLINE`, `ci95` and `p`.
     """
     found = []
     for wording in WORDINGS:
@@ -124,14 +124,16 @@ def seed_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # if the seeds of one of them are equal: that is exact
-                interval = ttest_ind(*pair, equal_var=False).confidence_interval()
+                outcome = ttest_ind(*pair, equal_var=False)
+                interval = outcome.confidence_interval()
             found.append(
                 {
                     "a": list(_arm(one)),
                     "b": list(_arm(other)),
                     "wording": wording,
                     "difference": round(one["accuracy"] - other["accuracy"], 4),
-                    "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+                    "ci95": [round(max(-1.0, float(interval.low)), 4), round(min(1.0, float(interval.high)), 4)],
+                    "p": round(float(outcome.pvalue), 4),
                 }
             )
     return found
