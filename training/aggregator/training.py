@@ -221,7 +221,7 @@ class _Run:
         )
 
     def _calibrate(self, made: dict[str, ContextAggregator]) -> None:
-        """The mean and deviation of every channel that an aggregator reads, over captions to train on."""
+        """Mean and deviation of every channel over captions to train on; of learned layer weights as they begin."""
         captions = [self.pairs[i]["caption_a"] for i in self.training[:CALIBRATION]]
         for feature in self.features:
             model = feature_encoder(self.encoder, feature)
