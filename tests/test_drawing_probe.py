@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from filelock import FileLock
@@ -135,3 +136,13 @@ def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
     evaluate(replace(settings, features=["last"], seeds=[0, 1], controls=[]), OPTIONS)
     found, apart = collect(tmp_path)
     assert [one.path for one in found] == ["drawing.json"] and not apart, "a report takes what is written"
+
+
+def test_what_is_right_on_the_way_is_logged_and_drawn_over_steps(tiny_bert_folder, tmp_path):
+    encoders = [f"tiny={tiny_bert_folder}"]
+    settings = DrawingSettings(encoders, ["last"], tmp_path, controls=[], images=12, prompts=1, steps=12, batch_size=4)
+    evaluate(settings, OPTIONS)
+    (arm,) = json.loads((tmp_path / "drawing.json").read_text())["arms"]
+    assert [entry["step"] for entry in arm["log"] if "look" in entry and "position" in entry] == [10]
+    with PIL.Image.open(tmp_path / "drawing_steps.png") as image:
+        assert image.width > image.height > 100

@@ -18,6 +18,7 @@ import torch
 from granted.dataset_builders.scenes.shapes.drawing import GRID, Drawing, render_image
 from granted.dataset_builders.scenes.shapes.reader import ReadFigure, read_image
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
+from granted.eval_metric.drawing.charts import LOGGED
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.scenes import Prompt
 from granted.modeling_granted import GrantedModel
@@ -73,11 +74,11 @@ class DrawingArm(TextToImageTrainer):
         return (self.codec.decode(latents) + 1) / 2  # (P, 3, H, W)
 
     def sample_grid(self) -> None:
-        """How much of the first prompts is right at this step joins the log; no grid is written."""
+        """Which share of the first prompts is right at this step joins the log; no grid is written."""
         prompts = self._prompts[:SAMPLED_TOGETHER]
         figures = map(largest_figure, self.draw_prompts(prompts))
-        scores = [compare(prompt.drawing, figure)["all"] for prompt, figure in zip(prompts, figures)]
-        self.log[-1][self._prompts[0].wording] = round(sum(scores) / len(scores), 4)
+        scores = [compare(prompt.drawing, figure) for prompt, figure in zip(prompts, figures)]
+        self.log[-1] |= {name: round(sum(one[name] for one in scores) / len(scores), 4) for name in LOGGED}
 
     def finish(self, seconds: float) -> None:
         with self.averaged_weights():

@@ -1,9 +1,10 @@
-"""Images of the drawing probe side by side: a row a prompt, a column an arm.
+"""Images of the drawing probe side by side, a row a prompt and a column an arm, and what was right after which step.
 
     arms = finished_arms("out/drawing_runs")
     drawing_sheet(list(arms.values()), list(arms), "out/drawing_images.png")
+    steps_chart(list(arms.values()), "out/drawing_steps.png")
 
-The first prompts of the first wording, the next of the second, as they come: nothing is chosen.
+Of images, the first prompts of the first wording, the next of the second, as they come: nothing is chosen.
 """
 
 import os
@@ -17,9 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts
+from granted.utils.figures import COLOURS, FAINT, INK, save_png
 from granted.utils.files import atomic_path
 
 
+LOGGED = {"look": "shape and colour", "position": "place"}  # scored during the training, with their titles
 EACH = 2  # prompts of a wording
 
 
@@ -59,3 +62,51 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
         ax.set_title(title, fontsize=6.5, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
+    """Write a chart of what was right in wordings of training after how many steps: does a feature only learn sooner?
+
+    A panel for shape and colour together and one for the place; a line the mean of an arm's seeds, each of which is
+    drawn thin. The points on the way are of the first 60 prompts, the last one is of all.
+
+    Args:
+        arms (`list[dict]`): of `finished_arms`; those of earlier versions, which did not log this, are left out.
+        path (`str` or `os.PathLike`): the file to write; there is none if no arm is left.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for arm in arms:
+        if any("look" in entry for entry in arm["log"]):
+            groups.setdefault(f"{arm['encoder']} · {feature_name(arm)}", []).append(arm)
+    if not groups:
+        return
+    figure = Figure(figsize=(3.4 * len(LOGGED), 2.6 + 0.14 * len(groups)), layout="constrained")
+    panels = figure.subplots(1, len(LOGGED), sharey=True)
+    for ax, (name, title) in zip(panels, LOGGED.items()):
+        for number, (label, own) in enumerate(groups.items()):
+            style = {
+                "color": COLOURS[number % len(COLOURS)],
+                "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
+            }
+            curves = [_over_steps(arm, name) for arm in own]
+            for curve in curves:
+                ax.plot(*zip(*curve.items()), linewidth=0.6, alpha=0.5, **style)
+            shared = [step for step in curves[0] if all(step in curve for curve in curves)]
+            means = [sum(curve[step] for curve in curves) / len(curves) for step in shared]
+            ax.plot(shared, means, marker="o", markersize=3, linewidth=1.4, label=label, **style)
+        ax.set(ylim=(-3, 103))
+        ax.set_title(title, fontsize=8, loc="left", color=INK)
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", fontsize=6.5, ncols=2, frameon=False)
+    figure.supxlabel("steps", fontsize=7, color=FAINT)
+    figure.supylabel("Drawn right in wordings of training, %", fontsize=7, color=FAINT)
+    save_png(figure, path)
+
+
+def _over_steps(arm: dict[str, Any], name: str) -> dict[int, float]:
+    """Percent right by step; at the end of all prompts in the first wording."""
+    curve = {entry["step"]: 100 * entry[name] for entry in arm["log"] if name in entry}
+    scores = [item["score"][name] for item in arm["items"] if item["wording"] == WORDINGS[0]]
+    return curve | {arm["budget"]["steps"]: 100 * sum(scores) / len(scores)}

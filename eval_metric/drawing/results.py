@@ -17,7 +17,7 @@ from typing import Any
 from scipy.stats import ttest_ind
 
 from granted.eval_metric.drawing.arm import PROPERTIES
-from granted.eval_metric.drawing.charts import drawing_sheet, feature_name
+from granted.eval_metric.drawing.charts import drawing_sheet, feature_name, steps_chart
 from granted.eval_metric.drawing.scenes import WORDINGS
 from granted.eval_metric.drawing.settings import VERSION
 from granted.eval_metric.reading.charts import reading_chart
@@ -53,7 +53,15 @@ def finished_arms(runs: str | os.PathLike, wanted: dict[str, Any] | None = None)
 
 
 def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike) -> list[dict[str, Any]]:
-    """Write `drawing.json`, `.md` and `.png` and `drawing_images.png` of arms that have ended; the rows."""
+    """Write `drawing.json`, `.md` and `.png`, `drawing_images.png` and `drawing_steps.png` of arms that have ended.
+
+    Args:
+        arms (`dict[Path, dict]`): of [`finished_arms`].
+        output (`str` or `os.PathLike`): the folder that gets the files.
+
+    Returns:
+        `list[dict]`: the rows of `drawing.json`.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for arm in arms.values():
         groups.setdefault((arm["encoder"], feature_name(arm)), []).append(arm)
@@ -62,14 +70,16 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in scored if _arm(row) == key))
     rows.sort(key=lambda row: order.index(_arm(row)))
     rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms.values()]
-    content = {"instrument": "drawing", "version": VERSION, "rows": rows, "differences": seed_differences(rows)}
+    differences = seed_differences(rows)
+    content = {"instrument": "drawing", "version": VERSION, "rows": rows, "differences": differences}
     write_json(Path(output) / "drawing.json", content | {"arms": rest})
     with atomic_path(Path(output) / "drawing.md") as temporary:
-        temporary.write_text(drawing_table(rows), encoding="utf-8")
+        temporary.write_text(drawing_table(rows, differences), encoding="utf-8")
     reading_chart(rows, Path(output) / "drawing.png", "Shape and colour both drawn right, %", HEADLINE)
     first = {(arm["encoder"], feature_name(arm)): folder for folder, arm in reversed(arms.items())}
     folders = [first[key] for key in reversed(order)]  # the best last
     drawing_sheet([arms[folder] for folder in folders], folders, Path(output) / "drawing_images.png")
+    steps_chart(list(arms.values()), Path(output) / "drawing_steps.png")
     return rows
 
 
@@ -139,10 +149,10 @@ def seed_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _differences_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Markdown lines: two arms a row, what they differ by in each wording; none of arms of one seed."""
+def _differences_table(differences: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown lines: two arms a row, what they differ by in each wording; none if there are no differences."""
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
-    for one in seed_differences(rows):
+    for one in differences:
         value, low, high = (f"{100 * share:+.0f}".replace("-", "−") for share in (one["difference"], *one["ci95"]))
         pairs.setdefault((*one["a"], *one["b"]), {})[one["wording"]] = f"{value} [{low}, {high}]"
     if not pairs:
@@ -154,8 +164,8 @@ def _differences_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "", "Points [95% interval over seeds, Welch's], of arms with several seeds."]
 
 
-def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: an arm a row, in the order of the rows; what was right in each wording."""
+def drawing_table(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> str:
+    """Markdown: an arm a row, in the order of the rows; what was right in each wording; then [`seed_differences`]."""
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
     arms = list(dict.fromkeys(map(_arm, rows)))
     lines = [f"| encoder | feature | by seed | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
@@ -168,5 +178,5 @@ def drawing_table(rows: Sequence[dict[str, Any]]) -> str:
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
     note = "% [95% interval over prompts]. look: shape and colour both right; by seed: the first column of it. Seeds"
     note += " differ more than prompts, most of all in the place. The same images on one another's prompts:"
-    lines += ["", f"{note} {means}.", *_differences_table(rows)]
+    lines += ["", f"{note} {means}.", *_differences_table(differences)]
     return "\n".join(lines) + "\n"
