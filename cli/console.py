@@ -9,6 +9,8 @@ from rich.status import Status
 from rich.text import Text
 from tqdm import tqdm
 
+from granted.utils.shown import percent_estimate
+
 
 class PlainConsole(Console):
     """A console that prints what it is given: no brackets or colons of a path are markup, and no line of text is cut.
@@ -43,4 +45,4 @@ def progress(items: Iterable[Any], text: str, total: int | None) -> Iterable[Any
 
 def percent(figures: dict, name: str = "score") -> str:
     """A share with its interval, such as `"43.7 [40.2, 47.1]"`, of figures with `ci95`."""
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in (figures[name], *figures["ci95"])))
+    return percent_estimate(figures[name], figures["ci95"])

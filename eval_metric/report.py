@@ -36,6 +36,7 @@ from granted.eval_metric.seed_groups import (
 from granted.utils.errors import InputError
 from granted.utils.figures import inline_svg
 from granted.utils.files import atomic_path
+from granted.utils.shown import fact_count, p_text, percent, percent_estimate, signed
 from granted.utils.templates import fill_template
 
 
@@ -86,12 +87,11 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, one cell per entry of HEADER."""
-        accuracy = _percent(self.accuracy)
-        if self.low is not None:
-            accuracy += f" [{_percent(self.low)}, {_percent(self.high)}]"
+        known = self.low is not None
+        accuracy = percent_estimate(self.accuracy, (self.low, self.high)) if known else percent(self.accuracy)
         seeds = "–" if not self.seeds else str(self.seeds)
         if self.spread is not None:
-            seeds += f" ({_percent(self.spread)})"
+            seeds += f" ({percent(self.spread)})"
         ties = "shared" if self.ties is None else f"{self.ties:.1f}".removesuffix(".0")
         named = (self.encoder, self.feature or "–", self.pooling or "–")
         return (*named, accuracy, seeds, ties, self.parameters or "–")
@@ -121,13 +121,10 @@ def facts_table(results: Iterable[Result]) -> str:
     if not groups:
         return ""
     rungs = list(groups[0].facts)
-    heads = ["1 fact" if rung == 1 else f"{rung} facts" for rung in rungs]
-    lines = [f"| Encoder | Feature | Pooling | {' | '.join(heads)} |"]
+    lines = [f"| Encoder | Feature | Pooling | {' | '.join(map(fact_count, rungs))} |"]
     lines.append("|" + "---|" * 3 + "--:|" * len(rungs))
     for group in groups:
-        shown = [
-            f"{_percent(one.accuracy)} [{_percent(one.low)}, {_percent(one.high)}]" for one in group.facts.values()
-        ]
+        shown = [percent_estimate(one.accuracy, (one.low, one.high)) for one in group.facts.values()]
         named = (markdown_escaped(cell) for cell in (group.encoder, group.feature, group.pooling))
         lines.append(f"| {' | '.join([*named, *shown])} |")
     return "\n".join(lines) + "\n"
@@ -152,7 +149,7 @@ def html_report(results: Iterable[Result], records: Sequence[dict], path: str | 
     runs, rows = [run for one in groups for run in one.runs], _rows(groups)
     page = fill_template(
         Path(__file__).with_name("report.html"),
-        {"percent": _percent, "signed": _signed, "p": _p_value, "flat": _flat},
+        {"percent": percent, "signed": signed, "p": p_text, "flat": _flat},
         style=page_style(),
         **_heading(groups[0].runs[0].dataset),
         dataset=groups[0].runs[0].dataset,
@@ -285,18 +282,6 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(name, ", ".join(map(str, value)))]
     return [] if value is None else [(name, str(value))]
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}".replace("-", "−")
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def markdown_escaped(text: str) -> str:

@@ -29,6 +29,7 @@ from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import SeedGroup, compare_all, group_seeds
 from granted.modeling_granted import GrantedModel
 from granted.utils.files import atomic_path, write_json
+from granted.utils.shown import signed_estimate
 
 
 LEVEL = 0.05  # two features differ if their adjusted p value is below
@@ -291,8 +292,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (row["difference"], *row["ci95"]))
-    return f"{value} [{low}, {high}]"
+    return signed_estimate(row["difference"], row["ci95"])
 
 
 def _places(rank: Mapping[str, Any]) -> str:

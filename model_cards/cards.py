@@ -41,6 +41,7 @@ from granted.model_cards.validation import validate_card
 from granted.utils.citation import bibtex
 from granted.utils.errors import InputError
 from granted.utils.files import read_json
+from granted.utils.shown import percent, percent_interval
 from granted.utils.templates import fill_template
 
 
@@ -298,7 +299,7 @@ def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: An
     """The card of a kind: front matter and its template with everything filled in."""
     text = fill_template(
         Path(__file__).with_name(f"{kind}.md"),
-        {"percent": _percent, "interval": _interval, "number": _number, "cell": _cell, "python": _python},
+        {"percent": percent, "interval": percent_interval, "number": _number, "cell": _cell, "python": _python},
         name=_short(repo_id),
         repo_id=repo_id,
         code=code_of(folder),
@@ -309,14 +310,6 @@ def _fill(kind: str, data: CardData, folder: Path, *, repo_id: str, **values: An
     card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"
     validate_card(card, kind)
     return card
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"[{_percent(ends[0])}, {_percent(ends[1])}]"
 
 
 def _number(value: Any) -> str:

@@ -32,6 +32,7 @@ from granted.eval_metric.seed_groups import SeedGroup, compare_all, group_seeds
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.settings import check_seeds
+from granted.utils.shown import p_text, signed_estimate
 
 
 CONTEXTS = ("caption", "shuffled", "none")
@@ -297,12 +298,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """What the caption adds for each model, and which model cannot say so."""
     lines = []
     for one in found["differences"]:
-        value, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (one["difference"], *one["ci95"]))
+        points = signed_estimate(one["difference"], one["ci95"])
         other = "another caption" if one["without"] == "shuffled" else "none"
-        p_value = "p < 0.001" if one["p"] < 0.001 else f"p = {one['p']:.3f}"
         lines.append(
-            f"{one['model']}, {one['answers']}: its caption instead of {other} adds {value} points [{low}, {high}], "
-            f"{p_value}."
+            f"{one['model']}, {one['answers']}: its caption instead of {other} adds {points} points, "
+            f"p {p_text(one['p'])}."
         )
     for row in found["rows"]:
         if row["context"] == "caption" and row["ci95"][0] <= found["baselines"]["chance"]:

@@ -21,10 +21,11 @@ from granted.eval_metric.drawing.charts import drawing_sheet, feature_name, step
 from granted.eval_metric.drawing.scenes import WORDINGS
 from granted.eval_metric.drawing.settings import VERSION
 from granted.eval_metric.reading.charts import reading_chart
-from granted.eval_metric.reading.results import percent
+from granted.eval_metric.reading.results import accuracy_text
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.shown import signed_estimate
 
 
 # By shape and colour together arms are ranked. The place is learned all at once, with one seed before the last step
@@ -153,8 +154,8 @@ def _differences_table(differences: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown lines: two arms a row, what they differ by in each wording; none if there are no differences."""
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
     for one in differences:
-        value, low, high = (f"{100 * share:+.0f}".replace("-", "−") for share in (one["difference"], *one["ci95"]))
-        pairs.setdefault((*one["a"], *one["b"]), {})[one["wording"]] = f"{value} [{low}, {high}]"
+        shown = signed_estimate(one["difference"], one["ci95"], digits=0)
+        pairs.setdefault((*one["a"], *one["b"]), {})[one["wording"]] = shown
     if not pairs:
         return []
     lines = ["", f"| look: this | minus that | {' | '.join(WORDINGS)} |", f"|---|---|{'--:|' * len(WORDINGS)}"]
@@ -171,7 +172,7 @@ def drawing_table(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str
     lines = [f"| encoder | feature | by seed | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
     lines.append(f"|---|---|---|{'--:|' * len(SHOWN)}")
     for arm in arms:
-        shown = [percent(cells[(*arm, wording, name)]) for name, wording in SHOWN]
+        shown = [accuracy_text(cells[(*arm, wording, name)]) for name, wording in SHOWN]
         by_seed = ", ".join(f"{100 * share:.0f}" for share in cells[(*arm, WORDINGS[0], HEADLINE)]["by_seed"])
         lines.append(f"| {arm[0]} | {arm[1]} | {by_seed} | {' | '.join(shown)} |")
     others = {name: [row["control"] for row in rows if row["property"] == name] for name, _ in SHOWN}

@@ -20,6 +20,7 @@ from granted.eval_metric.results import KIND, Result, load
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import files_below
+from granted.utils.shown import fact_count
 
 
 # Of each instrument what it is called, and what it asks.
@@ -222,7 +223,7 @@ def _of_ted(groups: list[SeedGroup], name: str) -> Evaluation:
         parts = getattr(groups[0], kind)
         if len(parts) > 1:
             for part in parts:
-                title = f"{part} facts" if kind == "facts" else part
+                title = fact_count(part) if kind == "facts" else part
                 columns.append(_scores(title, groups, [getattr(group, kind)[part] for group in groups]))
     return Evaluation(name, "ted", columns, groups=groups)
 

@@ -23,6 +23,7 @@ from granted.eval_metric.reading.charts import property_points, wording_points
 from granted.eval_metric.seed_groups import SeedGroup, shared_baselines
 from granted.utils.figures import inline_svg, save_png
 from granted.utils.files import write_csv
+from granted.utils.shown import fact_count
 
 
 SHOWN_ITEMS = 20
@@ -106,7 +107,7 @@ def _of_ted(groups: Sequence[SeedGroup], path: Path, records: Sequence[dict] | N
     section = {
         "baselines": ", ".join(f"{name} {100 * value:.1f} %" for name, value in stored.items()),
         "counts": {name: one.n for name, one in groups[0].categories.items()}
-        | {f"{rung} facts": one.n for rung, one in groups[0].facts.items()},
+        | {fact_count(rung): one.n for rung, one in groups[0].facts.items()},
         "families": family_table(groups),
         "strata": strata_table(groups, credits) if credits else None,
         "margins": margin_table(groups),
@@ -130,8 +131,8 @@ def _ted_points(groups: Sequence[SeedGroup]) -> list[Point]:
     chance = float(np.mean([1 / len(item["scores"]) for item in groups[0].runs[0].items]))
     rows = []
     for group in groups:
-        facts = {f"{rung} facts": one for rung, one in group.facts.items()}
-        for panel, one in ({"all": group.estimate} | (facts or group.categories)).items():
+        rungs = {fact_count(rung): one for rung, one in group.facts.items()}
+        for panel, one in ({"all": group.estimate} | (rungs or group.categories)).items():
             row = {"encoder": group.encoder, "feature": group.feature, "panel": panel, "guess": chance}
             if group.pooling == "aggregator":
                 rows.append(row | {"accuracy": one.accuracy, "ci95": (one.low, one.high)})

@@ -27,6 +27,7 @@ from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.utils.errors import InputError, refusing
 from granted.utils.figures import save_png
 from granted.utils.files import atomic_path, read_json, write_csv, write_json
+from granted.utils.shown import percent, percent_interval
 
 
 SATURATED = 0.9  # share of training facts from which a reader counts as one that has learned its texts
@@ -236,12 +237,11 @@ def _cell(rows: Sequence[dict], arm: Arm, **wanted: Any) -> dict | None:
     return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
 
 
-def percent(row: dict | None) -> str:
+def accuracy_text(row: dict | None) -> str:
     """The accuracy of a row in percent with its interval; nothing of no row."""
     if row is None:
         return ""
-    low, high = row["ci95"]
-    return f"{100 * row['accuracy']:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{percent(row['accuracy'])} {percent_interval(row['ci95'], digits=0)}"
 
 
 def _learned(arm: Arm) -> str:
@@ -253,7 +253,7 @@ def reading_table(arms: Sequence[Arm], rows: Sequence[dict]) -> str:
     wordings = list(dict.fromkeys(row["wording"] for row in rows))
     lines = [f"| encoder | feature | learned | {' | '.join(wordings)} |", f"|---|---|--:|{'--:|' * len(wordings)}"]
     for arm in arms:
-        cells = [percent(_cell(rows, arm, wording=wording, property="all")) for wording in wordings]
+        cells = [accuracy_text(_cell(rows, arm, wording=wording, property="all")) for wording in wordings]
         lines.append(f"| {arm.encoder} | {arm.feature} | {_learned(arm)} | {' | '.join(cells)} |")
     guess = np.mean([row["guess"] for row in rows if row["property"] == "all"])
     notes = (
