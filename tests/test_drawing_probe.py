@@ -21,6 +21,7 @@ from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, trainin
 from granted.eval_metric.drawing.settings import VERSION, DrawingSettings
 from granted.eval_metric.overview.collection import collect
 from granted.eval_metric.overview.results_files import check_rows
+from granted.training.diffusion.conditioning import Conditioning
 from granted.utils.errors import InputError
 
 
@@ -146,3 +147,27 @@ def test_what_is_right_on_the_way_is_logged_and_drawn_over_steps(tiny_bert_folde
     assert [entry["step"] for entry in arm["log"] if "look" in entry and "position" in entry] == [10]
     with PIL.Image.open(tmp_path / "drawing_steps.png") as image:
         assert image.width > image.height > 100
+
+
+def test_captions_are_encoded_once_for_all_seeds_and_the_outcome_is_that_of_each_alone(
+    tiny_bert_folder, tmp_path, monkeypatch
+):
+    encoded: list[str] = []
+    encode = Conditioning._encode_many
+    monkeypatch.setattr(Conditioning, "_encode_many", lambda own, texts: encoded.extend(texts) or encode(own, texts))
+    size = {"controls": [], "images": 12, "prompts": 1, "steps": 3, "batch_size": 4}
+    both = DrawingSettings([f"tiny={tiny_bert_folder}"], ["last"], tmp_path / "both", seeds=[0, 1], **size)
+    evaluate(both, OPTIONS)
+    assert len(encoded) == len(set(encoded)) > 12
+    runs = tmp_path / "both/drawing_runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["tiny__last__seed0", "tiny__last__seed1"]
+    assert not list(runs.glob("*/embeddings")), "hundreds of megabytes stay behind"
+    (runs / "tiny__last__seed0/embeddings").mkdir()  # as of a process that was killed
+    evaluate(both, OPTIONS)
+    assert not list(runs.glob("*/embeddings")), "what a killed process has left stays behind"
+    evaluate(replace(both, output=tmp_path / "one", seeds=[1]), OPTIONS)
+    one, other = (
+        json.loads((tmp_path / name / "drawing_runs/tiny__last__seed1/scores.json").read_text())
+        for name in ("both", "one")
+    )
+    assert (one["items"], one["log"]) == (other["items"], other["log"])

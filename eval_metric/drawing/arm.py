@@ -7,7 +7,6 @@ It is the training of `granted train text-to-image` in the latent space of [`Cel
 test prompts instead of a pipeline.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -100,7 +99,6 @@ class DrawingArm(TextToImageTrainer):
         scores |= {"device": str(self.accelerator.device), "fingerprint": read_json(self.output / RUN)["encoder"]}
         scores |= {"versions": library_versions("granted", "torch", "transformers", "diffusers")}
         write_json(self.output / "scores.json", scores)
-        shutil.rmtree(self.output / "embeddings", ignore_errors=True)  # hundreds of megabytes that nothing reads again
         write_json(self.output / RECORD, {"steps": self.step})
         remove_checkpoints(self.output)
 

@@ -7,11 +7,13 @@ stopped. Several processes of the same command share the arms: each leaves out w
 all arms there is written by `results.py` beside this file.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
 from tqdm.auto import tqdm
 
 from granted.dataset_builders.scenes.shapes.rows import write_rows
@@ -22,7 +24,7 @@ from granted.encoding.loading import check_names, load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import DrawingArm
 from granted.eval_metric.drawing.results import finished_arms, write_report
-from granted.eval_metric.drawing.scenes import plain_words, scored_prompts, training_rows
+from granted.eval_metric.drawing.scenes import Prompt, plain_words, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import VERSION, DrawingSettings
 from granted.modeling_granted import GrantedModel
 from granted.training.diffusion.settings import TextToImageConfig
@@ -33,6 +35,7 @@ from granted.utils.settings import check_seeds, refuse_unused
 
 
 SIDE = 48  # pixels of an image
+EMBEDDINGS = "embeddings"  # in the folder of an arm
 CALIBRATION = 300  # captions from which channels are standardised
 TRANSFORMER = {
     "patch_size": 1,
@@ -85,34 +88,64 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             write_rows(rows, data)
         plain = conditions.captions == "short_caption"
         own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
-        fingerprint = feature_encoder(conditions.model, conditions.feature).fingerprint()
-        for seed in settings.seeds:
-            arm = {
-                "encoder": conditions.encoder,
-                "feature": _label(settings, conditions.feature),
-                "standardized": settings.standardize,
-                "seed": seed,
-                "version": VERSION,
-                "budget": _budget(settings),
-            }
-            raw = "" if settings.standardize else "__raw"
-            folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
-            config = training_config(settings, conditions, data, folder, seed)
-            if _is_finished(config, fingerprint):
-                continue
-            try:
-                lock = hold_folder(folder)
-            except FolderHeld:
-                tqdm.write(f"{folder.name}: left to the process that trains it")
-                continue
-            tqdm.write(_cost(runs, arm))
-            # One for each seed: an arm lets go of its trunk.
-            model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
-            if settings.standardize:
-                model.calibrate([row[conditions.captions] for row in rows[:CALIBRATION]])
-            DrawingArm(config, model, own, arm).run()
-            leave_folder(lock)
+        _train_arms(conditions, own, rows[:CALIBRATION], data, settings)
     return write_report(finished_arms(runs), settings.output)
+
+
+def _train_arms(
+    conditions: Conditions,
+    prompts: Sequence[Prompt],
+    calibration: Sequence[dict[str, Any]],
+    data: Path,
+    settings: DrawingSettings,
+) -> None:
+    """Train an arm for each seed, but for those that have ended or that another process trains.
+
+    Captions are encoded to the same with every seed, so all arms read what is in the folder of the first one; it is
+    held until the last has ended, and then removed: these are hundreds of megabytes.
+
+    Args:
+        conditions ([`Conditions`]): what the diffusion model reads.
+        prompts (`list[Prompt]`): of the test.
+        calibration (`list[dict]`): rows from whose captions channels are standardised.
+        data (`Path`): the training images.
+        settings ([`DrawingSettings`]): size, rates and seeds.
+    """
+    runs = settings.output / "drawing_runs"
+    fingerprint = feature_encoder(conditions.model, conditions.feature).fingerprint()
+    held: dict[Path, BaseFileLock] = {}
+    for seed in settings.seeds:
+        arm = {
+            "encoder": conditions.encoder,
+            "feature": _label(settings, conditions.feature),
+            "standardized": settings.standardize,
+            "seed": seed,
+            "version": VERSION,
+            "budget": _budget(settings),
+        }
+        raw = "" if settings.standardize else "__raw"
+        folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
+        config = training_config(settings, conditions, data, folder, seed)
+        finished = _is_finished(config, fingerprint)
+        if finished and not (folder / EMBEDDINGS).exists():  # which a process that was killed has left there
+            continue
+        try:
+            held[folder] = hold_folder(folder)
+        except FolderHeld:
+            tqdm.write(f"{folder.name}: left to the process that holds it")
+            continue
+        if finished:
+            continue
+        tqdm.write(_cost(runs, arm))
+        # One for each seed: an arm lets go of its trunk.
+        model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
+        if settings.standardize:
+            model.calibrate([row[conditions.captions] for row in calibration])
+        config.cache_dir = str(next(iter(held)) / EMBEDDINGS)
+        DrawingArm(config, model, prompts, arm).run()
+    for folder, lock in held.items():
+        shutil.rmtree(folder / EMBEDDINGS, ignore_errors=True)
+        leave_folder(lock)
 
 
 def _is_finished(config: TextToImageConfig, fingerprint: str) -> bool:
