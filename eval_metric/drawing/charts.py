@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts
 from granted.utils.figures import COLOURS, FAINT, INK, save_png
-from granted.utils.files import atomic_path
 
 
 LOGGED = {"look": "shape and colour", "position": "place"}  # scored during the training, with their titles
@@ -44,8 +42,7 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
     # The prompts of the wordings are about the same drawings: each wording shows others of them.
     each = min(EACH, count // len(WORDINGS)) or 1
     shown = [wording * count + (wording * each + i) % count for wording in range(len(WORDINGS)) for i in range(each)]
-    figure = Figure(figsize=(2.9 + 0.95 * len(arms), 0.35 + 0.95 * len(shown)), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(2.9 + 0.95 * len(arms), 0.35 + 0.95 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1 + len(arms), squeeze=False, width_ratios=[3, *[1] * len(arms)])
     for row, number in zip(panels, shown):
         prompt = prompts[number]
@@ -60,8 +57,7 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
     for ax, arm in zip(panels[0][1:], arms):
         title = "\n".join(textwrap.wrap(f"{arm['encoder']}, {feature_name(arm)}", 16))
         ax.set_title(title, fontsize=6.5, parse_math=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_png(figure, path)
 
 
 def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None:
