@@ -45,10 +45,10 @@ def adapt(settings: Adapt, encoder: EncoderOptions):
     if settings.output.exists():
         raise InputError(f"got {settings.output}, which exists, expected a new folder: choose another or remove it")
     from granted.encoding.adaptation import adapt, load_feature, save
-    from granted.encoding.loading import check_names
+    from granted.encoding.loading import check_encoders
     from granted.utils.files import read_lines
 
-    check_names([settings.old, settings.new] if settings.old != settings.new else [settings.old])
+    check_encoders([settings.old, settings.new] if settings.old != settings.new else [settings.old])
     texts = [line for line in read_lines(settings.texts) if line.strip()]
     if not texts:
         raise InputError(f"got no text in {settings.texts}, expected one a line")

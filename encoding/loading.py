@@ -95,8 +95,7 @@ def load_encoder(
     options = options or EncoderOptions()
     configured = options.configured() | ({} if max_length is None else {"max_sequence_length": max_length})
     name, path = split_spec(spec)
-    if path.startswith((".", "/")) and not os.path.exists(path):
-        raise InputError(f"got encoder {path!r}, which does not exist, expected a folder or GGUF file: check the path")
+    _check_path(path)
     with refusing(f"encoder {path!r}", "a text encoder with its tokenizer: check the path or Hub id"):
         if is_fused(path, options.revision):
             if pipeline is not None:
@@ -219,15 +218,26 @@ def split_spec(spec: str) -> tuple[str, str]:
     return name or Path(named).name.removesuffix(".gguf"), path
 
 
-def check_names(specs: Sequence[str]) -> None:
-    """Refuse encoders whose results could not be told apart.
+def check_encoders(specs: Sequence[str]) -> None:
+    """Refuse encoders that are not there or whose results could not be told apart, before any work on one of them.
+
+    Args:
+        specs (`list[str]`): Hub ids, folders or GGUF files, or `NAME=PATH` of them.
 
     Raises:
-        InputError: two of them have one name, or one has none.
+        InputError: two of them have one name, one has none, or a path does not exist.
     """
-    names = [split_spec(spec)[0] for spec in specs]
+    encoders = [split_spec(spec) for spec in specs]
+    names = [name for name, _ in encoders]
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise InputError(f"got encoders called {', '.join(names)}, expected different names: give them as NAME=PATH")
+    for _, path in encoders:
+        _check_path(path)
+
+
+def _check_path(path: str) -> None:
+    if path.startswith((".", "/")) and not os.path.exists(path):
+        raise InputError(f"got encoder {path!r}, which does not exist, expected a folder or GGUF file: check the path")
 
 
 def is_fused(path: str, revision: str | None = None) -> bool:

@@ -18,7 +18,7 @@ from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.controls import controls_of
 from granted.encoding.features import expand_features, reading_of
-from granted.encoding.loading import EncoderOptions, check_names, load_encoder, split_spec
+from granted.encoding.loading import EncoderOptions, check_encoders, load_encoder, split_spec
 from granted.eval_metric.benchmark import (
     TrainedAggregator,
     find_aggregators,
@@ -98,7 +98,7 @@ def evaluate(
     output_dir = Path(output_dir)
     if (pairs is None) == (aggregator is None):
         raise InputError("got both or neither of pairs and aggregator, expected pairs to train on or an aggregator")
-    check_names(encoders)
+    check_encoders(encoders)
     if len(tunings) not in (0, len(encoders)):
         raise InputError(f"got {len(tunings)} tunings for {len(encoders)} encoders, expected one for each, or none")
     if pairs is not None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from granted.configuration_granted import GrantedConfig
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
-from granted.encoding.loading import EncoderOptions, check_names, load_encoder
+from granted.encoding.loading import EncoderOptions, check_encoders, load_encoder
 from granted.eval_metric.benchmark import TrainedAggregator, find_aggregators, score_encoder
 from granted.eval_metric.evaluation import common_length, dataset_description
 from granted.eval_metric.report import markdown_escaped
@@ -101,7 +101,7 @@ def sensitivity(
     Raises:
         InputError: an encoder without an aggregator of its own there, or read otherwise than in the training.
     """
-    check_names(encoders)
+    check_encoders(encoders)
     output_dir, options = Path(output_dir), options or EncoderOptions()
     max_length = common_length(encoders, options, max_length)
     heads = find_aggregators(aggregator)

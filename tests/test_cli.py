@@ -417,6 +417,18 @@ def test_a_bad_config_file_is_one_line(granted, tmp_path, content, word):
     assert is_one_line(granted("evaluate", "ted", "x", "--config", tmp_path / "c.yaml"), word, "c.yaml")
 
 
+@pytest.mark.parametrize("instrument", ["ted", "qa", "reading", "ladder", "drawing", "sensitivity"])
+def test_an_encoder_that_is_not_there_is_refused_before_any_work_on_another(
+    granted, tiny_encoder_folder, pairs, tmp_path, instrument
+):
+    own = {"ted": ("--ted", "sample", "--pairs", pairs), "qa": ("--ted", "sample")}
+    own["sensitivity"] = ("--ted", "sample", "--aggregator", tmp_path)
+    encoders = (f"there={tiny_encoder_folder}", "missing=./nowhere")
+    outcome = granted("evaluate", instrument, *encoders, *own.get(instrument, ()), "--output", tmp_path / "out")
+    assert is_one_line(outcome, "got encoder './nowhere', which does not exist", "check the path")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", registry.COMMANDS)
 def test_every_command_has_help_and_refuses_an_unknown_option_with_exit_code_2(granted, name):
     code, out, _ = granted(*name.split(), "--help")

@@ -22,7 +22,7 @@ import torch
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
 from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.dataset_builders.ted_6k.shortcuts import shortcut_report
-from granted.encoding.loading import LoadingOptions, check_names, device_name, load_language_model
+from granted.encoding.loading import LoadingOptions, check_encoders, device_name, load_language_model
 from granted.eval_metric.direct_qa.answering import Answerer, with_exact_head
 from granted.eval_metric.direct_qa.prompts import LETTERS, PromptForm, other_captions, question_text, read_letter
 from granted.eval_metric.evaluation import dataset_description
@@ -83,7 +83,7 @@ def evaluate(
         InputError: anything given that cannot be used.
     """
     output_dir = Path(output_dir)
-    check_names(models)
+    check_encoders(models)
     check_seeds(seeds)
     for given, legal in ((contexts, CONTEXTS), (answers, ANSWERS)):
         if not given or not set(given) <= set(legal) or len(set(given)) < len(given):

@@ -20,7 +20,7 @@ from granted.dataset_builders.scenes.shapes.rows import write_rows
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
 from granted.encoding.controls import CEILING, CEILING_NAME, controls_of, vocabulary_alone
 from granted.encoding.features import expand_features, feature_encoder, feature_label
-from granted.encoding.loading import check_names, load_encoder
+from granted.encoding.loading import check_encoders, load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import DrawingArm
 from granted.eval_metric.drawing.results import finished_arms, write_report
@@ -74,7 +74,7 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
     Raises:
         InputError: an encoder or feature that cannot be used, or a folder with arms of other settings.
     """
-    check_names(settings.encoders)
+    check_encoders(settings.encoders)
     check_seeds(settings.seeds)
     if "learned" not in settings.features:
         refuse_unused(settings, ["layer_weights", "layer_weights_learning_rate"], "without --features learned")

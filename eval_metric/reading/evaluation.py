@@ -17,7 +17,7 @@ import torch
 
 from granted.encoding.controls import CEILING, CEILING_NAME, controls_of
 from granted.encoding.features import expand_features, feature_label
-from granted.encoding.loading import check_names, device_name, load_encoder
+from granted.encoding.loading import check_encoders, device_name, load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.encoding.token_features import TokenFeatures, encode_features, feature_identities
 from granted.eval_metric.reading.ceiling import scene_features
@@ -55,7 +55,7 @@ def evaluate(instrument: str, settings: ReadingSettings, options: EncoderOptions
         InputError: an encoder or feature that cannot be used, two encoders of one name, or a folder with runs of other
             settings.
     """
-    check_names(settings.encoders)
+    check_encoders(settings.encoders)
     check_seeds(settings.seeds)
     texts = TEXTS[instrument](settings.training_texts, settings.test_scenes, settings.texts_seed)
     folder = settings.output / f"{instrument}_runs"
@@ -79,15 +79,15 @@ def _identity(instrument: str, texts: Texts, settings: ReadingSettings) -> dict[
 
 
 def _sources(settings: ReadingSettings, options: EncoderOptions) -> Iterator[Source]:
-    """The ceiling, then each encoder followed by its controls; one encoder at a time is in memory."""
-    if CEILING in settings.controls:
-        yield Source(CEILING_NAME, ["facts"], None)
+    """Each encoder followed by its controls, at the end the ceiling; one encoder at a time is in memory."""
     for spec in settings.encoders:
         name, encoder = load_encoder(spec, options)
         features = expand_features(settings.features, encoder.config.num_hidden_layers)
         yield Source(name, features, encoder)
         for control, feature, model in controls_of(encoder, settings.controls, features):
             yield Source(f"{name}, {control}", [feature], model)
+    if CEILING in settings.controls:
+        yield Source(CEILING_NAME, ["facts"], None)
 
 
 def _read_source(
