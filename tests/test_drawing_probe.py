@@ -16,7 +16,7 @@ from granted.encoding.options import EncoderOptions
 from granted.eval_metric.drawing.arm import compare, largest_figure, to_tensor
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.evaluation import SIDE, evaluate
-from granted.eval_metric.drawing.results import seed_differences
+from granted.eval_metric.drawing.results import seed_differences, standardizing_effect
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import VERSION, DrawingSettings
 from granted.eval_metric.overview.collection import collect
@@ -92,6 +92,24 @@ def test_seeds_say_what_two_arms_differ_by():
     (one,) = seed_differences(wide)
     assert one["ci95"] == [-1, 1] and 0 < one["p"] < 1, "no two shares differ by more"
     check_rows({"instrument": "drawing", "version": VERSION, "rows": [], "differences": [*found.values(), one]})
+
+
+def test_the_worth_of_standardised_channels_is_a_mean_over_features_with_an_interval_over_seeds():
+    def row(feature, by_seed):
+        own = {"encoder": "a", "feature": feature, "wording": "seen", "property": "look", "seeds": len(by_seed)}
+        return own | {"accuracy": sum(by_seed) / len(by_seed), "by_seed": by_seed}
+
+    one = [row("last", [0.9, 0.7, 0.8]), row("last, raw", [0.5, 0.4, 0.6])]
+    alone = [row("layer_0", [0.9, 0.8]), row("norm_avg", [0.9]), row("norm_avg, raw", [0.1])]  # not both with seeds
+    (found,) = standardizing_effect(one + alone)
+    (welch,) = [other for other in seed_differences(one) if other["a"][1] == "last"]
+    assert found["features"] == 1 and (found["difference"], found["ci95"]) == (welch["difference"], welch["ci95"])
+    # Four variances of 0.01, each of three seeds: eight degrees of freedom, and half the error of the sum.
+    (found,) = standardizing_effect([*one, row("avg", [0.3, 0.4, 0.5]), row("avg, raw", [0.2, 0.3, 0.4])])
+    half = 2.3060 * math.sqrt(4 * 0.01 / 3) / 2
+    assert found["difference"] == pytest.approx(0.2)
+    assert found["ci95"] == pytest.approx([0.2 - half, 0.2 + half], abs=2e-4)
+    assert standardizing_effect(alone) == []
 
 
 def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):

@@ -21,12 +21,13 @@ from granted.utils.figures import COLOURS, FAINT, INK, save_png
 
 
 LOGGED = {"look": "shape and colour", "position": "place"}  # scored during the training, with their titles
+RAW = ", raw"  # behind the name of a feature whose channels are as they come
 EACH = 2  # prompts of a wording
 
 
 def feature_name(arm: dict[str, Any]) -> str:
     """The feature of an arm, as tables and charts call it."""
-    return arm["feature"] + ("" if arm["standardized"] else ", raw")
+    return arm["feature"] + ("" if arm["standardized"] else RAW)
 
 
 def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path: str | os.PathLike) -> None:

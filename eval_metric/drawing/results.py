@@ -14,10 +14,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 
 from granted.eval_metric.drawing.arm import PROPERTIES
-from granted.eval_metric.drawing.charts import drawing_sheet, feature_name, steps_chart
+from granted.eval_metric.drawing.charts import RAW, drawing_sheet, feature_name, steps_chart
 from granted.eval_metric.drawing.scenes import WORDINGS
 from granted.eval_metric.drawing.settings import VERSION
 from granted.eval_metric.reading.charts import reading_chart
@@ -71,11 +73,11 @@ def write_report(arms: Mapping[Path, dict[str, Any]], output: str | os.PathLike)
     order = sorted(groups, key=lambda key: -sum(row["accuracy"] for row in scored if _arm(row) == key))
     rows.sort(key=lambda row: order.index(_arm(row)))
     rest = [{name: value for name, value in arm.items() if name != "items"} for arm in arms.values()]
-    differences = seed_differences(rows)
-    content = {"instrument": "drawing", "version": VERSION, "rows": rows, "differences": differences}
-    write_json(Path(output) / "drawing.json", content | {"arms": rest})
+    content = {"instrument": "drawing", "version": VERSION, "rows": rows, "differences": seed_differences(rows)}
+    content |= {"standardized_minus_raw": standardizing_effect(rows), "arms": rest}
+    write_json(Path(output) / "drawing.json", content)
     with atomic_path(Path(output) / "drawing.md") as temporary:
-        temporary.write_text(drawing_table(rows, differences), encoding="utf-8")
+        temporary.write_text(drawing_table(content), encoding="utf-8")
     reading_chart(rows, Path(output) / "drawing.png", "Shape and colour both drawn right, %", HEADLINE)
     first = {(arm["encoder"], feature_name(arm)): folder for folder, arm in reversed(arms.items())}
     folders = [first[key] for key in reversed(order)]  # the best last
@@ -150,6 +152,35 @@ def seed_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def standardizing_effect(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What standardised channels are worth: standardised minus raw, the mean over all features that have both.
+
+    The interval is over trainings: by the variances over seeds of all these arms, with Satterthwaite's degrees of
+    freedom, so that it is Welch's where there is one feature.
+
+    Args:
+        rows (`list[dict]`): of `drawing.json`; arms of one seed are passed over.
+
+    Returns:
+        `list[dict]`: for each wording the number of `features`, the `difference` of `HEADLINE` and its `ci95`; empty
+        if there are no such features, or if no seed changes anything.
+    """
+    found = []
+    for wording in WORDINGS:
+        own = [row for row in rows if (row["wording"], row["property"]) == (wording, HEADLINE) and row["seeds"] > 1]
+        seeds = {_arm(row): row["by_seed"] for row in own}
+        pairs = [(seeds[arm], seeds[raw]) for arm in seeds if (raw := (arm[0], f"{arm[1]}{RAW}")) in seeds]
+        errors = [(np.var(arm, ddof=1) / len(arm), len(arm) - 1) for pair in pairs for arm in pair]
+        if not sum(error for error, _ in errors):
+            continue
+        difference = float(np.mean([np.mean(plain) - np.mean(raw) for plain, raw in pairs]))
+        freedom = sum(error for error, _ in errors) ** 2 / sum(error**2 / degrees for error, degrees in errors)
+        half = student_t.ppf(0.975, freedom) * np.sqrt(sum(error for error, _ in errors)) / len(pairs)
+        ends = [round(float(np.clip(difference + side * half, -1, 1)), 4) for side in (-1, 1)]
+        found.append({"wording": wording, "features": len(pairs), "difference": round(difference, 4), "ci95": ends})
+    return found
+
+
 def _differences_table(differences: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown lines: two arms a row, what they differ by in each wording; none if there are no differences."""
     pairs: dict[tuple[str, ...], dict[str, str]] = {}
@@ -165,8 +196,9 @@ def _differences_table(differences: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "", "Points [95% interval over seeds, Welch's], of arms with several seeds."]
 
 
-def drawing_table(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> str:
-    """Markdown: an arm a row, in the order of the rows; what was right in each wording; then [`seed_differences`]."""
+def drawing_table(content: dict[str, Any]) -> str:
+    """Markdown of `drawing.json`: an arm a row, in the order of the rows; then what seeds allow to tell apart."""
+    rows = content["rows"]
     cells = {(row["encoder"], row["feature"], row["wording"], row["property"]): row for row in rows}
     arms = list(dict.fromkeys(map(_arm, rows)))
     lines = [f"| encoder | feature | by seed | {' | '.join(f'{name}, {wording}' for name, wording in SHOWN)} |"]
@@ -179,5 +211,8 @@ def drawing_table(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
     note = "% [95% interval over prompts]. look: shape and colour both right; by seed: the first column of it. Seeds"
     note += " differ more than prompts, most of all in the place. The same images on one another's prompts:"
-    lines += ["", f"{note} {means}.", *_differences_table(differences)]
+    lines += ["", f"{note} {means}.", *_differences_table(content["differences"])]
+    if effect := content["standardized_minus_raw"]:
+        shown = (f"{one['wording']} {signed_estimate(one['difference'], one['ci95'], digits=0)}" for one in effect)
+        lines += ["", f"Standardised minus raw, the mean of {effect[0]['features']} features: {', '.join(shown)}."]
     return "\n".join(lines) + "\n"
