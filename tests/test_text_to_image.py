@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from datasets import Dataset
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, Lumina2Transformer2DModel
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from granted.modeling_granted import GrantedModel
 from granted.pipeline_granted import GrantedLumina2Pipeline
 from granted.tests.forked import GRANTED
 from granted.training.diffusion.conditioning import Conditioning
+from granted.training.diffusion.settings import CALIBRATION
 from granted.training.diffusion.text_to_image import TextToImageConfig, TextToImageTrainer
 from granted.training.flow_matching import Draw, flow_matching
 from granted.training.optimizers import Muon, make_optimizers
@@ -79,10 +81,10 @@ def train(config: TextToImageConfig) -> Path:
 
 
 def outcome(folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights and the layer weights of a finished run."""
+    """The averaged weights, the layer weights and the standardisation of a finished run."""
     weights = load_file(folder / "pipeline/transformer/diffusion_pytorch_model.safetensors")
     encoder = load_file(folder / "pipeline/text_encoder/model.safetensors")
-    return weights | {name: value for name, value in encoder.items() if name.startswith("fusion")}
+    return weights | {name: value for name, value in encoder.items() if name.startswith(("fusion", "standardization"))}
 
 
 def losses(folder: Path) -> list[float]:
@@ -361,6 +363,7 @@ class Killed(TextToImageTrainer):
 def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer, mode):
     changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
     changes |= {"streaming": streaming, "optimizer": optimizer, "layer_weights": mode, "transformer": TWO_BLOCKS}
+    changes["standardize"] = True
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at
@@ -450,6 +453,20 @@ def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
         "a red cube on a table at 0",
         "a blue cube on a table at 1",
     ]
+
+
+@pytest.mark.parametrize("mode", ["norm_avg", "two_step", "per_block"])
+def test_channels_are_standardised_before_anything_is_learned_and_the_pipeline_keeps_it(settings, image_file, mode):
+    folder = train(settings("run", layer_weights=mode, transformer=TWO_BLOCKS, standardize=True))
+    plain = train(settings("plain", layer_weights=mode, transformer=TWO_BLOCKS))
+    assert losses(folder) != losses(plain), "the diffusion model has read what it would have read anyway"
+    encoder = GrantedModel.from_pretrained(folder / "pipeline/text_encoder")
+    assert encoder.config.standardize
+    if mode == "norm_avg":  # else the statistics are those of the weights at the start
+        captions = Dataset.from_parquet(image_file)["caption"][:CALIBRATION]
+        tokens = torch.cat(encoder.encode(captions, max_sequence_length=32))  # (sum N_i, D)
+        torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(tokens.std(0, correction=0), torch.ones(tokens.shape[1]), atol=1e-3, rtol=0)
 
 
 WORKER = """

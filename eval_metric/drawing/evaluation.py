@@ -36,7 +36,6 @@ from granted.utils.settings import check_seeds, refuse_unused
 
 SIDE = 48  # pixels of an image
 EMBEDDINGS = "embeddings"  # in the folder of an arm
-CALIBRATION = 300  # captions from which channels are standardised
 TRANSFORMER = {
     "patch_size": 1,
     "hidden_size": 128,
@@ -88,14 +87,13 @@ def evaluate(settings: DrawingSettings, options: EncoderOptions) -> list[dict[st
             write_rows(rows, data)
         plain = conditions.captions == "short_caption"
         own = [replace(prompt, text=plain_words(prompt.drawing)) for prompt in prompts] if plain else prompts
-        _train_arms(conditions, own, rows[:CALIBRATION], data, settings)
+        _train_arms(conditions, own, data, settings)
     return write_report(finished_arms(runs), settings.output)
 
 
 def _train_arms(
     conditions: Conditions,
     prompts: Sequence[Prompt],
-    calibration: Sequence[dict[str, Any]],
     data: Path,
     settings: DrawingSettings,
 ) -> None:
@@ -107,7 +105,6 @@ def _train_arms(
     Args:
         conditions ([`Conditions`]): what the diffusion model reads.
         prompts (`list[Prompt]`): of the test.
-        calibration (`list[dict]`): rows from whose captions channels are standardised.
         data (`Path`): the training images.
         settings ([`DrawingSettings`]): size, rates and seeds.
     """
@@ -139,8 +136,6 @@ def _train_arms(
         tqdm.write(_cost(runs, arm))
         # One for each seed: an arm lets go of its trunk.
         model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
-        if settings.standardize:
-            model.calibrate([row[conditions.captions] for row in calibration])
         config.cache_dir = str(next(iter(held)) / EMBEDDINGS)
         DrawingArm(config, model, prompts, arm).run()
     for folder, lock in held.items():
@@ -211,6 +206,7 @@ def training_config(
         transformer=TRANSFORMER,
         max_sequence_length=128,
         **learning,
+        standardize=settings.standardize,
         recompute_layers=False,  # of a few short captions they are small
         batch_size=settings.batch_size,
         max_steps=settings.steps,

@@ -37,7 +37,7 @@ from granted.pipeline_blocks import text_by_block
 from granted.training.aggregator.training import learning_rate_factor
 from granted.training.diffusion.conditioning import Conditioning
 from granted.training.diffusion.data import Batch, CaptionedImages
-from granted.training.diffusion.settings import DiffusionTrainingConfig
+from granted.training.diffusion.settings import CALIBRATION, DiffusionTrainingConfig
 from granted.training.diffusion.two_step import LayerWeightSchedule
 from granted.training.flow_matching import UNCONDITIONAL, Draw, flow_matching
 from granted.training.optimizers import make_optimizers
@@ -179,6 +179,9 @@ class DiffusionTrainer(ABC):
         if accelerator.is_main_process:
             write_json(self.output / RUN, identity)
         self.prepare_data()
+        if config.standardize:  # before a resumed run has its learned weights again
+            captions = islice(self.captions(), CALIBRATION)
+            self.encoder.calibrate(captions, max_sequence_length=config.max_sequence_length)
         set_seed(config.seed)
         self.transformer = self.make_transformer()
         if config.gradient_checkpointing:

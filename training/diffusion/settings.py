@@ -45,6 +45,9 @@ APART = (
 )
 
 
+CALIBRATION = 300
+
+
 @dataclass
 class DiffusionTrainingConfig(EncoderOptions):
     """Settings of a diffusion model's training with the layer weights of its text encoder.
@@ -97,6 +100,11 @@ class DiffusionTrainingConfig(EncoderOptions):
     layer_weights_schedule: Literal["constant", "cosine"] = option(
         "constant",
         "Cosine ends at zero with the run wherever they are frozen: continuous hardly differs from two_step then.",
+        group="Layer weights",
+    )
+    standardize: bool = option(
+        False,
+        f"Standardise every channel of the text features by the first {CALIBRATION} captions; the encoder keeps it.",
         group="Layer weights",
     )
     recompute_layers: bool = option(
