@@ -38,11 +38,12 @@ from granted.encoding.loading import load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.encoding.token_features import padded_rows
 from granted.eval_metric.drawing.arm import DrawingArm, compare, largest_figure
-from granted.eval_metric.drawing.evaluation import CALIBRATION, SIDE, Conditions, training_config
+from granted.eval_metric.drawing.evaluation import SIDE, Conditions, training_config
 from granted.eval_metric.drawing.scenes import Prompt, scored_prompts, training_rows
 from granted.eval_metric.drawing.settings import DrawingSettings
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_granted import GrantedModel
+from granted.training.diffusion.settings import CALIBRATION
 from granted.utils.files import atomic_path, read_json, write_json
 from granted.utils.program import run_as_command
 from granted.utils.versions import library_versions

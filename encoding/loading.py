@@ -236,7 +236,8 @@ def check_encoders(specs: Sequence[str]) -> None:
 
 
 def _check_path(path: str) -> None:
-    if path.startswith((".", "/")) and not os.path.exists(path):
+    local = path.startswith((".", "/")) or path.endswith(".gguf") or path.count("/") > 1  # no Hub id
+    if local and not os.path.exists(path):
         raise InputError(f"got encoder {path!r}, which does not exist, expected a folder or GGUF file: check the path")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,7 @@ def test_the_worth_of_standardised_channels_is_a_mean_over_features_with_an_inte
     assert found["difference"] == pytest.approx(0.2)
     assert found["ci95"] == pytest.approx([0.2 - half, 0.2 + half], abs=2e-4)
     assert standardizing_effect(alone) == []
+    assert standardizing_effect([row("last", [0.7] * 3), row("last, raw", [0.1] * 3)]) == []  # no seed changes it
 
 
 def test_arms_are_drawn_scored_and_not_made_again(tiny_bert_folder, tmp_path):
@@ -178,11 +180,18 @@ def test_captions_are_encoded_once_for_all_seeds_and_the_outcome_is_that_of_each
     evaluate(both, OPTIONS)
     assert len(encoded) == len(set(encoded)) > 12
     runs = tmp_path / "both/drawing_runs"
-    assert sorted(path.name for path in runs.iterdir()) == ["tiny__last__seed0", "tiny__last__seed1"]
-    assert not list(runs.glob("*/embeddings")), "hundreds of megabytes stay behind"
-    (runs / "tiny__last__seed0/embeddings").mkdir()  # as of a process that was killed
-    evaluate(both, OPTIONS)
-    assert not list(runs.glob("*/embeddings")), "what a killed process has left stays behind"
+    folders = sorted(path.name for path in runs.iterdir())
+    assert folders == ["embeddings", "tiny__last__seed0", "tiny__last__seed1"]
+    assert not list((runs / "embeddings").iterdir()), "hundreds of megabytes stay behind"
+    held = runs / "embeddings/tiny__last__0"
+    (held / "of another process").mkdir(parents=True)
+    (runs / "embeddings/tiny__last__1/of one that was killed").mkdir(parents=True)
+    more = replace(both, seeds=[2, 3])
+    with FileLock(held / ".lock"):
+        evaluate(more, OPTIONS)
+    assert [path.name for path in (runs / "embeddings").iterdir()] == ["tiny__last__0"]
+    assert (held / "of another process").exists(), "what another process reads is removed under it"
+    shutil.rmtree(runs / "embeddings")
     evaluate(replace(both, output=tmp_path / "one", seeds=[1]), OPTIONS)
     one, other = (
         json.loads((tmp_path / name / "drawing_runs/tiny__last__seed1/scores.json").read_text())

@@ -16,5 +16,5 @@ def test_a_p_value_is_never_shown_as_zero(value, text):
     assert p_text(value) == text
 
 
-def test_one_fact_is_no_facts():
+def test_a_single_fact_is_named_in_the_singular():
     assert [fact_count(count) for count in (1, 2)] == ["1 fact", "2 facts"]

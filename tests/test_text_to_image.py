@@ -363,7 +363,7 @@ class Killed(TextToImageTrainer):
 def test_a_resumed_run_equals_an_uninterrupted_one(settings, dies_at, streaming, optimizer, mode):
     changes = {"save_steps": 2, "log_steps": 3, "caption_columns": ["caption", "short"]}
     changes |= {"streaming": streaming, "optimizer": optimizer, "layer_weights": mode, "transformer": TWO_BLOCKS}
-    changes["standardize"] = True
+    changes["standardize"] = streaming or mode == "per_block"
     whole = train(settings("whole", **changes))
     trainer = Killed(settings("parts", **changes), show_progress=False)
     trainer.dies_at = dies_at
@@ -456,14 +456,21 @@ def test_the_pipeline_of_a_run_loads_by_itself_and_draws(settings):
 
 
 @pytest.mark.parametrize("mode", ["norm_avg", "two_step", "per_block"])
-def test_channels_are_standardised_before_anything_is_learned_and_the_pipeline_keeps_it(settings, image_file, mode):
+def test_channels_are_standardised_before_anything_is_learned_and_the_pipeline_keeps_it(
+    settings, image_file, tiny_encoder_folder, mode
+):
     folder = train(settings("run", layer_weights=mode, transformer=TWO_BLOCKS, standardize=True))
     plain = train(settings("plain", layer_weights=mode, transformer=TWO_BLOCKS))
     assert losses(folder) != losses(plain), "the diffusion model has read what it would have read anyway"
     encoder = GrantedModel.from_pretrained(folder / "pipeline/text_encoder")
     assert encoder.config.standardize
-    if mode == "norm_avg":  # else the statistics are those of the weights at the start
-        captions = Dataset.from_parquet(image_file)["caption"][:CALIBRATION]
+    start = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg")  # learned weights begin equal
+    captions = Dataset.from_parquet(image_file)["caption"][:CALIBRATION]
+    start.calibrate(captions, max_sequence_length=32)
+    for name in ("mean", "deviation"):
+        own, expected = getattr(encoder.standardization, name), getattr(start.standardization, name)
+        torch.testing.assert_close(own, expected.expand_as(own), atol=1e-5, rtol=1e-4)  # (D,) or (K, 1, D)
+    if mode == "norm_avg":
         tokens = torch.cat(encoder.encode(captions, max_sequence_length=32))  # (sum N_i, D)
         torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-4, rtol=0)
         torch.testing.assert_close(tokens.std(0, correction=0), torch.ones(tokens.shape[1]), atol=1e-3, rtol=0)
@@ -477,8 +484,8 @@ train(TextToImageConfig(**json.loads(sys.argv[1])))
 
 
 def test_two_processes_train_the_weights_of_one(settings, forked, tmp_path):
-    one = train(settings("one"))
-    forked.both_done(WORKER, json.dumps(vars(settings("two"))), ACCELERATE_USE_CPU="true")
+    one = train(settings("one", standardize=True))
+    forked.both_done(WORKER, json.dumps(vars(settings("two", standardize=True))), ACCELERATE_USE_CPU="true")
     two = tmp_path / "two"
     np.testing.assert_allclose(losses(one), losses(two), rtol=1e-4)
     for name, value in outcome(one).items():

@@ -298,11 +298,12 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """What the caption adds for each model, and which model cannot say so."""
     lines = []
     for one in found["differences"]:
+        p = p_text(one["p"])
         points = signed_estimate(one["difference"], one["ci95"])
         other = "another caption" if one["without"] == "shuffled" else "none"
         lines.append(
             f"{one['model']}, {one['answers']}: its caption instead of {other} adds {points} points, "
-            f"p {p_text(one['p'])}."
+            f"p {p if p.startswith('<') else f'= {p}'}."
         )
     for row in found["rows"]:
         if row["context"] == "caption" and row["ci95"][0] <= found["baselines"]["chance"]:

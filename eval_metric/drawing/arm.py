@@ -17,7 +17,6 @@ import torch
 from granted.dataset_builders.scenes.shapes.drawing import GRID, Drawing, render_image
 from granted.dataset_builders.scenes.shapes.reader import ReadFigure, read_image
 from granted.dataset_builders.scenes.shapes.varied_scenes import single_figures
-from granted.eval_metric.drawing.charts import LOGGED
 from granted.eval_metric.drawing.codec import CHANNELS, CellCodec
 from granted.eval_metric.drawing.scenes import Prompt
 from granted.modeling_granted import GrantedModel
@@ -31,6 +30,7 @@ from granted.utils.versions import library_versions
 
 
 PROPERTIES = ("shape", "colour", "position", "look", "all", "figure")
+LOGGED = ("look", "position")  # during the training
 SAMPLED_TOGETHER = 60
 
 
@@ -74,7 +74,8 @@ class DrawingArm(TextToImageTrainer):
 
     def sample_grid(self) -> None:
         """Which share of the first prompts is right at this step joins the log; no grid is written."""
-        prompts = self._prompts[:SAMPLED_TOGETHER]
+        first = self._prompts[0].wording
+        prompts = [prompt for prompt in self._prompts[:SAMPLED_TOGETHER] if prompt.wording == first]
         figures = map(largest_figure, self.draw_prompts(prompts))
         scores = [compare(prompt.drawing, figure) for prompt, figure in zip(prompts, figures)]
         self.log[-1] |= {name: round(sum(one[name] for one in scores) / len(scores), 4) for name in LOGGED}

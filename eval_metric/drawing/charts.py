@@ -20,7 +20,7 @@ from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts
 from granted.utils.figures import COLOURS, FAINT, INK, save_png
 
 
-LOGGED = {"look": "shape and colour", "position": "place"}  # scored during the training, with their titles
+TITLES = {"look": "shape and colour", "position": "place"}  # of what is scored during the training
 RAW = ", raw"  # behind the name of a feature whose channels are as they come
 EACH = 2  # prompts of a wording
 
@@ -68,7 +68,7 @@ def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
     drawn thin. The points on the way are of the first 60 prompts, the last one is of all.
 
     Args:
-        arms (`list[dict]`): of `finished_arms`; those of earlier versions, which did not log this, are left out.
+        arms (`list[dict]`): of `finished_arms`; those whose training logged nothing of this are left out.
         path (`str` or `os.PathLike`): the file to write; there is none if no arm is left.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -77,9 +77,9 @@ def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
             groups.setdefault(f"{arm['encoder']} · {feature_name(arm)}", []).append(arm)
     if not groups:
         return
-    figure = Figure(figsize=(3.4 * len(LOGGED), 2.6 + 0.14 * len(groups)), layout="constrained")
-    panels = figure.subplots(1, len(LOGGED), sharey=True)
-    for ax, (name, title) in zip(panels, LOGGED.items()):
+    figure = Figure(figsize=(3.4 * len(TITLES), 2.6 + 0.14 * len(groups)), layout="constrained")
+    panels = figure.subplots(1, len(TITLES), sharey=True)
+    for ax, (name, title) in zip(panels, TITLES.items()):
         for number, (label, own) in enumerate(groups.items()):
             style = {
                 "color": COLOURS[number % len(COLOURS)],
@@ -92,12 +92,12 @@ def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
             means = [sum(curve[step] for curve in curves) / len(curves) for step in shared]
             ax.plot(shared, means, marker="o", markersize=3, linewidth=1.4, label=label, **style)
         ax.set(ylim=(-3, 103))
+        ax.set_xlabel("steps", fontsize=7, color=FAINT)
         ax.set_title(title, fontsize=8, loc="left", color=INK)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", fontsize=6.5, ncols=2, frameon=False)
-    figure.supxlabel("steps", fontsize=7, color=FAINT)
     figure.supylabel("Drawn right in wordings of training, %", fontsize=7, color=FAINT)
     save_png(figure, path)
 

@@ -9,7 +9,9 @@ all arms there is written by `results.py` beside this file.
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,6 @@ from granted.utils.settings import check_seeds, refuse_unused
 
 
 SIDE = 48  # pixels of an image
-EMBEDDINGS = "embeddings"  # in the folder of an arm
 TRANSFORMER = {
     "patch_size": 1,
     "hidden_size": 128,
@@ -99,8 +100,7 @@ def _train_arms(
 ) -> None:
     """Train an arm for each seed, but for those that have ended or that another process trains.
 
-    Captions are encoded to the same with every seed, so all arms read what is in the folder of the first one; it is
-    held until the last has ended, and then removed: these are hundreds of megabytes.
+    Captions are encoded to the same with every seed, so that all arms of a process read one folder of them.
 
     Args:
         conditions ([`Conditions`]): what the diffusion model reads.
@@ -110,37 +110,60 @@ def _train_arms(
     """
     runs = settings.output / "drawing_runs"
     fingerprint = feature_encoder(conditions.model, conditions.feature).fingerprint()
-    held: dict[Path, BaseFileLock] = {}
+    label, raw = _label(settings, conditions.feature), "" if settings.standardize else "__raw"
+    name = f"{folder_name(conditions.encoder)}__{label}{raw}"
+    embeddings: tuple[Path, BaseFileLock] | None = None  # the lock is held as long as something refers to it
     for seed in settings.seeds:
         arm = {
             "encoder": conditions.encoder,
-            "feature": _label(settings, conditions.feature),
+            "feature": label,
             "standardized": settings.standardize,
             "seed": seed,
             "version": VERSION,
             "budget": _budget(settings),
         }
-        raw = "" if settings.standardize else "__raw"
-        folder = runs / f"{folder_name(conditions.encoder)}__{arm['feature']}{raw}__seed{seed}"
+        folder = runs / f"{name}__seed{seed}"
         config = training_config(settings, conditions, data, folder, seed)
-        finished = _is_finished(config, fingerprint)
-        if finished and not (folder / EMBEDDINGS).exists():  # which a process that was killed has left there
+        if _is_finished(config, fingerprint):
             continue
         try:
-            held[folder] = hold_folder(folder)
+            lock = hold_folder(folder)
         except FolderHeld:
-            tqdm.write(f"{folder.name}: left to the process that holds it")
-            continue
-        if finished:
+            tqdm.write(f"{folder.name}: left to the process that trains it")
             continue
         tqdm.write(_cost(runs, arm))
         # One for each seed: an arm lets go of its trunk.
         model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
-        config.cache_dir = str(next(iter(held)) / EMBEDDINGS)
+        embeddings = embeddings or _hold_embeddings(runs / "embeddings", name)
+        config.cache_dir = str(embeddings[0])
         DrawingArm(config, model, prompts, arm).run()
-    for folder, lock in held.items():
-        shutil.rmtree(folder / EMBEDDINGS, ignore_errors=True)
         leave_folder(lock)
+        if conditions.feature == "learned":  # those of the next seed differ
+            _remove_embeddings(runs / "embeddings", name)
+            embeddings = None
+    if embeddings:
+        _remove_embeddings(runs / "embeddings", name)
+
+
+def _hold_embeddings(parent: Path, name: str) -> tuple[Path, BaseFileLock]:
+    """The first folder for captions of an arm that no other process holds, with what a killed one has left there."""
+    for number in count():
+        folder = parent / f"{name}__{number}"
+        with suppress(FolderHeld):
+            return folder, hold_folder(folder)
+
+
+def _remove_embeddings(parent: Path, name: str) -> None:
+    """Remove the folders for captions of an arm that no other process holds: hundreds of megabytes each."""
+    for folder in sorted(parent.glob(f"{name}__*")):
+        with suppress(FolderHeld):
+            lock = hold_folder(folder)
+            for inner in folder.iterdir():
+                if inner.is_dir():
+                    shutil.rmtree(inner)
+            leave_folder(lock)
+            with suppress(OSError):  # another process has come
+                folder.rmdir()
 
 
 def _is_finished(config: TextToImageConfig, fingerprint: str) -> bool:

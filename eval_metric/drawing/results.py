@@ -170,9 +170,9 @@ def standardizing_effect(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         own = [row for row in rows if (row["wording"], row["property"]) == (wording, HEADLINE) and row["seeds"] > 1]
         seeds = {_arm(row): row["by_seed"] for row in own}
         pairs = [(seeds[arm], seeds[raw]) for arm in seeds if (raw := (arm[0], f"{arm[1]}{RAW}")) in seeds]
-        errors = [(np.var(arm, ddof=1) / len(arm), len(arm) - 1) for pair in pairs for arm in pair]
-        if not sum(error for error, _ in errors):
+        if all(len(set(arm)) == 1 for pair in pairs for arm in pair):
             continue
+        errors = [(np.var(arm, ddof=1) / len(arm), len(arm) - 1) for pair in pairs for arm in pair]
         difference = float(np.mean([np.mean(plain) - np.mean(raw) for plain, raw in pairs]))
         freedom = sum(error for error, _ in errors) ** 2 / sum(error**2 / degrees for error, degrees in errors)
         half = student_t.ppf(0.975, freedom) * np.sqrt(sum(error for error, _ in errors)) / len(pairs)
@@ -214,5 +214,6 @@ def drawing_table(content: dict[str, Any]) -> str:
     lines += ["", f"{note} {means}.", *_differences_table(content["differences"])]
     if effect := content["standardized_minus_raw"]:
         shown = (f"{one['wording']} {signed_estimate(one['difference'], one['ci95'], digits=0)}" for one in effect)
-        lines += ["", f"Standardised minus raw, the mean of {effect[0]['features']} features: {', '.join(shown)}."]
+        of = f"the mean over {effect[0]['features']} features of encoders"
+        lines += ["", f"Look, standardised minus raw, {of}: {', '.join(shown)}."]
     return "\n".join(lines) + "\n"

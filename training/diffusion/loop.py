@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, set_seed
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
@@ -90,6 +91,11 @@ class DiffusionTrainer(ABC):
         self.part = self.part_of(config.batch_size)  # samples of a process at a time
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=config.shift)
         _, self.encoder = self.load_encoder()
+        if config.standardize and self.encoder.config.projection_dim is not None:
+            raise InputError(
+                "got standardize with an encoder that has a projection, which was trained on features as they are, "
+                "expected one without: leave the option out"
+            )
         self.schedule = LayerWeightSchedule(
             self.encoder,
             mode=config.layer_weights,
@@ -180,8 +186,7 @@ class DiffusionTrainer(ABC):
             write_json(self.output / RUN, identity)
         self.prepare_data()
         if config.standardize:  # before a resumed run has its learned weights again
-            captions = islice(self.captions(), CALIBRATION)
-            self.encoder.calibrate(captions, max_sequence_length=config.max_sequence_length)
+            self.calibrate()
         set_seed(config.seed)
         self.transformer = self.make_transformer()
         if config.gradient_checkpointing:
@@ -323,6 +328,16 @@ class DiffusionTrainer(ABC):
         parts = range(self.config.gradient_accumulation_steps)
         starts = [(i * self.accelerator.num_processes + self.accelerator.process_index) * part for i in parts]
         return [slice(start, start + part) for start in starts]
+
+    def calibrate(self) -> None:
+        """Standardise the encoder's features by the first captions, the same in all processes to the last bit."""
+        captions, config = islice(self.captions(), CALIBRATION), self.config
+        limits = {"max_sequence_length": config.max_sequence_length, "token_budget": config.token_budget}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*are longer than")  # that is said once, of all captions
+            self.encoder.calibrate(captions, **limits)
+        for values in self.encoder.standardization.buffers():
+            values.copy_(broadcast(values))
 
     def load_encoder(self) -> tuple[str, GrantedModel]:
         """The encoder and its display name."""

@@ -45,7 +45,7 @@ APART = (
 )
 
 
-CALIBRATION = 300
+CALIBRATION = 300  # captions
 
 
 @dataclass
@@ -175,8 +175,9 @@ class DiffusionTrainingConfig(EncoderOptions):
         return EncoderOptions(**{one.name: getattr(self, one.name) for one in fields(EncoderOptions)})
 
     def identity(self) -> dict[str, Any]:
-        """The settings that the outcome depends on."""
-        return {name: value for name, value in asdict(self).items() if name not in APART}
+        """The settings that the outcome depends on; as of runs that were begun before there was `standardize`."""
+        apart = APART if self.standardize else (*APART, "standardize")
+        return {name: value for name, value in asdict(self).items() if name not in apart}
 
 
 @dataclass
