@@ -219,7 +219,7 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def check_encoders(specs: Sequence[str]) -> None:
-    """Refuse encoders that are not there or whose results could not be told apart, before any work on one of them.
+    """Refuse encoders that do not exist, or whose names are not different, before any work on one of them.
 
     Args:
         specs (`list[str]`): Hub ids, folders or GGUF files, or `NAME=PATH` of them.

@@ -111,7 +111,7 @@ def _train_arms(
     runs = settings.output / "drawing_runs"
     fingerprint = feature_encoder(conditions.model, conditions.feature).fingerprint()
     label, raw = _label(settings, conditions.feature), "" if settings.standardize else "__raw"
-    name = f"{folder_name(conditions.encoder)}__{label}{raw}"
+    name, parent = f"{folder_name(conditions.encoder)}__{label}{raw}", runs / "embeddings"
     embeddings: tuple[Path, BaseFileLock] | None = None  # the lock is held as long as something refers to it
     for seed in settings.seeds:
         arm = {
@@ -134,15 +134,15 @@ def _train_arms(
         tqdm.write(_cost(runs, arm))
         # One for each seed: an arm lets go of its trunk.
         model = feature_encoder(conditions.model, conditions.feature).requires_grad_(False)
-        embeddings = embeddings or _hold_embeddings(runs / "embeddings", name)
+        embeddings = embeddings or _hold_embeddings(parent, name)
         config.cache_dir = str(embeddings[0])
         DrawingArm(config, model, prompts, arm).run()
         leave_folder(lock)
-        if conditions.feature == "learned":  # those of the next seed differ
-            _remove_embeddings(runs / "embeddings", name)
+        if conditions.feature == "learned":  # the next seed learns other layer weights
+            _remove_embeddings(parent, name)
             embeddings = None
     if embeddings:
-        _remove_embeddings(runs / "embeddings", name)
+        _remove_embeddings(parent, name)
 
 
 def _hold_embeddings(parent: Path, name: str) -> tuple[Path, BaseFileLock]:
