@@ -239,6 +239,16 @@ class TextInput:
                 raise ValueError(f"got {' '.join(repr(text).split())[:60]} at position {i}, expected {expected}")
         return texts
 
+    def token_limit(self, max_sequence_length: int | None = None) -> int:
+        """Most tokens that are read of a text, template included, never more than the encoder has positions for.
+
+        Args:
+            max_sequence_length (`int`, *optional*): in place of the configuration's.
+        """
+        limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
+        limit = limit if self.num_positions is None else min(limit, self.num_positions)
+        return limit - limit % (self.config.fill_to_multiple_of or 1)  # what fills a text up is read, too
+
     def tokenize(
         self, texts: Iterable[str], max_sequence_length: int | None = None, allow_empty: bool = False
     ) -> list[list[int]]:
@@ -250,10 +260,7 @@ class TextInput:
         texts = self.as_texts(texts, allow_empty)
         if not texts:
             return []
-        limit = self.config.max_sequence_length if max_sequence_length is None else max_sequence_length
-        positions = self.num_positions
-        limit = limit if positions is None else min(limit, positions)
-        limit -= limit % (self.config.fill_to_multiple_of or 1)  # what fills a text up is read, too
+        limit, positions = self.token_limit(max_sequence_length), self.num_positions
         least = self.config.dropped_tokens.stop + 1
         if limit < least:
             raise ValueError(

@@ -8,7 +8,6 @@ Ships to the Hub; imports nothing but torch, sentence_transformers and its sibli
 `granted.publishing.sentence_transformers_files`.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,7 +159,7 @@ class GrantedSentenceEncoder(InputModule):
 
         Never more than the encoder has positions for.
         """
-        return min(self.encoder.config.max_sequence_length, self.encoder.num_positions or math.inf)
+        return self.encoder.token_limit()
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:

@@ -46,12 +46,10 @@ def adapt(settings: Adapt, encoder: EncoderOptions):
         raise InputError(f"got {settings.output}, which exists, expected a new folder: choose another or remove it")
     from granted.encoding.adaptation import adapt, load_feature, save
     from granted.encoding.loading import check_encoders
-    from granted.utils.files import read_lines
+    from granted.utils.files import read_texts
 
     check_encoders([settings.old, settings.new] if settings.old != settings.new else [settings.old])
-    texts = [line for line in read_lines(settings.texts) if line.strip()]
-    if not texts:
-        raise InputError(f"got no text in {settings.texts}, expected one a line")
+    texts = read_texts(settings.texts)
     old_name, old = load_feature(settings.old, settings.old_feature, encoder)
     new_options = replace(encoder, template=settings.new_template)
     new_name, new = load_feature(settings.new, settings.new_feature, new_options, settings.new_layers)

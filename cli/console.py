@@ -43,6 +43,6 @@ def progress(items: Iterable[Any], text: str, total: int | None) -> Iterable[Any
     return tqdm(items, text, total, disable=None)
 
 
-def percent(figures: dict, name: str = "score") -> str:
+def percent_with_interval(figures: dict, name: str = "score") -> str:
     """A share with its interval, such as `"43.7 [40.2, 47.1]"`, of figures with `ci95`."""
     return percent_estimate(figures[name], figures["ci95"])

@@ -310,6 +310,8 @@ def _pair_sources(settings: DataPairs, reports: dict) -> list:
     sources = []
     for file in settings.groups:
         name = Path(file).name.split(".")[0]
+        if name in reports:
+            raise InputError(f"got two files of --groups named {name}, expected different names: rename one")
         reports[name] = pairs.GroupReport()
         sources.append(
             pairs.pairs_from_groups(

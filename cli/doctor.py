@@ -43,11 +43,9 @@ def doctor(settings: Doctor, encoder: EncoderOptions):
     fusion, its last state, and how it reads prompts. The exit code is 1 where something is lost, or is not as the
     released pipeline does it.
     """
-    from granted.utils.files import read_lines
+    from granted.utils.files import read_texts
 
-    prompts = read_lines(settings.prompts) if settings.prompts else list(PROMPTS)
-    if not prompts:
-        raise InputError(f"got {settings.prompts} without a prompt, expected one a line")
+    prompts = read_texts(settings.prompts) if settings.prompts else list(PROMPTS)
     parts = pipeline_index(settings.pipeline, encoder.revision)
     if parts is None:
         lines = look_at_encoder(settings, encoder, prompts)

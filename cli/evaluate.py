@@ -11,7 +11,7 @@ from typing import Literal
 
 from rich.table import Column, Table
 
-from granted.cli.console import console, percent, status
+from granted.cli.console import console, percent_with_interval, status
 from granted.cli.registry import command
 from granted.encoding.options import EncoderOptions, LoadingOptions
 from granted.eval_metric.drawing.settings import DrawingSettings
@@ -138,7 +138,7 @@ def compare(settings: Compare):
         raise InputError(f"got {len(names)} names for {len(specs)} results, expected one for each")
     reference, *others = leave_out(list(map(read_scores, specs, names)), settings.leave_out)
     text = write_comparison([compare(reference, other) for other in others], settings.output)
-    console.print(text, markup=False)
+    console.print(text)
 
 
 @dataclass
@@ -197,16 +197,19 @@ def evaluate_drawing(settings: DrawingSettings, encoder: EncoderOptions):
     from granted.eval_metric.drawing.evaluation import evaluate
 
     evaluate(settings, encoder)
-    console.print((settings.output / "drawing.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"wrote {settings.output / 'drawing'}.json, .md and .png")
+    _show("drawing", settings.output)
 
 
 def _read(instrument: str, settings: ReadingSettings, encoder: EncoderOptions) -> None:
     from granted.eval_metric.reading.evaluation import evaluate
 
     evaluate(instrument, settings, encoder)
-    console.print((settings.output / f"{instrument}.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"wrote {settings.output / instrument}.json, .md and .png")
+    _show(instrument, settings.output)
+
+
+def _show(instrument: str, output: Path) -> None:
+    console.print((output / f"{instrument}.md").read_text(encoding="utf-8"))
+    console.print(f"wrote {output / instrument}.json, .md and .png")
 
 
 @dataclass
@@ -232,7 +235,7 @@ def evaluate_vqa(settings: EvaluateVqa, model: LoadingOptions):
     names = [name for name in report["all"] if name != "n"]
     table = Table("aspect", "n", *names, title="answered right, % [95% interval]")
     for aspect, figures in report.items():
-        table.add_row(aspect, str(figures["n"]), *(percent(figures[name], "accuracy") for name in names))
+        table.add_row(aspect, str(figures["n"]), *(percent_with_interval(figures[name], "accuracy") for name in names))
     console.print(table)
     console.print(f"wrote {settings.output}")
 
@@ -316,7 +319,7 @@ def evaluate_sensitivity(settings: EvaluateSensitivity, encoder: EncoderOptions)
         options=encoder,
         max_length=settings.max_length,
     )
-    console.print(markdown(found), markup=False)
+    console.print(markdown(found))
     console.print(f"wrote {settings.output / 'sensitivity'}.json and .md")
 
 
@@ -339,7 +342,7 @@ def evaluate_generation(settings: EvaluateGeneration, judge: JudgeSettings, judg
     Run the same command again to go on after an interruption.
     """
     from granted.eval_metric.generation import evaluation
-    from granted.eval_metric.generation.vqa_score import MEASURES
+    from granted.eval_metric.generation.settings import MEASURES
 
     reports = evaluation.evaluate_generation(
         settings.images,
@@ -352,15 +355,15 @@ def evaluate_generation(settings: EvaluateGeneration, judge: JudgeSettings, judg
     for part, properties in reports.get("shapes", {}).items():
         table = Table("", "n", "right, %", "other prompts, %", "ceiling, %", title=f"shapes, {part} [95% interval]")
         for name, figures in properties.items():
-            control = percent(figures["control"]) if figures.get("control") else ""
+            control = percent_with_interval(figures["control"]) if figures.get("control") else ""
             ceiling = f"{100 * figures['ceiling']:.1f}" if "ceiling" in figures else ""
-            table.add_row(name.replace("_", " "), str(figures["n"]), percent(figures), control, ceiling)
+            table.add_row(name.replace("_", " "), str(figures["n"]), percent_with_interval(figures), control, ceiling)
         console.print(table)
     if "vqa_score" in reports:
         measure = MEASURES[judge.measure].format(judge.answer)
         table = Table("", "n", "% [95% interval]", title=f"VQAScore, {measure}")
         for name, figures in reports["vqa_score"].items():
-            table.add_row(name, str(figures["n"]), percent(figures))
+            table.add_row(name, str(figures["n"]), percent_with_interval(figures))
         console.print(table)
     if "agreement" in reports:
         found = reports["agreement"]

@@ -22,7 +22,7 @@ from granted.encoding.alignment import TokenPlaces, check_offsets, overlap_weigh
 from granted.encoding.controls import CONTROLS
 from granted.encoding.embedding_cache import identity_hash
 from granted.encoding.feature_files import feature_identity
-from granted.encoding.features import USUAL_READING, feature_encoder
+from granted.encoding.features import USUAL_READING, feature_encoder, refuse_learned
 from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.ridge import LinearMap, Moments, fit_ridge, mean_explained
@@ -187,6 +187,7 @@ def load_feature(
     """
     if layers and feature is not None:
         raise InputError(f"got the feature {feature} and layers {','.join(layers)}, expected one of the two")
+    refuse_learned([feature])
     name, encoder = load_encoder(spec, options)
     asked = ",".join(layers) or feature
     if not is_fused(split_spec(spec)[1], options.revision):
@@ -288,9 +289,9 @@ def readable(old: GrantedModel, new: GrantedModel, texts: Sequence[str]) -> list
     return kept
 
 
-def split(texts: Sequence[str], seed: int = 0) -> dict[str, list[str]]:
+def split(texts: Sequence[str]) -> dict[str, list[str]]:
     """Texts by the part they play, in random order, the same for the same texts."""
-    order = random.Random(seed).sample(list(texts), len(texts))
+    order = random.Random(0).sample(list(texts), len(texts))
     tenth = max(1, len(order) // 10)
     return dict(zip(PARTS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth])))
 

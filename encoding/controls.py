@@ -12,6 +12,7 @@ Each is a [`GrantedModel`] with a tokenizer, so that all that reads an encoder r
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from tokenizers import Tokenizer
@@ -55,18 +56,19 @@ def words_alone(encoder: GrantedModel, positions: bool = True) -> GrantedModel:
     return model.to(encoder.input_device)
 
 
-def vocabulary_alone(words: Sequence[str], width: int = 128) -> GrantedModel:
+def vocabulary_alone(words: Sequence[str]) -> GrantedModel:
     """An encoder that tells the words of a small language apart and knows nothing else: a ceiling for plain texts.
+
+    Its features are random vectors of width 128 with sinusoidal positions.
 
     Args:
         words (`Sequence[str]`): the language; texts are these words with spaces between.
-        width (`int`, defaults to 128): of its features, random vectors with sinusoidal positions.
     """
     ids = {word: i for i, word in enumerate(("[PAD]", "[UNK]", *dict.fromkeys(words)))}
     fast = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
     fast.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]")
-    table = torch.randn(len(ids), width, generator=torch.Generator().manual_seed(0))  # (V, D)
+    table = torch.randn(len(ids), 128, generator=torch.Generator().manual_seed(0))  # (V, D)
     return _words_model(table, tokenizer, limit=64, positions=True)
 
 
@@ -102,15 +104,11 @@ def _sinusoids(count: int, width: int) -> torch.Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]  # (count, width)
 
 
-def _bag_of_words(encoder: GrantedModel) -> GrantedModel:
-    return words_alone(encoder, positions=False)
-
-
 # By the name of the option, what results call it and how it is made.
 CONTROLS: dict[str, tuple[str, Callable[[GrantedModel], GrantedModel]]] = {
     "random": ("random weights", random_weights),
     "words": ("words with positions", words_alone),
-    "bag": ("bag of words", _bag_of_words),
+    "bag": ("bag of words", partial(words_alone, positions=False)),
 }
 CEILING = "scene"  # the control that is no encoder: each instrument has its own
 CEILING_NAME = "the scene itself"

@@ -1,7 +1,7 @@
 """What a diffusion model would read from a text encoder, and what gets lost of prompts on the way into it.
 
-    name, model = load_for_doctor("Qwen/Qwen3-VL-4B-Instruct")
-    describe(model)                             # [("encoder", "Qwen3VLTextModel, qwen3_vl"), ...]
+    name, model, fused = load_for_doctor("Qwen/Qwen3-VL-4B-Instruct")
+    describe(model, fused)                      # [("encoder", "Qwen3VLTextModel, qwen3_vl"), ...]
     readings = [read(model, prompt) for prompt in prompts]
     findings(model, readings)                   # a line for each thing that is lost
 
@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
-from granted.encoding.pipeline_doctor import describe_states, encoder_family, find_prompt
+from granted.encoding.pipeline_doctor import describe_states, find_prompt, rule_encoder
 from granted.modeling_granted import GrantedModel
 from granted.modeling_pipeline_rules import PIPELINE_RULES, rule_fusion
 from granted.modeling_text_input import cleaned
@@ -93,7 +93,7 @@ def describe(model: GrantedModel, fused: bool) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if fused:
         rows += _describe_fusion(model)
-    positions, limit = model.num_positions, token_limit(model)
+    positions, limit = model.num_positions, model.token_limit()
     table = "positions without an end" if positions is None else f"{positions:,} positions"
     most = f"at most {limit:,} tokens" if limit < VERY_LARGE_INTEGER else "any number of tokens"
     rows.append(("reads", f"{most}, {table}, padding on the {config.padding_side}"))
@@ -104,7 +104,7 @@ def describe(model: GrantedModel, fused: bool) -> list[tuple[str, str]]:
         which = f"{count} tokens after the first" if config.template_keep_first else f"the first {count} tokens"
         rows.append(("drops", which))
     if readers := pipelines_that_read(model):
-        family = encoder_family(config.encoder_config)
+        family = rule_encoder(config.encoder_config)
         rows.append(("pipelines", f"{', '.join(readers)} read a {family}; its width must be that of their own"))
     return rows
 
@@ -144,17 +144,11 @@ def last_state(model: GrantedModel) -> str:
     return f"{'before' if found['as_reported'] == found['pre_norm'] else 'after'} the final norm"
 
 
-def token_limit(model: GrantedModel) -> int:
-    """Most tokens that a model reads of a text, template included."""
-    limit = model.config.max_sequence_length
-    return limit if model.num_positions is None else min(limit, model.num_positions)
-
-
 def pipelines_that_read(model: GrantedModel) -> list[str]:
     """The stock pipelines, by their names here, whose released encoder is of this type, if it has layers enough."""
     config, names = model.config, []
     for name, rule in PIPELINE_RULES.items():
-        if rule.encoder == encoder_family(config.encoder_config):
+        if rule.encoder == rule_encoder(config.encoder_config):
             try:
                 rule_fusion(rule, config.num_hidden_layers)
             except ValueError:  # it reads a layer that is not there

@@ -16,7 +16,7 @@ from granted.modeling_fingerprint import weights_hash
 from granted.modeling_granted import GrantedModel
 from granted.modeling_pipeline_rules import pipeline_rule
 from granted.utils.errors import InputError
-from granted.utils.files import read_lines
+from granted.utils.files import read_texts
 
 
 def encode_file(
@@ -55,9 +55,7 @@ def encode_file(
             with another fusion than the one asked for; the pipeline is not known, or reads layers that are not there;
             the folder holds the features of another encoder.
     """
-    texts = [line for line in read_lines(texts_file) if line.strip()]
-    if not texts:
-        raise InputError(f"got no text in {texts_file}, expected one a line")
+    texts = read_texts(texts_file)
     asked = {name: value for name, value in (("fusion", fusion), ("layer_index", layer_index)) if value is not None}
     if pipeline is not None:
         try:

@@ -7,7 +7,7 @@ reading_of(encoder)                                            # {"max_length": 
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,19 @@ def _fusion(fusion: str, layer_index: int = -1, layers: list[int] | None = None)
     return {"fusion": fusion, "layer_index": layer_index, "layers": layers}
 
 
+def refuse_learned(features: Iterable[str]) -> None:
+    """For what trains nothing with the layer weights: there `learned` would be Norm-Avg under another name.
+
+    Raises:
+        InputError: the feature `learned`.
+    """
+    if "learned" in features:
+        raise InputError(
+            "got the feature learned, whose layer weights nothing learns here, expected another: norm_avg, or "
+            "weights:PATH of learned ones"
+        )
+
+
 def feature_label(feature: str) -> str:
     """The name under which a feature is stored and shown: itself, or `frozen_NAME` for `weights:PATH`."""
     if not feature.startswith("weights:"):
@@ -139,10 +152,9 @@ def reading_of(encoder: GrantedModel) -> dict[str, Any]:
     What else of its configuration changes the tokens or which of them are read is in it where it is not the default.
     """
     config = encoder.config
-    most = min(limit for limit in (config.max_sequence_length, encoder.num_positions) if limit is not None)
     more = {name: getattr(config, name) for name, value in USUAL_READING.items() if getattr(config, name) != value}
     return {
-        "max_length": most - most % (config.fill_to_multiple_of or 1),
+        "max_length": encoder.token_limit(),
         "prompt_template": config.prompt_template,
         "template_drop_tokens": config.template_drop_tokens,
         **more,

@@ -246,7 +246,7 @@ def rule_of(pipe: Any) -> tuple[str, PipelineRule] | None:
     return next(((name, rule) for name, rule in PIPELINE_RULES.items() if rule.pipeline in names), None)
 
 
-def encoder_family(config: PreTrainedConfig) -> str:
+def rule_encoder(config: PreTrainedConfig) -> str:
     """The model type of an encoder as the rules call it, whichever part of the model it is."""
     family = config.model_type.removesuffix("_text").removesuffix("_encoder")
     return "t5gemma" if family == "t5_gemma_module" else family
@@ -259,7 +259,7 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
         return []
     name, rule = found
     lines = []
-    if encoder_family(config) != rule.encoder:
+    if rule_encoder(config) != rule.encoder:
         lines.append(
             f"the encoder is a {config.model_type}, that of {name} a {rule.encoder}: what was trained with one cannot "
             "read the other"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.feature_files import feature_identity
-from granted.encoding.features import feature_encoder, feature_label
+from granted.encoding.features import feature_encoder, feature_label, refuse_learned
 from granted.modeling_granted import GrantedModel
 from granted.modeling_text_input import length_sorted_batches
 from granted.modeling_text_trunk import evaluating
@@ -71,7 +71,11 @@ def encode_features(
         texts (`list[str]`): what is read.
         token_budget (`int`, defaults to 8192): most tokens, padding included, of a batch.
         shown (`str`): name of the progress bar; there is none without.
+
+    Raises:
+        InputError: as of [`refuse_learned`].
     """
+    refuse_learned(features)
     fusions = [feature_encoder(encoder, feature).fusion.to(encoder.input_device) for feature in features]
     token_ids = encoder.tokenize(texts)
     found: dict[str, list] = {feature: [None] * len(texts) for feature in features}

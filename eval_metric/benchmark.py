@@ -286,8 +286,6 @@ def encode_missing(
 ) -> None:
     """Encode the texts that the cache lacks, length-sorted among those near them, one shard per batch.
 
-    The progress bar is called `shown`; there is none without.
-
     Args:
         encoder ([`GrantedModel`]), model ([`AggregatorGroup`]): what texts pass through.
         texts (`Sequence[str]`): all texts.

@@ -24,6 +24,7 @@ from granted.utils.figures import BAND, COLOURS, FAINT, INK, LINE, PAGE, chart_s
 MAX_SERIES = 16
 _WIDTH = 10.0  # 1600 pixels
 _COLUMNS = 5
+LONGEST_LABEL = 44  # characters
 
 
 def category_chart(results: Iterable[Result], path: str | os.PathLike) -> None:
@@ -108,8 +109,8 @@ def _panel(
     ax.text(1, 1.035, f"n = {estimates[0].n:,}", transform=ax.transAxes, ha="right", fontsize=5.8, color=FAINT)
 
 
-def _shortened(label: str, limit: int = 44) -> str:
-    return label if len(label) <= limit else label[: limit - 1] + "…"
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
 def _baseline_lines(ax: Axes, baselines: dict, panel: str) -> None:

@@ -1,13 +1,14 @@
 """Does one instrument predict another? The correlation of their scores over the same encoders and features.
 
-    drawing = read_scores("results/claim/drawing.json:word/look")
-    found = compare(drawing, read_scores("results/claim/reading.json:word/all"))
+    drawing = read_scores("results/drawing/drawing.json:word/look")
+    found = compare(drawing, read_scores("results/reading/reading.json:word/all"))
     found.pearson, found.spearman, found.kendall            # each with its interval
 
 Whatever `granted evaluate ted`, `reading`, `ladder` and `drawing` write can be compared, and what the paper printed.
 Few encoders and noisy scores make wide intervals: read them before the figure.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau, norm, pearsonr, rankdata, spearmanr
 
 from granted.eval_metric.published import published_scores
-from granted.eval_metric.results import load_all
+from granted.eval_metric.results import POOLINGS, load_all
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
 from granted.eval_metric.statistics import Estimate
 from granted.utils.errors import InputError, refusing
@@ -69,7 +70,7 @@ class Correlation:
         left_out (`list[str]`): those that only one of them has scored.
         pearson, spearman, kendall (`Score`): each with its interval over arms and scores, see [`compare`].
         p_value (`float`): of Pearson's, two-sided, exact where scores are normal; nan where there is none.
-        without (`dict[str, float]`): Pearson's when one arm is left out, by that arm.
+        without (`dict[str, float]`): Pearson's when one arm is left out, by that arm; nan where there is none.
     """
 
     reference: Scores
@@ -81,6 +82,11 @@ class Correlation:
     kendall: Score
     p_value: float
     without: dict[str, float]
+
+    def without_one(self) -> str:
+        """From which to which Pearson's is when one arm is left out."""
+        known = [value for value in self.without.values() if not math.isnan(value)]
+        return f"{min(known):.2f} to {max(known):.2f}" if known else "none"
 
 
 def read_scores(spec: str, name: str = "") -> Scores:
@@ -111,9 +117,10 @@ def read_scores(spec: str, name: str = "") -> Scores:
         rows, found = content["rows"], content.get("thresholds", [])
     if part == "threshold":
         by_arm = {_arm(row): Score(row["facts"], tuple(row["ci95"])) for row in found}
-        return Scores(name, "facts", _some(by_arm, spec, ["threshold"] if found else []))
-    by_arm = {_arm(row): Score(row["accuracy"], tuple(row["ci95"])) for row in rows if part in _parts(row)}
-    return Scores(name, "%", _some(by_arm, spec, sorted({one for row in rows for one in _parts(row)})))
+    else:
+        by_arm = {_arm(row): Score(row["accuracy"], tuple(row["ci95"])) for row in rows if part in _parts(row)}
+    parts = [*(["threshold"] if found else []), *sorted({one for row in rows for one in _parts(row)})]
+    return Scores(name, "facts" if part == "threshold" else "%", _some(by_arm, spec, parts))
 
 
 def leave_out(scores: Sequence[Scores], names: Sequence[str]) -> list[Scores]:
@@ -147,7 +154,7 @@ def _of_ted(path: str, part: str) -> dict[str, Score]:
         estimate = _of_items(group, items) if items else group.estimate
         label = f"{group.encoder} · {group.feature}" if pooling else group.label
         by_arm[label] = Score(estimate.accuracy, (estimate.low, estimate.high))
-    return _some(by_arm, f"{path}:{part}", ["aggregator", "mean"])
+    return _some(by_arm, f"{path}:{part}", POOLINGS)
 
 
 def _of_items(group: SeedGroup, items: str) -> Estimate:
@@ -178,7 +185,7 @@ def _parts(row: dict[str, Any]) -> tuple[str, ...]:
     return (f"{row['wording']}/{row['property']}",)
 
 
-def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
+def compare(reference: Scores, other: Scores) -> Correlation:
     """Correlate two instruments over the arms that both have scored.
 
     The intervals resample arms with replacement, and draw each score anew from a normal distribution as wide as its
@@ -186,7 +193,6 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
 
     Args:
         reference, other ([`Scores`]): the two.
-        seed (`int`, defaults to 0): of the resampling.
 
     Raises:
         InputError: fewer than four arms occur in both.
@@ -200,7 +206,7 @@ def compare(reference: Scores, other: Scores, seed: int = 0) -> Correlation:
     sides = [[scores.by_arm[arm] for arm in arms] for scores in (reference, other)]
     values = np.array([[score.value for score in side] for side in sides])  # (2, A)
     widths = np.array([[score.ci95[1] - score.ci95[0] for score in side] for side in sides])  # (2, A)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = np.empty((RESAMPLES, *values.shape))  # (R, 2, A)
     for draw in draws:
         drawn = rng.integers(len(arms), size=len(arms))  # (A,)
@@ -260,8 +266,15 @@ def _best_first(arms: Set[str], reference: Scores) -> list[str]:
 
 
 def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) -> str:
-    """Write `comparison.json`, `.md` and `.png` of several instruments against one reference; the Markdown."""
+    """Write `comparison.json`, `.md` and `.png` of several instruments against one reference; the Markdown.
+
+    Raises:
+        InputError: two instruments of one name, of which one would stand in the other's place.
+    """
     output = Path(output)
+    sides = [found[0].reference.name, *(one.other.name for one in found)]
+    if twice := [name for name in sides if sides.count(name) > 1]:
+        raise InputError(f"got two results named {twice[0]}, expected different names: give --names")
     content = []
     for one in found:
         measures = {name: _stored(getattr(one, name)) for name in MEASURES}
@@ -270,7 +283,8 @@ def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) ->
             for arm in one.arms
         ]
         names = {"reference": one.reference.name, "other": one.other.name}
-        more = {"p_value": one.p_value, "without": one.without, "points": points, "left_out": one.left_out}
+        without = {arm: _number(value) for arm, value in one.without.items()}
+        more = {"p_value": _number(one.p_value), "without": without, "points": points, "left_out": one.left_out}
         content.append(names | measures | more)
     text = comparison_table(found)
     write_json(output / "comparison.json", {"comparisons": content})
@@ -280,9 +294,14 @@ def write_comparison(found: Sequence[Correlation], output: str | os.PathLike) ->
     return text
 
 
-def _stored(score: Score) -> list[float]:
+def _stored(score: Score) -> list[float | None]:
     """Value and interval."""
-    return [round(one, 4) for one in (score.value, *score.ci95)]
+    return [_number(round(one, 4)) for one in (score.value, *score.ci95)]
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it: constant scores have no correlation."""
+    return None if math.isnan(value) else value
 
 
 def comparison_table(found: Sequence[Correlation]) -> str:
@@ -291,9 +310,9 @@ def comparison_table(found: Sequence[Correlation]) -> str:
     lines = [f"| against {reference.name} | n | Pearson | p | without one of them | Spearman | Kendall |"]
     lines.append(f"|---|{'--:|' * 6}")
     for one in found:
-        pearson, *others = (_interval(getattr(one, measure)) for measure in MEASURES)
-        apart = f"{min(one.without.values()):.2f} to {max(one.without.values()):.2f}"
-        cells = (one.other.name, str(len(one.arms)), pearson, f"{one.p_value:.2g}", apart, *others)
+        pearson, *others = (interval_text(getattr(one, measure)) for measure in MEASURES)
+        p_value = "none" if math.isnan(one.p_value) else f"{one.p_value:.2g}"
+        cells = (one.other.name, str(len(one.arms)), pearson, p_value, one.without_one(), *others)
         lines.append(f"| {' | '.join(cells)} |")
     sides = [reference, *(one.other for one in found)]
     arms = _best_first({arm for one in found for arm in one.arms}, reference)
@@ -311,7 +330,10 @@ def comparison_table(found: Sequence[Correlation]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _interval(score: Score) -> str:
+def interval_text(score: Score) -> str:
+    """A correlation with its interval; constant scores have none."""
+    if math.isnan(score.value):
+        return "none"
     return f"{score.value:.2f} [{score.ci95[0]:.2f}, {score.ci95[1]:.2f}]"
 
 
@@ -348,7 +370,8 @@ def comparison_figure(found: Sequence[Correlation]) -> Figure:
             ax.plot(x, y, "o", color=colour, markersize=4)
             ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
         ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7)
-        ax.set_title(f"Pearson {_interval(one.pearson)}\nKendall {_interval(one.kendall)}", fontsize=7, loc="left")
+        title = f"Pearson {interval_text(one.pearson)}\nKendall {interval_text(one.kendall)}"
+        ax.set_title(title, fontsize=7, loc="left")
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
     figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)

@@ -26,7 +26,8 @@ from granted.eval_metric.benchmark import (
     score_encoder,
     select_shard,
 )
-from granted.eval_metric.report import category_chart, facts_table, html_report, markdown_table
+from granted.eval_metric.chart import category_chart
+from granted.eval_metric.report import facts_table, html_report, markdown_table
 from granted.eval_metric.results import Result, load_all
 from granted.eval_metric.stability import stability_table
 from granted.modeling_granted import GrantedModel

@@ -1,9 +1,8 @@
 """Tables, the chart and one self-contained page from results.
 
-    from granted.eval_metric.report import category_chart, html_report, markdown_table, table_rows
+    from granted.eval_metric.report import html_report, markdown_table
     results = load_all("results")
     markdown_table(results)                              # for a README or a model card
-    category_chart(results, "categories.png")
     html_report(results, records, "report.html")         # records: the TED records that were scored
 
 Seeds of one encoder, feature and pooling are averaged. Every figure comes from the result files; text of the dataset
@@ -22,7 +21,7 @@ import numpy as np
 from markupsafe import Markup
 
 from granted.dataset_builders.ted_6k.records import OFFICIAL_INSTANCES
-from granted.eval_metric.chart import category_chart, category_figure
+from granted.eval_metric.chart import category_figure
 from granted.eval_metric.part_tables import BASELINE_NAMES, is_floor, overlap_credits, part_tables, strata_table
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import (
@@ -39,18 +38,6 @@ from granted.utils.files import atomic_path
 from granted.utils.shown import fact_count, p_text, percent, percent_estimate, signed
 from granted.utils.templates import fill_template
 
-
-__all__ = [
-    "HEADER",
-    "Row",
-    "category_chart",
-    "facts_table",
-    "html_report",
-    "markdown_escaped",
-    "markdown_table",
-    "page_style",
-    "table_rows",
-]
 
 HEADER = ("Encoder", "Feature", "Pooling", "Accuracy, % [95% interval]", "Seeds (spread)", "Ties", "Parameters")
 CHART_ALT = "Accuracy of every series overall and per category, with 95% intervals: the figures of the tables below."

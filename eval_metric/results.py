@@ -17,7 +17,7 @@ import numbers
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import pairwise
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
-from granted.eval_metric.statistics import Estimate, bootstrap_accuracy
+from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, files_below, read_json, write_json
 from granted.utils.versions import library_versions
@@ -189,12 +189,12 @@ class Result:
     @cached_property
     def correct(self) -> np.ndarray:
         """(n,) bool: the true statement scores strictly highest. A tie is wrong."""
-        return self._margins > 0
+        return self._signs > 0
 
     @cached_property
     def tied(self) -> np.ndarray:
         """(n,) bool: the true statement ties with another for the best score."""
-        return self._margins == 0
+        return self._signs == 0
 
     @property
     def ties(self) -> int:
@@ -207,7 +207,7 @@ class Result:
         return float(self.correct.mean())
 
     @cached_property
-    def _margins(self) -> np.ndarray:
+    def _signs(self) -> np.ndarray:
         """(n,) sign of the true statement's score minus the best other score."""
         signs = []
         for item in self.items:
@@ -241,8 +241,9 @@ class Result:
         return {value: self._part(column == value) for value in values if (column == value).any()}
 
     def _part(self, mask: np.ndarray) -> dict:
-        part = estimate_dict(bootstrap_accuracy(self.correct[mask], self.column("caption_id")[mask]))
-        return part | {"ties": int(self.tied[mask].sum())}
+        estimate = bootstrap_accuracy(self.correct[mask], self.column("caption_id")[mask])
+        part = {"accuracy": estimate.accuracy, "ci95": [estimate.low, estimate.high]}
+        return part | {"n": estimate.n, "captions": estimate.groups, "ties": int(self.tied[mask].sum())}
 
     @property
     def name(self) -> str:
@@ -357,17 +358,6 @@ def merge_shards(results: Sequence[Result]) -> Result:
             joined[name] = join(values)
     items = [item for result in results for item in result.items]
     return replace(first, items=items, provenance=joined, shard=None)
-
-
-def estimate_dict(estimate: Estimate) -> dict:
-    """An `Estimate` as it is stored: accuracy, ci95, n, captions."""
-    values = asdict(estimate)
-    return {
-        "accuracy": values["accuracy"],
-        "ci95": [values["low"], values["high"]],
-        "n": values["n"],
-        "captions": values["groups"],
-    }
 
 
 def _identity(result: Result) -> tuple:

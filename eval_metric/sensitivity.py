@@ -265,7 +265,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         by_key.setdefault((row["encoder"], row["feature"], row["pooling"]), {})[row["variation"]] = row
     for key, rows in by_key.items():
         plain = f"{100 * rows[PLAIN.name]['accuracy']:.1f}"
-        shown = [*map(markdown_escaped, key), plain, *(_difference(rows[name]) for name in columns)]
+        moved = (signed_estimate(rows[name]["difference"], rows[name]["ci95"]) for name in columns)
+        shown = [*map(markdown_escaped, key), plain, *moved]
         lines.append(f"| {' | '.join(shown)} |")
     lines += ["", "Points more than the plain run [95% interval over captions, paired]; seeds are averaged.", ""]
     heads = ("Variation", "What", "Texts cut", "Items that change, %", "Cosine moves by up to", "Changed places")
@@ -289,10 +290,6 @@ def markdown(found: Mapping[str, Any]) -> str:
         "line that TED puts before captions. Mean pooling has learned nothing."
     )
     return "\n".join(lines) + "\n"
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    return signed_estimate(row["difference"], row["ci95"])
 
 
 def _places(rank: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ from statsmodels.stats.proportion import proportion_confint
 from granted.utils.errors import InputError
 
 
+CONFIDENCE = 0.95
+
 @dataclass(frozen=True)
 class Estimate:
     """An accuracy with its interval, as fractions of 1.
@@ -64,7 +66,6 @@ def bootstrap_accuracy(
     groups: Sequence,
     n_resamples: int = 10_000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> Estimate:
     """Accuracy with a percentile interval from a bootstrap over groups.
 
@@ -77,19 +78,18 @@ def bootstrap_accuracy(
         groups: n labels of any sortable kind (caption ids); items with equal labels are resampled together.
         n_resamples: default 10,000.
         seed: of the resampling; the same seed gives the same interval.
-        confidence: default 0.95.
 
     Raises:
         InputError: no items, lengths that differ, credits outside 0 to 1, or a setting out of range.
     """
     credits = _credits(correct, "correct")  # (n,) float64
     sums, counts = _group_totals(credits, groups)  # (G,), (G,)
-    resampled = _resample(sums, counts, n_resamples, seed, confidence)  # (n_resamples,)
+    resampled = _resample(sums, counts, n_resamples, seed)  # (n_resamples,)
     accuracy = sums.sum() / counts.sum()
     if np.ptp(sums / counts) == 0:
-        low, high = proportion_confint(accuracy * len(counts), len(counts), alpha=1 - confidence, method="wilson")
+        low, high = proportion_confint(accuracy * len(counts), len(counts), alpha=1 - CONFIDENCE, method="wilson")
     else:
-        low, high = _percentiles(resampled, confidence)
+        low, high = _percentiles(resampled)
     spread = float(resampled.std(ddof=1))
     return Estimate(float(accuracy), float(low), float(high), spread, len(credits), len(counts))
 
@@ -99,8 +99,6 @@ def paired_difference(
     correct_b: np.ndarray,
     groups: Sequence,
     n_resamples: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
     ids_a: Sequence | None = None,
     ids_b: Sequence | None = None,
 ) -> Difference:
@@ -110,7 +108,7 @@ def paired_difference(
 
     Args:
         correct_a, correct_b: (n,) or (S, n); the numbers of seeds may differ, the items may not.
-        groups, n_resamples, seed, confidence: as in `bootstrap_accuracy`.
+        groups, n_resamples: as in `bootstrap_accuracy`.
         ids_a, ids_b: identities of the items, compared if given.
 
     Raises:
@@ -119,10 +117,10 @@ def paired_difference(
     credits_a, credits_b = _credits(correct_a, "correct_a"), _credits(correct_b, "correct_b")  # (n,), (n,)
     _check_lined_up(credits_a, credits_b, ids_a, ids_b)
     sums, counts = _group_totals(credits_a - credits_b, groups)  # (G,), (G,)
-    resampled = _resample(sums, counts, n_resamples, seed, confidence)  # (n_resamples,)
+    resampled = _resample(sums, counts, n_resamples, seed=0)  # (n_resamples,)
     if len(counts) == 1:
         return Difference(float(sums[0] / counts[0]), -1.0, 1.0, 1.0, len(credits_a), 1)
-    low, high = _percentiles(resampled, confidence)
+    low, high = _percentiles(resampled)
     # 1e-12: a difference of exactly 0 must not become a signed rounding error
     beyond = min((resampled <= 1e-12).sum(), (resampled >= -1e-12).sum())
     p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
@@ -167,12 +165,10 @@ def _group_totals(values: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.
     return sums, np.bincount(index, minlength=len(unique))
 
 
-def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int, confidence: float) -> np.ndarray:
+def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Ratio of sums to counts for each resample of the groups, (n_resamples,)."""
     if n_resamples < 100:
         raise InputError(f"got n_resamples={n_resamples}, expected 100 or more: use the default of 10,000")
-    if not 0 < confidence < 1:
-        raise InputError(f"got confidence={confidence}, expected a fraction between 0 and 1: use 0.95")
     # Equal groups are drawn together: how often each kind occurs in a resample is multinomial. Kinds have the order of
     # their first groups, so that a difference and its reverse draw alike.
     pairs = np.stack([sums, counts], axis=1)  # (G, 2)
@@ -183,6 +179,6 @@ def _resample(sums: np.ndarray, counts: np.ndarray, n_resamples: int, seed: int,
     return drawn @ kinds[:, 0] / (drawn @ kinds[:, 1])  # (n_resamples,)
 
 
-def _percentiles(resampled: np.ndarray, confidence: float) -> np.ndarray:
-    tail = (1 - confidence) / 2
+def _percentiles(resampled: np.ndarray) -> np.ndarray:
+    tail = (1 - CONFIDENCE) / 2
     return np.quantile(resampled, [tail, 1 - tail])  # (2,)

@@ -29,6 +29,7 @@ from granted.dataset_builders.visual_vqa.media import open_image, open_video
 from granted.dataset_builders.visual_vqa.rows import load_vqa
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import LoadingOptions, device_name, load_vision_language_model, split_spec
+from granted.eval_metric.generation.manifest import spread
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
 from granted.utils.errors import InputError
@@ -102,7 +103,7 @@ def evaluate_vqa(
             "versions": library_versions("granted", "torch", "transformers"),
         }
         write_json(output / REPORT, {"accuracy": report, "provenance": sources, "answers": said})
-    shown = [round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)]
+    shown = spread(len(rows), SHOWN)
     question_sheet([rows[i] for i in shown], [answers[name][i] for i in shown], output / "questions.png")
     return report
 
@@ -196,7 +197,7 @@ def swapped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for number in [n for n, partner in other.items() if n == partner]:
         alike = [n for n, row in enumerate(rows) if bool(row["videos"]) == bool(rows[number]["videos"])]
         if len(alike) == 1:
-            raise InputError("got one question about images or about videos, expected none or more: add rows")
+            raise InputError("got one question about images or about videos, expected none, or two or more: add rows")
         other[number] = alike[alike.index(number) - 1]
     return [dict(row) | {name: rows[other[n]][name] for name in ("images", "videos")} for n, row in enumerate(rows)]
 

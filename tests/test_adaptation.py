@@ -306,6 +306,7 @@ def test_what_cannot_be_adapted_is_one_line(granted, tiny_encoder_folder, tiny_b
         assert words in refused(granted, *command)
     texts.write_text("\n".join(make_texts()))
     assert "expected last, penultimate" in refused(granted, *command, "--old-feature", "layer_9")
+    assert "got the feature learned, whose" in refused(granted, *command, "--new-feature", "learned")
     for layers in ("0,9", "0,0", "first", "0,embeddings", "embeddings"):
         assert f"got layers {layers} of an encoder with 4" in refused(granted, *command, "--new-layers", layers)
     assert "one of the two" in refused(granted, *command, "--new-layers", "0", "--new-feature", "last")

@@ -163,6 +163,11 @@ def test_data_commands_write_what_the_others_read(granted, tiny_encoder_folder, 
     groups.write_text("\n".join(lines))
     code, out, error = granted("data", "pairs", "--groups", groups, "--output", tmp_path / "made.parquet")
     assert code == 0 and "wrote 2 pairs" in " ".join(out.split()), error
+    alike = tmp_path / "other" / "groups.test.jsonl"  # ids of its pairs would be those of the first
+    alike.parent.mkdir()
+    alike.write_text("\n".join(lines))
+    both = granted("data", "pairs", "--groups", f"{groups},{alike}", "--output", tmp_path / "both.parquet")
+    assert is_one_line(both, "got two files of --groups named groups, expected different names: rename one")
     command = ["evaluate", "ted", tiny_encoder_folder, "--ted", tmp_path / "ted-6k", "--aggregator", aggregator]
     assert granted(*command, "--output", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "report.html").exists()

@@ -7,7 +7,16 @@ import pytest
 
 from granted.dataset_builders.scenes.world import synthetic_ted
 from granted.dataset_builders.ted_6k.baselines import baseline_summary
-from granted.eval_metric.comparison import MEASURES, Score, Scores, compare, correlations, leave_out, read_scores
+from granted.eval_metric.comparison import (
+    MEASURES,
+    Score,
+    Scores,
+    compare,
+    correlations,
+    leave_out,
+    read_scores,
+    write_comparison,
+)
 from granted.eval_metric.results import Result, provenance
 from granted.utils.errors import InputError
 
@@ -98,6 +107,23 @@ def test_constant_scores_have_no_correlation():
     assert np.isnan(found.pearson.value) and found.pearson.ci95 == (-1, 1)
 
 
+def test_a_comparison_without_a_correlation_is_written_as_one(tmp_path):
+    one = scores("one", 0.1, 0.2, 0.3, 0.4)
+    flat, almost = compare(one, scores("flat", *[12] * 4)), compare(one, scores("almost", 9, 12, 12, 12))
+    text = write_comparison([flat, almost], tmp_path)
+    first, second = json.loads((tmp_path / "comparison.json").read_text())["comparisons"]
+    assert first["pearson"] == [None, -1, 1] and first["p_value"] is None and set(first["without"].values()) == {None}
+    assert second["pearson"][0] == round(almost.pearson.value, 4) and second["without"]["e0 · last"] is None
+    assert "| flat | 4 | none | none | none | none | none |" in text and "nan" not in text
+
+
+def test_two_results_of_one_name_do_not_take_each_others_place(tmp_path):
+    one, other = scores("same", 0.1, 0.2, 0.3, 0.4), scores("same", 0.4, 0.2, 0.3, 0.1)
+    with pytest.raises(InputError, match="got two results named same, expected different names: give --names"):
+        write_comparison([compare(one, other)], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_kind_of_results_is_read(tmp_path):
     ted = ted_folder(tmp_path / "ted", (0.2, 0.4, 0.6, 0.8))
     ted_folder(tmp_path / "ted", (0.1, 0.2, 0.3, 0.4), "mean")
@@ -122,6 +148,8 @@ def test_strangers_are_refused(tmp_path):
     reading = rows_file(tmp_path / "reading.json", "reading", (0.3, 0.4, 0.5, 0.6))
     with pytest.raises(InputError, match="expected one of these parts behind the colon: word/all"):
         read_scores(f"{reading}:seen/all")
+    with pytest.raises(InputError, match="expected one of these parts behind the colon: word/all"):
+        read_scores(f"{reading}:threshold")
     ted = ted_folder(tmp_path / "ted", (0.2, 0.4, 0.6, 0.8))
     for part in ("facts=3", "without OCRs", "Poetry"):
         with pytest.raises(InputError, match=f"got {part} behind the slash, expected one of Action Recognition"):

@@ -28,6 +28,8 @@ def test_a_plain_encoder_reads_as_much_as_it_and_its_tokenizer_allow(tiny_encode
     assert rows["weights"].startswith(f"{llama.num_parameters():,} parameters") and rows["weights"].endswith("float32")
     assert rows["reads"] == "at most 512 tokens, positions without an end, padding on the right"
     assert rows["pipelines"].startswith("hidream, hunyuan-video read a llama")
+    llama.config.fill_to_multiple_of = 48
+    assert dict(describe(llama, own))["reads"].startswith("at most 480 tokens"), "more than is read of a filled text"
     _, bert, own = load_for_doctor(tiny_bert_folder)
     rows = dict(describe(bert, own))
     assert rows["reads"].startswith("at most 64 tokens, 64 positions") and "pipelines" not in rows
@@ -101,7 +103,7 @@ def test_the_command_prints_tables_and_exits_with_1_where_something_is_lost(tiny
     assert code == 0, error
     assert "LlamaModel" in out and "after the final norm" in out and "nothing is lost" in out
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a purple cube\n")
+    prompts.write_text("\na purple cube\n\n")
     code, out, _ = granted("doctor", f"mine={tiny_encoder_folder}", "--prompts", prompts)
     assert code == 1 and "lost: 1 of 3 tokens of the prompts (33.3%) are unknown" in out and "mine" in out
 

@@ -20,6 +20,7 @@ from granted.utils.files import (
     read_json,
     read_jsonl,
     read_lines,
+    read_texts,
     write_json,
 )
 
@@ -259,6 +260,10 @@ def test_lines_end_in_a_line_feed_and_nothing_else(tmp_path):
     assert read_lines(path) == ["a\u2028b\x0cc\x85d", "", " e"]
     path.write_bytes(b"")
     assert read_lines(path) == []
+    with pytest.raises(InputError, match=r"got no text in .*, expected one a line"):
+        read_texts(path)
+    path.write_text("a\n \n\n b\n")
+    assert read_texts(path) == ["a", " b"]
     for content, words in ((b"a\rb", "carriage return within line 1"), ("a".encode("utf-16"), "not UTF-8")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=words) as caught:

@@ -36,6 +36,8 @@ def results(tmp_path_factory):
     difference = {"difference": -0.1, "ci95": [-0.15, -0.05], "p": 0.002}
     reading["differences"] = [{"a": ["tiny", "last"], "b": ["tiny", "norm_avg"], "wording": "form"} | difference]
     drawing = rows_of("drawing", (0.4, 0.6), ["look"], ARMS[:2])
+    over_seeds = {"difference": 0.1, "ci95": [-0.15, 0.35], "p": 0.2}
+    drawing["differences"] = [{"a": ["tiny", "norm_avg"], "b": ["tiny", "last"], "wording": "form"} | over_seeds]
     for name, content in (("reading/reading.json", reading), ("drawing/drawing.json", drawing)):
         (folder / name).parent.mkdir()
         (folder / name).write_text(json.dumps(content))
@@ -82,7 +84,8 @@ def test_differences_are_paired_and_of_the_same_items(board):
     (found,) = board.differences(reading, "tiny · norm_avg", "tiny · last")  # kept the other way round
     assert found == {"score": "unseen sentences", "difference": 0.1, "ci95": [0.05, 0.15], "p": 0.002}
     assert board.differences(reading, f"{HOSTILE} · last", "tiny · last") == []
-    assert board.differences(index_of(board, "drawing/drawing.json"), "tiny · norm_avg", "tiny · last") == []
+    drawing = index_of(board, "drawing/drawing.json")
+    assert board.differences(drawing, "tiny · norm_avg", "tiny · last") == [], "differences over seeds, not items"
 
 
 def test_a_space_knows_what_the_results_say(board, results, tmp_path):

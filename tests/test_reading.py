@@ -124,6 +124,8 @@ def test_features_are_those_of_the_encoder_whatever_the_batches(tiny_bert_folder
         alone = feature_encoder(encoder, feature).encode(texts)
         for one, other in zip(features.rows, alone):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="got the feature learned, whose layer weights nothing learns here"):
+        encode_features(encoder, ["norm_avg", "learned"], texts)
     rows = torch.cat(found["last"].standardized(3).rows)
     torch.testing.assert_close(rows.mean(0), torch.zeros(rows.shape[1]), atol=1e-5, rtol=0)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from granted.eval_metric.report import HEADER, category_chart, html_report, markdown_table, table_rows
+from granted.eval_metric.chart import category_chart
+from granted.eval_metric.report import HEADER, html_report, markdown_table, table_rows
 from granted.eval_metric.seed_groups import between_encoders, compare, group_seeds, within_encoders
 from granted.model_cards.figures import ted_section
 from granted.tests.ted_results import ATTACK, RECORDS, Page, make, make_records

@@ -191,6 +191,9 @@ def test_no_text_is_read_past_the_last_position_whatever_is_asked(tiny_bert_fold
     model = wrapped(encoder, trained(encoder))
     model.max_seq_length = 1000
     assert model.max_seq_length == 64
+    encoder.config.fill_to_multiple_of = 48
+    assert model.max_seq_length == 48, "more than is read of a filled text"
+    encoder.config.fill_to_multiple_of = None
     with pytest.warns(UserWarning, match="longer than 64 tokens .* the encoder has positions for no more"):
         found = model.encode("a red cube " * 30, convert_to_tensor=True)
     with pytest.warns(UserWarning):

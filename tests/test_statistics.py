@@ -111,7 +111,6 @@ OK = np.array([True, False, True])
         (lambda: bootstrap_accuracy(OK, [1, 2]), "groups of shape"),
         (lambda: bootstrap_accuracy([0.0, np.nan, 1.0], [1, 2, 3]), "outside 0 to 1"),
         (lambda: bootstrap_accuracy(OK, [1, 2, 3], n_resamples=5), "n_resamples=5"),
-        (lambda: bootstrap_accuracy(OK, [1, 2, 3], confidence=95), "confidence=95"),
         (lambda: paired_difference(OK, OK[:2], [1, 2, 3]), "3 items in a and 2 in b"),
         (
             lambda: paired_difference(OK, OK, [1, 2, 3], ids_a="abc", ids_b="acb"),

@@ -2,6 +2,7 @@
 
 import json
 
+import PIL.Image
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
@@ -103,7 +104,12 @@ def test_an_evaluation_writes_report_answers_and_sheet_once(small, tmp_path, mon
     assert set(report["all"]) == {"n", "before", "before, picture swapped", "majority answer"}
     stored = json.loads((tmp_path / "out" / "vqa.json").read_text())
     assert stored["accuracy"] == report and len(stored["answers"]) == report["all"]["n"]
-    assert (tmp_path / "out" / "questions.png").stat().st_size > 10_000
+    sheet = tmp_path / "out" / "questions.png"
+    assert sheet.stat().st_size > 10_000
+    write_rows(vqa_rows(3, size=32), tmp_path / "few.parquet")
+    evaluate_vqa([f"before={small}"], str(tmp_path / "few.parquet"), data, tmp_path / "few")
+    heights = [PIL.Image.open(path).height for path in (sheet, tmp_path / "few" / "questions.png")]
+    assert heights[1] < heights[0], "questions stand on the sheet several times"
     # Once more, with models that answer nothing: all is known, and what was written first stays as it is.
     written = (tmp_path / "out" / "vqa.json").read_bytes()
     assert stored["provenance"]["seconds"] > 0 and stored["provenance"]["date"]

@@ -44,6 +44,12 @@ def chart_style() -> Iterator[None]:
         yield
 
 
+def line_style(number: int) -> dict[str, str]:
+    """Colour and dashes of the curve of a number: 24 of them look different."""
+    dashes = ("-", "--", ":")[number // len(COLOURS) % 3]
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": dashes}
+
+
 def save_png(figure: Figure, path: str | os.PathLike) -> None:
     """Write a chart, whole or not at all; of 256 colours, in which it takes less than half of the place."""
     FigureCanvasAgg(figure)

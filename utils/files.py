@@ -272,6 +272,18 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return lines
 
 
+def read_texts(path: str | os.PathLike) -> list[str]:
+    """The texts of a UTF-8 file, one a line; blank lines are none.
+
+    Raises:
+        InputError: as of `read_lines`, or there is no text.
+    """
+    texts = [line for line in read_lines(path) if line.strip()]
+    if not texts:
+        raise InputError(f"got no text in {path}, expected one a line: write some")
+    return texts
+
+
 def parts_of(text: str) -> list[str]:
     """The parts of an option, which commas separate. A path that exists is one part, whatever is in its name."""
     pieces, parts = text.split(","), []

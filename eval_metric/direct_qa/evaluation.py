@@ -26,13 +26,14 @@ from granted.encoding.loading import LoadingOptions, check_encoders, device_name
 from granted.eval_metric.direct_qa.answering import Answerer, with_exact_head
 from granted.eval_metric.direct_qa.prompts import LETTERS, PromptForm, other_captions, question_text, read_letter
 from granted.eval_metric.evaluation import dataset_description
-from granted.eval_metric.report import BASELINE_NAMES, markdown_escaped
+from granted.eval_metric.part_tables import BASELINE_NAMES
+from granted.eval_metric.report import markdown_escaped
 from granted.eval_metric.results import ANSWERS, Result, load_all, provenance
 from granted.eval_metric.seed_groups import SeedGroup, compare_all, group_seeds
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.settings import check_seeds
-from granted.utils.shown import p_text, signed_estimate
+from granted.utils.shown import p_text, percent_estimate, signed_estimate
 
 
 CONTEXTS = ("caption", "shuffled", "none")
@@ -286,7 +287,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row of the table as text, one cell per entry of [`HEADER`]."""
-    accuracy = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * one for one in (row["accuracy"], *row["ci95"])))
+    accuracy = percent_estimate(row["accuracy"], row["ci95"])
     shares = [f"{100 * row[name]:.1f}" if row[name] is not None else "–" for name in ("asked_once", "no_letter")]
     letters = ", ".join(f"{letter} {100 * share:.0f}" for letter, share in row["letters"].items())
     seeds = str(row["seeds"]) + (f" ({100 * row['spread']:.1f})" if row["spread"] is not None else "")

@@ -17,7 +17,7 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from granted.eval_metric.drawing.scenes import WORDINGS, scored_prompts
-from granted.utils.figures import COLOURS, FAINT, INK, save_png
+from granted.utils.figures import FAINT, INK, line_style, save_png
 
 
 TITLES = {"look": "shape and colour", "position": "place"}  # of what is scored during the training
@@ -81,10 +81,7 @@ def steps_chart(arms: Sequence[dict[str, Any]], path: str | os.PathLike) -> None
     panels = figure.subplots(1, len(TITLES), sharey=True)
     for ax, (name, title) in zip(panels, TITLES.items()):
         for number, (label, own) in enumerate(groups.items()):
-            style = {
-                "color": COLOURS[number % len(COLOURS)],
-                "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
-            }
+            style = line_style(number)
             curves = [_over_steps(arm, name) for arm in own]
             for curve in curves:
                 ax.plot(*zip(*curve.items()), linewidth=0.6, alpha=0.5, **style)

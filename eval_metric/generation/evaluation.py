@@ -28,7 +28,6 @@ from granted.eval_metric.generation.settings import JudgeSettings
 from granted.eval_metric.generation.shapes_score import KINDS, PROPERTIES, SUMMARIES, score_shapes, shapes_report
 from granted.eval_metric.generation.vqa_score import (
     Judge,
-    check_question,
     rating_agreement,
     score_prompts,
     vqa_score_report,
@@ -36,7 +35,7 @@ from granted.eval_metric.generation.vqa_score import (
 from granted.eval_metric.results import provenance
 from granted.utils.errors import InputError, refusing
 from granted.utils.files import atomic_path, folder_name, read_json, write_json
-from granted.utils.settings import Count, check_value
+from granted.utils.settings import check_value
 
 
 KIND = "granted.generation_score"
@@ -80,8 +79,7 @@ def evaluate_generation(
         InputError: there is nothing to score by, or images, manifest or judge cannot be used.
     """
     asking = {"question": question, "answer": answer, "measure": measure, "max_frames": max_frames}
-    check_question(**asking)
-    check_value("batch_size", batch_size, Count)
+    JudgeSettings(**asking, batch_size=batch_size)
     check_value("seed", seed, int)
     rows, run = read_manifest(source)
     drawn = [row for row in rows if row.get("drawing") is not None]

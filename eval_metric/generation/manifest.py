@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 
@@ -167,6 +168,11 @@ def media_hash(row: Mapping[str, Any], folder: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, at equal distances, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+
+
 def image_grid(
     rows: Sequence[Mapping[str, Any]],
     folder: str | os.PathLike,
@@ -181,9 +187,8 @@ def image_grid(
         path (`str`): the file to make.
         notes (`dict`, *optional*): by id of an image what else to say of it, and whether that is good.
     """
-    shown = sorted({round(i * (len(rows) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
     entries = []
-    for row in (rows[i] for i in shown):
+    for row in (rows[i] for i in spread(len(rows), SHOWN)):
         frames = open_media(row, folder)
         image = frames[0] if row["media"] == "image" else frames
         entries.append((image, row["prompt"], (notes or {}).get(row["id"], ())))

@@ -6,6 +6,7 @@ SamplingSettings(seed=0, steps=50)
 from dataclasses import dataclass
 from typing import Literal
 
+from granted.utils.errors import InputError
 from granted.utils.options import option
 from granted.utils.settings import Count, NonNegative, Positive, Seed, check_settings
 
@@ -74,3 +75,8 @@ class JudgeSettings:
 
     def __post_init__(self):
         check_settings(self)
+        if self.question.count("{}") != 1 or not self.answer.strip():
+            raise InputError(
+                f"got question {self.question!r} and answer {self.answer!r}, expected one {{}} for the prompt and an "
+                "answer"
+            )

@@ -14,6 +14,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ from granted.dataset_builders.scenes.shapes.drawing import (
 )
 from granted.dataset_builders.scenes.shapes.reader import (
     LOOKS,
-    ReadFigure,
     Reading,
     pair_figures,
     properties_match,
@@ -106,13 +106,9 @@ def compare(drawing: Drawing, reading: Reading, told: Collection[str] = PROPERTI
 
 def _at_place(figure: Figure, reading: Reading, told: Collection[str]) -> list[bool]:
     """Whether each look of a figure is read in its own cell; of several figures there the largest counts."""
-    there = max((one for one in reading.figures if one.cell == figure.cell), key=_height, default=None)
+    there = max((one for one in reading.figures if one.cell == figure.cell), key=attrgetter("height"), default=None)
     verdicts = verdicts_of(figure, there, "image")
     return [verdicts[name] for name in LOOKS if name in told and (name != "letters" or figure.letters)]
-
-
-def _height(figure: ReadFigure) -> float:
-    return figure.height
 
 
 def _mean(marks: Any) -> float | None:

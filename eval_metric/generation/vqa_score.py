@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -37,9 +37,9 @@ from transformers.video_utils import VideoMetadata
 
 from granted.encoding.embedding_cache import EmbeddingCache, identity_hash
 from granted.encoding.loading import LoadingOptions, load_vision_language_model
-from granted.eval_metric.generation.manifest import media_hash, open_media
+from granted.eval_metric.generation.manifest import media_hash, open_media, spread
 from granted.eval_metric.generation.prompts import GROUPS
-from granted.eval_metric.generation.settings import MEASURES, JudgeSettings
+from granted.eval_metric.generation.settings import JudgeSettings
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.modeling_fingerprint import weights_hash
 from granted.utils.errors import InputError, refusing
@@ -74,7 +74,7 @@ class Judge:
     max_frames: int = JudgeSettings.max_frames
 
     def __post_init__(self):
-        check_question(self.question, self.answer, self.measure, self.max_frames)
+        JudgeSettings(None, self.question, self.answer, self.measure, self.max_frames)  # raises where they are wrong
         if not self.chat_template:
             self.encode([[PIL.Image.new("RGB", (64, 64))]], ["a star"], [None])  # raises where images have no place
 
@@ -90,7 +90,7 @@ class Judge:
         Raises:
             InputError: it is no vision-language model, its weights are not complete, or it cannot be asked so.
         """
-        check_question(**asked)
+        JudgeSettings(**asked)  # raises before the model is loaded
         _, model, processor = load_vision_language_model(spec, options)
         return cls(model, processor, **asked)
 
@@ -98,11 +98,6 @@ class Judge:
     def fingerprint(self) -> str:
         """Hash of the weights."""
         return weights_hash(self.model)
-
-    @property
-    def measure_name(self) -> str:
-        """What a score is, in words."""
-        return MEASURES[self.measure].format(self.answer)
 
     @property
     def chat_template(self) -> str | None:
@@ -184,7 +179,7 @@ class Judge:
         conversations, videos = [], []
         for frames, prompt, rate in zip(media, prompts, fps, strict=True):
             text = {"type": "text", "text": self.question_about(prompt)}
-            shown = [frames[i] for i in _spread(len(frames), self.max_frames)]
+            shown = [frames[i] for i in spread(len(frames), self.max_frames)]
             if len(frames) > 1 and as_video:
                 rate = (rate or 1.0) * len(shown) / len(frames)
                 videos.append(
@@ -231,35 +226,6 @@ class Judge:
                 "model tuned to follow a chat, or BLIP-2 or InstructBLIP: use another judge"
             )
         return batch
-
-
-def check_question(
-    question: str = JudgeSettings.question,
-    answer: str = JudgeSettings.answer,
-    measure: str = JudgeSettings.measure,
-    max_frames: int = JudgeSettings.max_frames,
-) -> None:
-    """Refuse what no judge can be asked, before one is loaded.
-
-    Args:
-        question, answer, measure, max_frames: as of [`Judge`].
-
-    Raises:
-        InputError: see [`Judge`].
-    """
-    for name, value in (("question", question), ("answer", answer)):
-        check_value(name, value, str)
-    check_value("measure", measure, Literal[tuple(MEASURES)])
-    check_value("max_frames", max_frames, Count)
-    if question.count("{}") != 1 or not answer.strip():
-        raise InputError(
-            f"got question {question!r} and answer {answer!r}, expected one {{}} for the prompt and an answer"
-        )
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` places, at equal distances, the first and the last among them."""
-    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
 
 
 def score_prompts(

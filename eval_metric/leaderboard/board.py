@@ -65,14 +65,14 @@ class Board:
 
         Returns:
             `list[dict]`: each with `score` (its name), `difference`, `ci95` and `p` (of this comparison alone); none
-                of ladder and drawing, whose files do not keep items.
+                of ladder and drawing, whose files do not keep items (differences of drawing are over seeds).
         """
         one = self.evaluations[evaluation]
         if one.groups:
             by_arm = {group.label: group for group in one.groups}
             found = compare(by_arm[a], by_arm[b]).difference
             return [_difference(one.headline.name, found.difference, (found.low, found.high), found.p_value)]
-        return _stored(self.folder / one.path, a, b)
+        return _stored(self.folder / one.path, a, b) if one.instrument == "reading" else []
 
     def with_differences(self, progress: Callable[[list], Iterable] = iter) -> dict[str, Any]:
         """The content with the differences of all pairs, for a page that has no results files beside it.

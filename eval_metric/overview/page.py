@@ -20,9 +20,9 @@ from granted.dataset_builders.ted_6k.records import OFFICIAL_COUNTS
 from granted.eval_metric.comparison import (
     FEWEST,
     Correlation,
-    Score,
     compare,
     comparison_figure,
+    interval_text,
     published_pair,
 )
 from granted.eval_metric.overview.collection import Evaluation, collect, ranked
@@ -69,7 +69,7 @@ def write_overview(folder: Path, output: Path, ted: Sequence[str] = (), texts: b
         scatters.append(drawn(comparison_figure(list(own)), path, alt))
     page = fill_template(
         Path(__file__).parents[1] / "overview.html",
-        {"ranked": ranked, "interval": _interval, "floor": is_floor},
+        {"ranked": ranked, "interval": interval_text, "floor": is_floor},
         title="Text encoders, as measured here",
         style=page_style(),
         script=Markup(Path(__file__).with_name("items.js").read_text(encoding="utf-8")),
@@ -143,7 +143,3 @@ def published_table() -> dict[str, Any]:
         "by_category": list(zip(PUBLISHED_CATEGORIES, zip(*content["categories"].values()))),
         "correlations": correlations,
     }
-
-
-def _interval(score: Score) -> str:
-    return f"{score.value:.2f} [{score.ci95[0]:.2f}, {score.ci95[1]:.2f}]"

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from granted.eval_metric.layer_curves import Point, layer_points
-from granted.utils.figures import COLOURS, FAINT, INK, save_png
+from granted.utils.figures import COLOURS, FAINT, INK, line_style, save_png
 
 
 def _arms(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -79,10 +79,7 @@ def ladder_chart(rows: Sequence[dict[str, Any]], path: str | os.PathLike) -> Non
             places = [str(row["rung"]) for row in own]
             errors = [[100 * (row["accuracy"] - row["ci95"][0]) for row in own]]
             errors.append([100 * (row["ci95"][1] - row["accuracy"]) for row in own])
-            style = {
-                "color": COLOURS[number % len(COLOURS)],
-                "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
-            }
+            style = line_style(number)
             ax.errorbar(
                 places,
                 [100 * row["accuracy"] for row in own],

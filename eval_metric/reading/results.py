@@ -7,7 +7,6 @@ The rows of `reading.json` are `encoder, feature, instrument, wording, axis, run
 seeds`; `property` is one of the sheet's, `"all"` facts, or `"figure"`: everything told of one figure at once.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -166,8 +165,8 @@ def differences(arms: Sequence[Arm], examples: Sequence[Example]) -> list[dict[s
     for wording in dict.fromkeys(example.wording for example in examples):
         own = [example for example in examples if example.wording == wording]
         part = (wording, own[0].axis, own[0].rung)
-        for one, other in combinations(arms, 2):
-            (a, scenes, _), (b, _, _) = (marks(arm, examples, part, COMPARED) for arm in (one, other))
+        marked = [(arm, *marks(arm, examples, part, COMPARED)[:2]) for arm in arms]
+        for (one, a, scenes), (other, b, _) in combinations(marked, 2):
             outcome = paired_difference(a, b, scenes, n_resamples=2000)
             found.append(
                 {
@@ -221,7 +220,7 @@ def write_report(instrument: str, examples: Sequence[Example], runs: Sequence[Ru
             {"encoder": encoder, "feature": feature} | asdict(value) for (encoder, feature), value in found.items()
         ]
         text, chart = ladder_table(arms, rows, found), ladder_chart
-    write_json(output / f"{instrument}.json", json.loads(json.dumps(content)))
+    write_json(output / f"{instrument}.json", content)
     with atomic_path(output / f"{instrument}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     chart(rows, output / f"{instrument}.png")

@@ -42,7 +42,7 @@ class Threshold:
 
 
 def fit_threshold(
-    rungs: Sequence[int], credits: Sequence[np.ndarray], scenes: Sequence[Sequence[str]], guess: float, seed: int = 0
+    rungs: Sequence[int], credits: Sequence[np.ndarray], scenes: Sequence[Sequence[str]], guess: float
 ) -> Threshold:
     """Fit the curve of one arm.
 
@@ -51,7 +51,6 @@ def fit_threshold(
         credits (`list[np.ndarray]`): for each rung what was right, (S, n) for S seeds.
         scenes (`list[list[str]]`): for each rung the scene of each of the n facts.
         guess (`float`): the guess rate.
-        seed (`int`, defaults to 0): of the resampling.
     """
     # Right answers and answers of every scene; its facts and seeds are not independent and are drawn together.
     totals = []
@@ -60,7 +59,7 @@ def fit_threshold(
         counts = np.bincount(index)  # (G,)
         totals.append((np.bincount(index, weights=credit.mean(0)), counts))  # (G,) each
     point, ceiling = _fit(rungs, [(right.sum(), counts.sum()) for right, counts in totals], guess)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     resampled = []
     for _ in range(RESAMPLES):
         drawn = [rng.integers(len(counts), size=len(counts)) for _, counts in totals]  # (G,) each

@@ -54,7 +54,7 @@ from granted.training.run_folder import (
     shared_folder,
 )
 from granted.utils.errors import InputError
-from granted.utils.files import atomic_path, read_json, read_lines, write_json
+from granted.utils.files import atomic_path, read_json, read_texts, write_json
 from granted.utils.versions import library_versions
 
 
@@ -359,11 +359,7 @@ class DiffusionTrainer(ABC):
         """The prompts of the grids."""
         if self.config.sample_prompts is None:
             return list(islice(dict.fromkeys(self.captions()), self.config.sample_count))
-        lines = read_lines(self.config.sample_prompts)
-        prompts = [line for line in lines if line.strip()][: self.config.sample_count]
-        if not prompts:
-            raise InputError(f"got no prompt in {self.config.sample_prompts}, expected one a line: write some")
-        return prompts
+        return read_texts(self.config.sample_prompts)[: self.config.sample_count]
 
     def sample_grid(self) -> None:
         """A PNG of the prompts' samples at this step, and beside it the prompts, one a line."""
