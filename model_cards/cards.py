@@ -11,7 +11,7 @@ that is returned is finished in the sense of `validation.py`. The dataset's card
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,6 @@ def pipeline_card(
     training_record: Path | None = None,
     grid: Path | None = None,
     prompt: str = "a red cube on a blue sphere",
-    call: Mapping[str, Any] | None = None,
     revision: str | None = None,
     demonstration: bool = False,
 ) -> str:
@@ -176,9 +175,7 @@ def pipeline_card(
         scores (`Path`, *optional*): `shapes.json` of `granted evaluate generation`.
         training_record (`Path`, *optional*): `training_record.json` of stage 2.
         grid (`Path`, *optional*): an image of results, in the folder.
-        prompt (`str`): of the example.
-        call (`Mapping[str, Any]`, *optional*): other arguments of the example's call; by default those of the scored
-            images, else those of the training's samples.
+        prompt (`str`): of the example, which is called as for the scored images, else for the training's samples.
 
     Raises:
         InputError: a file cannot be read, or is not what it is given for.
@@ -222,7 +219,7 @@ def pipeline_card(
         has_vae=index.get("vae", [None])[0] is not None,
         layer_weights=layer_weights(folder / "text_encoder"),
         prompt=prompt,
-        call=example_call(scored, record) if call is None else dict(call),
+        call=example_call(scored, record),
         shapes=scored["report"] if scored else None,
         images=scored["pictures"]["scored"] if scored else 0,
         grid=Path(grid).resolve().relative_to(folder.resolve()).as_posix() if grid else None,

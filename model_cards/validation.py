@@ -70,9 +70,7 @@ def _metadata_findings(front: str | None, kind: str) -> list[str]:
         return ["metadata is no mapping of names"]
     findings = [f"metadata lacks {name}" for name in KINDS[kind].metadata if metadata.get(name) in (None, "", [], {})]
     findings += [f"metadata has {place} without a value" for place in _empty(metadata)]
-    findings += [
-        f"metadata has {what}" for what, pattern in _UNFILLED.items() if pattern.search(front) and what not in findings
-    ]
+    findings += [f"metadata has {what}" for what, pattern in _UNFILLED.items() if pattern.search(front)]
     try:
         KINDS[kind].card_data(**metadata)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -17,18 +17,16 @@
 The same sources give the same bytes: weights are copied, code is this package's. Tiny, on CPU: tests/test_release.py.
 """
 
-import glob
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -56,7 +54,7 @@ from granted.publishing.sentence_transformers_files import (
     load_saved,
     write_sentence_transformers_files,
 )
-from granted.publishing.sources import Sources
+from granted.publishing.sources import ALONE, Sources
 from granted.publishing.upload import check_tag
 from granted.training.run_folder import RECORD
 from granted.utils.errors import InputError
@@ -67,8 +65,6 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "checkpoints" / "tiny"
 PIPELINES = {"granted-lumina2": GrantedLumina2Pipeline, "granted-wan": GrantedWanPipeline}
 LISTING = "release.json"  # beside the repositories: what was built, so that it is not taken for other files
-ALONE = ("ted", "training_data", "results", "leaderboard")  # sources that need no model
-_LOCK = ".lock"  # in the temporary folder of a build, held while it runs
 # What of a model's folder is released; a training leaves more in it.
 WEIGHTS = r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 _TOKENIZER = (
@@ -133,8 +129,7 @@ def build_release(
     _check(sources, owner, tag)
     _check_replaced(output)
     owner = f"{owner}/" if owner else ""
-    _remove_abandoned(output)
-    with atomic_path(output) as folder, FileLock(folder.parent / _LOCK):
+    with atomic_path(output) as folder:
         try:
             folder.mkdir()
             if not (sources.without_model and sources.ted is None):
@@ -187,13 +182,6 @@ def _check_replaced(output: Path) -> None:
                 f"got {output}, which holds {path.relative_to(output)}, expected a new folder or an earlier release: "
                 "choose another"
             )
-
-
-def _remove_abandoned(output: Path) -> None:
-    """Remove what builds of this folder left beside it when they were killed; their locks are free."""
-    for lock in Path(os.path.abspath(output)).parent.glob(f".{glob.escape(output.name[:100])}.*.tmp/{_LOCK}"):
-        with suppress(Timeout), FileLock(lock, timeout=0):
-            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _check(sources: Sources, owner: str, tag: str | None) -> None:
@@ -276,12 +264,12 @@ def _copy_files(source: Path, folder: Path, wanted: re.Pattern = MODEL_FILES) ->
 
 
 def _cast(folder: Path, dtype: str) -> None:
-    """The weights of a model's folder in another dtype."""
+    """The weights of a model's folder in another dtype, but those that a GrantedModel has in fp32 alone."""
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
         tensors = load_file(file)
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not name.startswith("fusion."):
+            if tensor.is_floating_point() and name.split(".")[0] not in GrantedModel._keep_in_fp32_modules_strict:
                 tensors[name] = tensor.to(getattr(torch, dtype))
         total += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, file, metadata={"format": "pt"})

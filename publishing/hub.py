@@ -131,12 +131,14 @@ def _reason(error: Exception) -> Exception:
     return error
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether trying again may help: a Hub in trouble, a broken connection, or an answer that is none of the Hub's.
 
     huggingface_hub, its HTTP library (httpx or httpx2, by version) and its storage library each raise their own, and
     what it raises about an answer that it cannot read may be anything; so what cannot pass is named here.
     """
+    if not isinstance(error, Exception):  # Ctrl-C, or the end of the process
+        return False
     error = _reason(error)
     if isinstance(error, ValueError) and isinstance(error.__cause__, HfHubHTTPError):  # "Invalid metadata"
         error = error.__cause__

@@ -11,6 +11,7 @@ from granted.utils.options import option
 
 
 Folder = str | os.PathLike | None
+ALONE = ("ted", "training_data", "results", "leaderboard")  # sources that need no model
 
 
 @dataclass(frozen=True)
@@ -64,5 +65,5 @@ class Sources:
     @property
     def without_model(self) -> bool:
         """Whether there are data, results or a leaderboard alone."""
-        data = any(one is not None for one in (self.ted, self.training_data, self.results, self.leaderboard))
+        data = any(getattr(self, name) is not None for name in ALONE)
         return data and self.encoder is None and self.checkpoint is None

@@ -170,6 +170,14 @@ def test_pairs_come_from_any_two_columns(iterable):
     refused(lambda: list(pairs_from_columns(empty, "x", "y", source="t")), "row 1 of t", "caption_a")
 
 
+def test_a_column_named_as_a_medium_is_not_taken_for_the_medium():
+    dataset = Dataset.from_dict({"image": [b"JFIF" * 99], "x": ["A cat."], "y": ["One cat."]})
+    assert list(pairs_from_columns(dataset, "x", "y", source="t")) == [pair()]
+    with pytest.raises(InputError, match=r"got media .* expected one of image, video") as caught:
+        list(pairs_from_columns(dataset.rename_column("image", "kind"), "x", "y", source="t", media="kind"))
+    assert len(str(caught.value)) < 200, "it shows a whole image"
+
+
 def test_pairs_round_trip_through_parquet_and_json_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS_PER_GROUP", 4)
     several = [pair(n) for n in range(6)] + [pair(n, negatives=["A dog."]) for n in range(6, 10)]

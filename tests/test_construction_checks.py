@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.dataset_builders.construction.checks import SCORES, CheckSettings, model_free_checks, quoted, words_of
+from granted.dataset_builders.construction.checks import (
+    TEXT_SCORES,
+    CheckSettings,
+    model_free_checks,
+    quoted,
+    words_of,
+)
 from granted.dataset_builders.ted_6k.reading import read_ted
 
 
@@ -48,7 +54,7 @@ def test_a_good_instance_passes_wherever_its_positive_stands(category, label):
     statements.insert(label, GOOD[category][0])
     scores, found = checked(statements, category, label)
     assert found == []
-    assert set(scores) == set(SCORES) and all(type(score) is float for score in scores.values())
+    assert set(scores) == set(TEXT_SCORES) and all(type(score) is float for score in scores.values())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_quotation_marks_of_any_kind_are_read_and_apostrophes_are_none():
 def test_any_text_is_checked(statements, caption):
     for category in GOOD:
         scores, found = checked(statements, category, caption=caption)
-        assert set(scores) == set(SCORES) and all(isinstance(one, str) for one in found)
+        assert set(scores) == set(TEXT_SCORES) and all(isinstance(one, str) for one in found)
 
 
 @given(st.text(max_size=80))

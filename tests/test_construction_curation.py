@@ -184,3 +184,9 @@ def test_captions_that_are_almost_the_same_are_found_whatever_their_language():
     }
     assert near_duplicate_captions(captions, 0.6) == [("c", "a"), ("d", "a"), ("d", "c"), ("f", "e"), ("h", "g")]
     assert near_duplicate_captions(captions, 1.0) == [("c", "a"), ("h", "g")]
+
+
+def test_captions_are_compared_for_the_least_similarity_too():
+    captions = {"a": "a red cube beside a blue sphere", "b": "a red cube beside nothing of the kind at all"}
+    assert near_duplicate_captions(captions, 0.05) == near_duplicate_captions(captions, 0.0) == [("b", "a")]
+    assert near_duplicate_captions(captions, 0.5) == []

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from granted.dataset_builders.construction.answers import ANSWERS, VERDICTS, read_answer, same_words
 from granted.dataset_builders.construction.prompts import FIELDS, OURS, as_data, fill, read_prompt, read_prompts
 from granted.dataset_builders.construction.settings import ASPECTS, VIDEO_ASPECTS, ConstructionSettings
-from granted.dataset_builders.construction.stages import STAGES, VIDEO_CATEGORIES
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
+from granted.dataset_builders.construction.stages import STAGES
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY
 from granted.utils.errors import InputError
 
 
@@ -25,7 +25,7 @@ SETTINGS = ConstructionSettings(source="x", output=Path("x"), endpoint="http://1
 def test_every_stage_has_a_prompt_for_every_type_and_medium_with_examples():
     for stage in STAGES.values():
         for media in MEDIA:
-            for category in CATEGORIES if media == "video" else set(CATEGORIES) - set(VIDEO_CATEGORIES):
+            for category in CATEGORIES if media == "video" else set(CATEGORIES) - set(VIDEO_ONLY):
                 for aspect in ASPECTS if media == "video" else set(ASPECTS) - set(VIDEO_ASPECTS):
                     prompt = PROMPTS[stage.prompt_of({"media": media, "category": category, "aspect": aspect})]
                     if "caption" not in prompt.name:

@@ -133,10 +133,10 @@ def test_the_same_sources_give_the_same_bytes_and_every_step_is_told(release, so
     killed, running = tmp_path / ".again.x.tmp", tmp_path / ".again.y.tmp"  # what builds leave when they are killed
     for one in (killed, running):
         (one / "again").mkdir(parents=True)
-        (one / ".lock").touch()
+        (one / "granted.lock").touch()
     (tmp_path / ".again.z.tmp").mkdir()  # somebody else's
     lines = []
-    with FileLock(running / ".lock"):
+    with FileLock(running / "granted.lock"):
         files = build_release(tmp_path / "again", sources, report=lines.append)
         assert sorted(os.listdir(tmp_path)) == [".again.y.tmp", ".again.z.tmp", "again"]
     assert hashes(tmp_path / "again") == hashes(release)
@@ -369,9 +369,12 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(release, tmp_path):
+def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(release, sentences, tmp_path):
     tiny = miniature()
     shutil.copytree(tiny.checkpoint, tmp_path / "checkpoint")
+    model = GrantedModel.from_pretrained(tiny.checkpoint)
+    model.calibrate(sentences)
+    model.save_pretrained(tmp_path / "checkpoint")
     record = json.loads((tmp_path / "checkpoint" / "training_record.json").read_text())
     record["settings"]["output_dir"] = "/home/somebody/run"
     (tmp_path / "checkpoint" / "training_record.json").write_text(json.dumps(record))
@@ -379,10 +382,10 @@ def test_weights_are_cast_and_folders_of_this_machine_left_out_of_records(releas
     build_release(tmp_path / "release", sources)
     assert not (tmp_path / "release" / "granted" / ".eval_results").exists(), "it has results and none were given"
     weights = load_file(tmp_path / "release" / "granted" / "model.safetensors")
-    original = load_file(Path(tiny.checkpoint) / "model.safetensors")
-    assert {name: tensor.dtype for name, tensor in weights.items() if tensor.dtype != torch.float16} == {
-        "fusion.weights": torch.float32
-    }
+    original = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    exact = {name for name, tensor in weights.items() if tensor.dtype == torch.float32}
+    assert exact == {"fusion.weights", "standardization.mean", "standardization.deviation"}, "the fusion was rounded"
+    assert {tensor.dtype for name, tensor in weights.items() if name not in exact} == {torch.float16}
     assert all(torch.equal(weights[name], original[name].to(weights[name].dtype)) for name in original)
     released = json.loads((tmp_path / "release" / "granted" / "training_record.json").read_text())
     assert released["settings"]["output_dir"] == "run" and released["steps"] == record["steps"]

@@ -27,11 +27,11 @@ from granted.dataset_builders.scenes.shapes.rows import (
     write_rows,
 )
 from granted.dataset_builders.scenes.shapes.rungs import rung_ted
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, sample_shapes, shapes_in_split
+from granted.dataset_builders.scenes.shapes.sampling import APART, sample_shapes, shapes_in_split
 from granted.dataset_builders.scenes.shapes.wordings import LEXICON
 from granted.dataset_builders.scenes.words import number_word
 from granted.dataset_builders.scenes.world import split_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, fingerprint
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY, fingerprint
 from granted.eval_metric.generation.shapes_score import PROPERTIES
 from granted.utils.errors import InputError
 

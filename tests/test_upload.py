@@ -445,6 +445,19 @@ def test_a_short_trouble_is_not_noticed(hub, folder, no_waiting, failure):
     assert len(no_waiting) >= 2, "the library waits before it tries again"
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_whoever_ends_a_push_is_obeyed_at_once(hub, end):
+    calls = []
+
+    def interrupted():
+        calls.append(end)
+        raise end
+
+    with pytest.raises(end):
+        asking.Hub(REPO, "model", report=print).ask(interrupted)
+    assert len(calls) == 1, "it was asked again after Ctrl-C or SIGTERM"
+
+
 def test_large_files_that_arrived_before_a_failure_are_not_sent_again(hub, folder):
     hub.fail_next("POST", COMMIT, 403)
     refused(folder)

@@ -196,7 +196,7 @@ def pairs_from_columns(
         _require_keys(row, (column_a, column_b), where)
         pair = {
             "id": f"{source}/{number}",
-            "media": row.get(media, media),
+            "media": media if media in MEDIA else row.get(media, media),
             "caption_a": row[column_a],
             "caption_b": row[column_b],
             "source": source,
@@ -300,4 +300,4 @@ def _require_text(value: Any, field: str, where: str) -> None:
 
 def _require_media(value: Any, where: str) -> None:
     if value not in MEDIA:
-        raise InputError(f"got media {value!r} in {where}, expected one of {', '.join(MEDIA)}")
+        raise InputError(f"got media {value!r:.80} in {where}, expected one of {', '.join(MEDIA)}")

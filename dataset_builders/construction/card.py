@@ -69,8 +69,8 @@ def made_section(run: Path, settings: ExportSettings, counts: Mapping[str, int],
         HERE / "made.md",
         media={
             "kept": curated.get("kept", 0),
-            "uses": _listed({uses[name]: curated[name] for name in uses if name in curated}),
-            "removed": _listed({name: count for name, count in curated.items() if name not in ("kept", *uses)}),
+            "uses": counted({uses[name]: curated[name] for name in uses if name in curated}),
+            "removed": counted({name: count for name, count in curated.items() if name not in ("kept", *uses)}),
         },
         apart={
             "alike": counts.get("items described like the benchmark", 0),
@@ -80,12 +80,12 @@ def made_section(run: Path, settings: ExportSettings, counts: Mapping[str, int],
         checks={
             "instances": len(checked),
             "set_aside": counts.get("set aside by checks", 0),
-            "reasons": _listed(Counter(reason for reasons in checked for reason in reasons)),
+            "reasons": counted(Counter(reason for reasons in checked for reason in reasons)),
             "repeated": counts.get("of a repeated caption", 0),
         },
         review={
             "reviewers": len(set(reviewed)),
-            "verdicts": _listed({name: counts[name] for name in VERDICTS if counts.get(name)}).capitalize(),
+            "verdicts": counted({name: counts[name] for name in VERDICTS if counts.get(name)}).capitalize(),
             "unreviewed_exported": unreviewed if settings.unreviewed else 0,
             "unreviewed_left_out": 0 if settings.unreviewed else unreviewed,
             "agreement": [_agreement_line(row) for row in _record(run, "review").get("agreement", [])],
@@ -107,7 +107,8 @@ def _column(run: Path, stage: str, column: str) -> list[Any]:
     return pq.read_table(path, columns=[column])[column].to_pylist() if path.is_file() else []
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def counted(counts: Mapping[str, int]) -> str:
+    """`{"kept": 1200, "removed": 3}` -> `"1,200 kept, 3 removed"`."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
@@ -118,7 +119,7 @@ def _stage_line(record: Mapping[str, Any]) -> dict[str, str]:
         "name": record["stage"],
         "model": f"`{record['model']}`" if record["model"] else "none: captions of the source",
         "prompts": ", ".join(prompts) or "-",
-        "counts": _listed({name: n for name, n in record["counts"].items() if not name.startswith("not kept: ")}),
+        "counts": counted({name: n for name, n in record["counts"].items() if not name.startswith("not kept: ")}),
         "tokens": f"{usage.get('prompt_tokens', 0) + usage.get('completion_tokens', 0):,}",
     }
 

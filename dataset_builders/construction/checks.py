@@ -1,7 +1,7 @@
 """Checks of a statement and its negatives that need no model: pure functions of their texts.
 
     scores, reasons = model_free_checks(instance, CheckSettings())
-    scores              # {"shortcut": 0.1, ...}, of the names in SCORES
+    scores              # {"shortcut": 0.1, ...}, of the names in TEXT_SCORES
     reasons             # ["a negative says the same as the positive"]; empty for a good instance
 
 What only a reader can decide (whether the caption supports the positive and contradicts the negatives) is asked of a
@@ -35,7 +35,7 @@ _WORD = regex.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9
 _QUOTED = re.compile(
     r"[\"“”„]([^\"“”„]+)[\"“”]|(?<!\w)['‘]((?:[^'‘’]|(?<=\w)['’](?=\w))+)['’](?!\w)|[「『«‹]([^」』»›]+)[」』»›]"
 )
-SCORES = ("shortcut", "longer", "reordered")
+TEXT_SCORES = ("shortcut", "longer", "reordered")
 _DROPPED = frozenset(("a", "an", "the", "and"))
 # What agrees with a noun's number.
 _AGREEING = {"are": "is", "were": "was", "have": "has", "do": "does", "these": "this", "those": "that"}
@@ -69,7 +69,7 @@ def model_free_checks(instance: Mapping[str, Any], settings: CheckSettings) -> t
         settings ([`CheckSettings`]): the thresholds.
 
     Returns:
-        `tuple[dict[str, float], list[str]]`: its `SCORES`, and why it should not be kept:
+        `tuple[dict[str, float], list[str]]`: its `TEXT_SCORES`, and why it should not be kept:
 
         - `shortcut`: by how much more of the positive's words are in the caption than of any negative's;
         - `longer`: the part of its length by which the positive is longer than every negative (below 0: shorter);

@@ -209,7 +209,7 @@ class Endpoint:
     async def _answered(self, request: Request, attempt: int, urls: list[str]) -> Call:
         begun = time.monotonic()
         try:
-            answer = await self._tried(request, request.body(attempt, urls))
+            answer = await self._tried(request.body(attempt, urls))
         except Refusal as refusal:
             self._stop_if_all_are_refused(request, refusal)
             answer = {"answer": refusal.message, "finish": REFUSED, "prompt_tokens": None, "completion_tokens": None}
@@ -219,7 +219,7 @@ class Endpoint:
             fault = read[1]
         return Call(request.stage, request.unit, attempt, fault=fault, seconds=time.monotonic() - begun, **answer)
 
-    async def _tried(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    async def _tried(self, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers, in as many tries as there may be."""
         tries = self.settings.retries if self._open else min(self.settings.retries, FIRST_TRIES)
         retrying = tenacity.AsyncRetrying(

@@ -85,12 +85,13 @@ def near_duplicate_captions(captions: Mapping[Hashable, str], similarity: float)
 
     Args:
         captions (`Mapping[Hashable, str]`): by name.
-        similarity (`float`): the least share of all runs that both have, 0.5 to 1.
+        similarity (`float`): the least share of all runs that both have, 0 to 1; captions that have none in common are
+            no pair.
 
     Returns:
         `list[tuple]`: a name and an earlier one.
     """
-    index = MinHashLSH(threshold=similarity - 0.1, num_perm=128)
+    index = MinHashLSH(threshold=max(0.0, similarity - 0.1), num_perm=128)
     order = {name: place for place, name in enumerate(captions)}
     shingles = {name: _shingles(text) for name, text in captions.items()}
     found = []

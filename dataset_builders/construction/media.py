@@ -2,7 +2,7 @@
 
     image_data_url("cat.jpg")            # "data:image/jpeg;base64,..."
     frame_data_urls("cat.mp4", 8)        # eight of them, at equal distances in time
-    measure(Path("cat.mp4").read_bytes(), "cat.mp4")
+    measure(Path("cat.mp4").read_bytes(), "video")
 
 Tests: tests/test_construction_media.py.
 """

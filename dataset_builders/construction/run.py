@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from granted.dataset_builders.construction.card import counted
 from granted.dataset_builders.construction.client import Endpoint, NoAnswer, Request
 from granted.dataset_builders.construction.curation import curate
 from granted.dataset_builders.construction.export import export
@@ -68,11 +69,11 @@ def construct(settings: ConstructionSettings, report: Callable[[str], object] = 
     with opened(settings, prompts) as store:
         report(f"curate: {curated(settings)}")
         for stage in STAGES.values():
-            report(f"{stage.name}: {_counted(done_stage(stage, settings, prompts, store)['counts'])}")
+            report(f"{stage.name}: {counted(done_stage(stage, settings, prompts, store)['counts'])}")
         run = settings.output
         kept = any(row["kept"] for row in made_rows(run, "check"))
         if settings.unreviewed or not kept or any(True for _ in made_rows(run, "review")):
-            report(f"export: {_counted(export(settings, run))}")
+            report(f"export: {counted(export(settings, run))}")
         else:
             report(f"export: waits for the review of the benchmark (granted data review {run}); then run this again")
 
@@ -82,11 +83,7 @@ def curated(settings: ConstructionSettings) -> str:
     path = settings.output / "curate" / "stage.json"
     if not path.is_file():
         curate(settings, settings.output, sys.stderr.isatty())
-    return _counted(read_json(path)["counts"])
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return counted(read_json(path)["counts"])
 
 
 @contextmanager

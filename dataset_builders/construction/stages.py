@@ -23,19 +23,18 @@ import pyarrow.parquet as pq
 
 from granted.dataset_builders.construction import media
 from granted.dataset_builders.construction.answers import length_fault, read_answer, text_fault
-from granted.dataset_builders.construction.checks import model_free_checks
+from granted.dataset_builders.construction.checks import TEXT_SCORES, model_free_checks
 from granted.dataset_builders.construction.client import REFUSED, Request
 from granted.dataset_builders.construction.curation import USES
 from granted.dataset_builders.construction.prompts import Prompt, fill
 from granted.dataset_builders.construction.settings import ASPECTS, VIDEO_ASPECTS, ConstructionSettings
 from granted.dataset_builders.construction.store import Call
-from granted.dataset_builders.ted_6k.records import CATEGORIES, snake_case
+from granted.dataset_builders.ted_6k.records import CATEGORIES, VIDEO_ONLY, snake_case
 from granted.utils.errors import InputError, refusing
 
 
 Unit = dict[str, Any]
 Ask = Callable[[Request, int], Awaitable[Call]]
-VIDEO_CATEGORIES = ("Action Recognition", "Temporal")
 QUESTIONS = {
     "Action Recognition": "What does somebody or something do?",
     "Adjective": "What is something or somebody like?",
@@ -54,7 +53,6 @@ INSTANCE = pa.schema(
         ("label", pa.int64()),
     ]
 )
-TEXT_SCORES = ("shortcut", "longer", "reordered")  # of model_free_checks
 MODEL_SCORES = ("supported", "contradicted", "paraphrased", "blind")
 SCORES = (*TEXT_SCORES, *MODEL_SCORES)
 SET_ASIDE = pa.schema([(name, pa.string()) for name in ("id", "category", "reason", "answer")])
@@ -354,7 +352,7 @@ def units_of(stage: Stage, settings: ConstructionSettings, run: Path) -> Iterato
 def parts_of(per: str, media: str, settings: ConstructionSettings) -> list[str]:
     """The categories, or the aspects, that an image or a video is asked about."""
     chosen, video = {
-        "category": (settings.categories or CATEGORIES, VIDEO_CATEGORIES),
+        "category": (settings.categories or CATEGORIES, VIDEO_ONLY),
         "aspect": (settings.aspects or ASPECTS, VIDEO_ASPECTS),
     }[per]
     return [part for part in chosen if media == "video" or part not in video]

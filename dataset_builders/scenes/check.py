@@ -13,18 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from granted.dataset_builders.scenes.scene import holds
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, Figure
-from granted.dataset_builders.scenes.shapes.rungs import RUNGS, rung_questions
+from granted.dataset_builders.scenes.shapes.rungs import rung_questions
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out
 from granted.dataset_builders.scenes.world import split_of, synthetic_questions, world_pairs
 from granted.dataset_builders.ted_6k.records import TedRecord, fingerprint, validate_records
 
 
-def check_rungs(instances: int, rungs: Sequence[int] = RUNGS, *, seed: int = 0) -> dict:
+def check_rungs(instances: int, *, seed: int = 0) -> dict:
     """Make a benchmark of captions that tell few or many facts, and check it against its drawings.
 
     Args:
         instances (`int`): size of the benchmark.
-        rungs (`Sequence[int]`, defaults to 1, 2, 4 and 8): how many facts a caption tells.
         seed (`int`, defaults to 0): which benchmark.
 
     Returns:
@@ -35,7 +34,7 @@ def check_rungs(instances: int, rungs: Sequence[int] = RUNGS, *, seed: int = 0) 
         InputError: a record breaks the schema.
     """
     records, wrong_statements, wrong_split = [], 0, 0
-    for record, drawing, figures in rung_questions(instances, rungs, seed=seed):
+    for record, drawing, figures in rung_questions(instances, seed=seed):
         records.append(record)
         # Of colours where the caption names them; else of shapes.
         name = "colour" if record["category"] == "Adjective" else "shape"

@@ -39,7 +39,7 @@ class Entity:
         kind (`str`): `"person"`, `"crowd"`, `"animal"`, `"garment"`, `"item"`, `"object"`, `"portable"`, `"support"`,
             `"sign"`, `"event"` or `"figure"`.
         concept (`Concept`): what it is.
-        pronoun (`str`, defaults to `"it"`): `"he"`, `"she"`, `"they"` or `"it"`.
+        pronoun (`str`, defaults to `"it"`): `"he"`, `"she"` or `"it"`.
     """
 
     id: str
@@ -136,14 +136,10 @@ class Is:
 
 @dataclass(frozen=True)
 class InOrder:
-    """The claim that the subjects follow one another in an order of the scene, others in between or not.
-
-    With `adjacent`, that nothing of that order is in between.
-    """
+    """The claim that the subjects follow one another in an order of the scene, others in between or not."""
 
     order: str
     subjects: tuple[str, ...]
-    adjacent: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,12 +162,11 @@ def holds(scene: Scene, claim: Claim) -> bool:
     match claim:
         case Is(relation, subject, value):
             return scene.facts.get(relation, {}).get(subject) == value
-        case InOrder(order, subjects, adjacent):
+        case InOrder(order, subjects):
             known = scene.orders.get(order, ())
             if not set(subjects) <= set(known):
                 return False
             at = [known.index(subject) for subject in subjects]
-            gaps = [later - earlier for earlier, later in pairwise(at)]
-            return all(gap == 1 if adjacent else gap > 0 for gap in gaps)
+            return all(earlier < later for earlier, later in pairwise(at))
         case All(claims):
             return all(holds(scene, part) for part in claims)

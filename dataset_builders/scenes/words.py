@@ -7,6 +7,7 @@ Each is looked up once: the libraries behind them are slow. What is remembered g
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 from lemminflect import getInflection
@@ -20,6 +21,11 @@ def _engine():
     import inflect  # takes seconds, and most who import this module need none of it
 
     return inflect.engine()
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`["a", "b", "c"]` -> `"a, b and c"`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def head_noun(noun: str) -> str:

@@ -17,11 +17,17 @@ from granted.dataset_builders.scenes.everyday.sampling import sample_scene
 from granted.dataset_builders.scenes.everyday.statements import EverydayAsker
 from granted.dataset_builders.scenes.scene import Scene
 from granted.dataset_builders.scenes.statements import DIFFICULTIES, Question, ask
-from granted.dataset_builders.ted_6k.records import MEDIA, OFFICIAL_COUNTS, SYNTHETIC, TedRecord, snake_case
+from granted.dataset_builders.ted_6k.records import (
+    MEDIA,
+    OFFICIAL_COUNTS,
+    OFFICIAL_INSTANCES,
+    SYNTHETIC,
+    TedRecord,
+    snake_case,
+)
 from granted.utils.errors import InputError
 
 
-OFFICIAL_SIZE = sum(map(sum, OFFICIAL_COUNTS.values()))
 PER_CAPTION = 4
 SPLITS = ("benchmark", "training")
 ATTEMPTS = 200
@@ -68,7 +74,7 @@ def plan(instances: int, rng: random.Random, per_caption: int = PER_CAPTION) -> 
         per_caption (`int`, defaults to 4): about how many categories a caption has.
     """
     cells = [(category, i) for category in OFFICIAL_COUNTS for i in range(len(MEDIA)) if OFFICIAL_COUNTS[category][i]]
-    exact = {cell: OFFICIAL_COUNTS[cell[0]][cell[1]] * instances / OFFICIAL_SIZE for cell in cells}
+    exact = {cell: OFFICIAL_COUNTS[cell[0]][cell[1]] * instances / OFFICIAL_INSTANCES for cell in cells}
     counts = {cell: int(share) for cell, share in exact.items()}
     by_remainder = sorted(cells, key=lambda cell: counts[cell] - exact[cell])
     for cell in by_remainder[: instances - sum(counts.values())]:
@@ -90,7 +96,7 @@ def plan(instances: int, rng: random.Random, per_caption: int = PER_CAPTION) -> 
 
 
 def synthetic_ted(
-    instances: int = OFFICIAL_SIZE,
+    instances: int = OFFICIAL_INSTANCES,
     *,
     seed: int = 0,
     difficulty: str = "compositional",
@@ -115,7 +121,7 @@ def synthetic_ted(
 
 
 def synthetic_questions(
-    instances: int = OFFICIAL_SIZE,
+    instances: int = OFFICIAL_INSTANCES,
     *,
     seed: int = 0,
     difficulty: str = "compositional",

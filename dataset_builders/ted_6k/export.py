@@ -32,7 +32,7 @@ from granted.dataset_builders.ted_6k.records import (
     CATEGORIES,
     FEATURES,
     MEDIA,
-    OFFICIAL_COUNTS,
+    OFFICIAL_INSTANCES,
     TedRecord,
     snake_case,
 )
@@ -219,7 +219,7 @@ def render_card(
             for field in FEATURES._to_yaml_list()
         ],
         media=[medium for medium in MEDIA if stats["by_media"][medium]],
-        official_instances=sum(map(sum, OFFICIAL_COUNTS.values())),
+        official_instances=OFFICIAL_INSTANCES,
         official_categories=len(CATEGORIES),
         categories=sum(bool(count["total"]) for count in stats["by_category"].values()),
         pretty_name=data.pretty_name,

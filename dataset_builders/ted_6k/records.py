@@ -29,6 +29,7 @@ __all__ = [
     "OFFICIAL_COUNTS",
     "OFFICIAL_INSTANCES",
     "SYNTHETIC",
+    "VIDEO_ONLY",
     "Fingerprint",
     "TedRecord",
     "caption_text",
@@ -57,6 +58,7 @@ OFFICIAL_COUNTS = {
     "Temporal": (0, 608),
 }
 OFFICIAL_INSTANCES = sum(map(sum, OFFICIAL_COUNTS.values()))  # 6,641
+VIDEO_ONLY = ("Action Recognition", "Temporal")  # categories that no image is asked about
 
 
 class TedRecord(TypedDict):

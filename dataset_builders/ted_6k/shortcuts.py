@@ -19,22 +19,24 @@ from granted.dataset_builders.ted_6k.baselines import baseline_summary, mean_cre
 from granted.utils.errors import InputError
 
 
-def statement_only(records: Sequence[dict], folds: int = 2) -> list[list[float]]:
+FOLDS = 2  # parts of the records, each of which is scored by what was fitted on the others
+
+
+def statement_only(records: Sequence[dict]) -> list[list[float]]:
     """Per record the log-odds of every statement being the true one, from the statements alone.
 
     Logistic regression on word n-grams (1 to 3, TF-IDF), the number of words and the position among the options,
     fitted on the statements of other captions.
 
     Args:
-        records (`Sequence[dict]`): TED records of at least `folds` captions.
-        folds (`int`, defaults to 2): parts; each is scored by what was fitted on the others.
+        records (`Sequence[dict]`): TED records of at least two captions.
 
     Raises:
-        InputError: there are fewer captions than folds.
+        InputError: there are fewer captions.
     """
     captions = [record["caption_id"] for record in records]
-    if len(set(captions)) < folds:
-        raise InputError(f"got {len(set(captions))} captions, expected at least {folds}: give more records")
+    if len(set(captions)) < FOLDS:
+        raise InputError(f"got {len(set(captions))} captions, expected at least {FOLDS}: give more records")
     statements = [statement for record in records for statement in record["statements"]]
     positions = [i for record in records for i in range(len(record["statements"]))]
     owner = np.repeat(np.arange(len(records)), [len(record["statements"]) for record in records])  # (S,)
@@ -43,7 +45,7 @@ def statement_only(records: Sequence[dict], folds: int = 2) -> list[list[float]]
     # Shape of an option: its length against the others', and its position.
     shape = np.stack([lengths / lengths.max(), *(np.equal(positions, i) for i in range(max(positions) + 1))], axis=1)
     scores = np.zeros(len(statements))  # (S,)
-    for fitted, held_out in GroupKFold(folds).split(statements, groups=[captions[i] for i in owner]):
+    for fitted, held_out in GroupKFold(FOLDS).split(statements, groups=[captions[i] for i in owner]):
         words = TfidfVectorizer(ngram_range=(1, 3))
         seen = hstack([words.fit_transform([statements[i] for i in fitted]), csr_matrix(shape[fitted])])  # (S1, V)
         new = hstack([words.transform([statements[i] for i in held_out]), csr_matrix(shape[held_out])])  # (S2, V)

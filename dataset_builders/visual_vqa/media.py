@@ -2,7 +2,7 @@
 
 image = open_image("cat.jpg")                      # RGB and upright; also a URL, bytes, a dict with bytes or path
 video = open_video("cat.mp4", max_frames=32)        # video.frames (T, H, W, 3), video.fps
-video = open_clip([image, image], fps=2.0)          # a video given as frames
+video = open_video([image, image], fps=2.0)         # a video given as frames
 
 Every image and every video of a user is opened here, so that it is the same everywhere.
 """

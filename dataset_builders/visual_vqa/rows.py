@@ -43,7 +43,7 @@ class Conversation:
             `{"type": "image"}` and `{"type": "video"}`. They begin with the user, after the system if it speaks, and
             end with the assistant. Prompt and completion are joined.
         images, videos (`list`): as many as there are places for them, in their order; values that `open_image` and
-            `open_clip` take.
+            `open_video` take.
         fps (`float`, *optional*): frames per second of the videos that are given as frames.
     """
 

@@ -4,13 +4,14 @@
     images = CaptionedImages(rows, "image", ["caption"], buckets=[(256, 256), (192, 320)], batch_size=512)
     batch = next(images.batches(first=1000, shares=[slice(0, 64)]))  # what process 0 of 8 gets at step 1000
 
-An image is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedPictures`.
+An image is scaled to cover its bucket and cut in the middle. Streams are read in windows, see `StreamedImages`.
 """
 
 import hashlib
 import json
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -329,7 +330,7 @@ class StreamedImages:
 
     Of a window only whole batches are used: with many buckets and small windows some images are left out. The state
     after each batch says where the window began and how many of its batches are done, and a resumed run reads that
-    window again. Images that cannot be read end the run, or are counted and left out with `skip_broken`.
+    window again. Images that cannot be read end the run, or are left out with `skip_broken`.
 
     Args:
         rows (`IterableDataset`): of `load_rows`.
@@ -360,7 +361,6 @@ class StreamedImages:
         self.buckets, self.batch_size = list(buckets), batch_size
         self.seed, self.skip_broken, self.window = seed, skip_broken, window
         self.rank, self.processes = rank, processes
-        self.broken: dict[str, int] = {}
 
     def captions(self) -> Iterator[str]:
         """Every caption of every row, of all processes."""
@@ -384,10 +384,10 @@ class StreamedImages:
                     if number >= at["done"]:
                         yield Batch(pixels, captions, [-1] * len(captions), at | {"done": number + 1})
                 at |= {"window": at["window"] + 1, "done": 0, "rows": json.dumps(stream.state_dict())}
-            if used == 0 and at["window"] <= 1:
+            if used == 0:
                 raise InputError(
-                    f"got a stream without a whole batch of {self.batch_size} images of one shape, expected one: "
-                    "give more, or lower batch_size"
+                    f"got a stream without a whole batch of {self.batch_size} images of one shape in a window, "
+                    "expected one: give more, lower batch_size, or raise stream_window"
                 )
             at = {"epoch": at["epoch"] + 1, "window": 0, "done": 0, "rows": None}
 
@@ -409,7 +409,7 @@ class StreamedImages:
                         f"got a row of the stream that cannot be used ({problem}), expected an image with a caption: "
                         "mend it, or leave such rows out with skip_broken"
                     )
-                self.broken[problem] = self.broken.get(problem, 0) + 1
+                warnings.warn(f"left out a row of the stream: {problem}", stacklevel=2)
                 continue
             shape = self.buckets[find_nearest_bucket(image.height, image.width, self.buckets)]
             members.setdefault(shape, []).append((to_pixels(image, shape), captions))

@@ -29,6 +29,9 @@ from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
 
 
+LEAST = 96  # pixels of height in a grid, which smaller images are enlarged to by a whole factor
+
+
 class TextToImageTrainer(DiffusionTrainer):
     """Trains a `Lumina2Transformer2DModel` on images or on their latents."""
 
@@ -173,17 +176,16 @@ class TextToImageTrainer(DiffusionTrainer):
         return GrantedLumina2Pipeline(transformer, self.scheduler, self.vae, encoder, tokenizer, limit)
 
 
-def save_grid(images: torch.Tensor, path: Path, columns: int = 8, least: int = 96) -> None:
+def save_grid(images: torch.Tensor, path: Path, columns: int = 8) -> None:
     """Write images (P, 3, H, W) in [0, 1] as one PNG, small ones enlarged.
 
     Args:
         images (`torch.Tensor` of shape `(P, 3, H, W)`): in [0, 1].
         path (`Path`): the file.
         columns (`int`, defaults to 8): of the grid.
-        least (`int`, defaults to 96): pixels of height, which smaller images are enlarged to by a whole factor.
     """
     arrays = images.mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (P, H, W, 3)
-    scale = max(1, -(-least // arrays.shape[1]))
+    scale = max(1, -(-LEAST // arrays.shape[1]))
     size = (arrays.shape[2] * scale, arrays.shape[1] * scale)
     tiles = [PIL.Image.fromarray(array).resize(size, PIL.Image.Resampling.NEAREST) for array in arrays]
     columns = min(columns, len(tiles))

@@ -217,13 +217,13 @@ def moved(before: Factors, after: Factors) -> float:
     return 0.5 * distance.mean().item()
 
 
-def stopped_falling(distances: Sequence[float], patience: int = PATIENCE) -> bool:
-    """Whether, after its peak, a series has had no new low for `patience` entries in a row.
+def stopped_falling(distances: Sequence[float]) -> bool:
+    """Whether, after its peak, a series has had no new low for `PATIENCE` entries in a row.
 
     Counted from the peak, since weights that begin at zero first speed up.
     """
-    if len(distances) <= patience:
+    if len(distances) <= PATIENCE:
         return False
     peak = max(range(len(distances)), key=distances.__getitem__)
     since = list(distances[peak:])
-    return len(since) > patience and min(since[-patience:]) >= min(since[:-patience])
+    return len(since) > PATIENCE and min(since[-PATIENCE:]) >= min(since[:-PATIENCE])

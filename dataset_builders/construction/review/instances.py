@@ -24,6 +24,7 @@ MEDIA = ("image", "video")
 FOLDER = "media"  # of the run; the page shows nothing outside it
 PAGES = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xht", ".xml"}  # in which a browser runs code
 STATEMENTS = 4
+NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]  # what they are called
 TEXTS = ("instance", "id", "media", "file", "caption", "category", "question")
 COLUMNS = (*TEXTS, "statements", "label", "kept")
 

@@ -13,16 +13,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .decisions import DECISIONS, Decision, check_decision, check_name
-from .instances import STATEMENTS, Instance
+from .instances import NUMBERS, TEXTS, Instance
 from .refusal import ReviewError
 
 
 FILES = "/data/local-files/?d="  # where Label Studio serves what lies under LOCAL_FILES_DOCUMENT_ROOT
-NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]
 # What its choices are called: it takes `null`, `true` and `1` for values of JSON.
 WORDS = {"accept": "Accept", "fix": "Fix", "reject": "Reject", "null": "Not in the caption"}
 HOTKEYS = {"accept": "a", "fix": "f", "reject": "r", "null": "n"}
-DATA = ("instance", "id", "media", "file", "caption", "category", "question")
 Task = dict[str, Any]
 
 
@@ -80,7 +78,7 @@ def to_tasks(instances: Mapping[str, Instance], decisions: Iterable[Decision], r
 
 
 def _data(one: Instance, root: str) -> dict[str, Any]:
-    data = {name: getattr(one, name) for name in DATA} | {"label": one.label}
+    data = {name: getattr(one, name) for name in TEXTS} | {"label": one.label}
     data |= {f"statement_{number}": text for number, text in zip(NUMBERS, one.statements)}
     data["asked"] = f"{one.category}: {one.question}"
     data["claim"] = f"Statement {one.label + 1} is claimed to be true, the others to be false."
@@ -139,7 +137,7 @@ def _of_task(task: Any, place: str, instances: Mapping[str, Instance]) -> Iterat
         raise ReviewError(f"got the instance {name!r:.90} in {place}, expected one of this run: export its own tasks")
     instance = instances[name]
     same = _data(instance, "")
-    for key in (*DATA, "label", *(f"statement_{number}" for number in NUMBERS)):
+    for key in (*TEXTS, "label", *(f"statement_{number}" for number in NUMBERS)):
         if data.get(key) != same[key]:
             raise ReviewError(
                 f"got {key} {data.get(key)!r:.80} of {name} in {place}, expected {same[key]!r:.80}: "

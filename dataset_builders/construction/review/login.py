@@ -31,7 +31,7 @@ MOST_KEPT = 10_000  # names and addresses
 ADDRESS: ContextVar[str] = ContextVar("ADDRESS", default="")  # of who is asking now
 
 
-def hashed(password: str, salt: bytes | None = None) -> str:
+def hashed(password: str) -> str:
     """What is stored instead of a password: `scrypt$SALT$HASH`, in base64.
 
     Raises:
@@ -39,7 +39,7 @@ def hashed(password: str, salt: bytes | None = None) -> str:
     """
     if len(password) < SHORTEST:
         raise ReviewError(f"got a password of {len(password)} characters, expected at least {SHORTEST}")
-    salt = secrets.token_bytes(16) if salt is None else salt
+    salt = secrets.token_bytes(16)
     key = hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, **COST)
     return "$".join(["scrypt", *(base64.b64encode(part).decode() for part in (salt, key))])
 

@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from . import markup
 from .decisions import LONGEST, LONGEST_NAME, AlreadyDecidedError, decisions_table
-from .instances import FOLDER, STATEMENTS, Instance
+from .instances import FOLDER, NUMBERS, STATEMENTS, Instance
 from .login import TRIES, WAIT, Door, KnownAddress, Users, require_login
 from .refusal import ReviewError
 from .reviewing import Review
@@ -36,7 +36,6 @@ REASONS = (
     "The caption is wrong about the picture",
     "The language is unclear or wrong",
 )
-NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]
 TITLE = "Review"
 HERE = Path(__file__).parent
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no font is fetched from elsewhere
@@ -303,7 +302,7 @@ def _read(shown: str) -> tuple[str, float]:
         return "", time.time()
 
 
-def serve(review: Review, host: str, port: int | None, users: Users | None = None, *, wait: bool = True) -> Page:
+def serve(review: Review, host: str, port: int | None, users: Users | None = None) -> None:
     """Serve the page until it is interrupted.
 
     Args:
@@ -311,7 +310,6 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
         host (`str`): the address; one that others can reach needs users.
         port (`int`, *optional*): the first free one from 7860 by default.
         users (`Users`, *optional*): who may log in.
-        wait (`bool`, defaults to `True`): until it is interrupted.
 
     Raises:
         ReviewError: there is no login where one is needed, or the port is taken.
@@ -330,7 +328,6 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
             share=False,  # whatever the environment says: there would be no login
             allowed_paths=[str(review.run / FOLDER)],
             app_kwargs={"middleware": [guard]},
-            prevent_thread_lock=not wait,
             theme=THEME,
             # Within the head it stays as it is: gradio takes declarations out of what it gets as css.
             head=f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
@@ -340,4 +337,3 @@ def serve(review: Review, host: str, port: int | None, users: Users | None = Non
         )
     except OSError as error:
         raise ReviewError(f"got '{error}' at {host}, expected a free port: choose another --port") from error
-    return page

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from granted.dataset_builders.scenes.everyday.lexicon import load_patterns
 from granted.dataset_builders.scenes.scene import Concept, Place, Scene
-from granted.dataset_builders.scenes.words import number_word, participle, plural, present, with_article
+from granted.dataset_builders.scenes.words import listed, number_word, participle, plural, present, with_article
 
 
 WORDS = (150, 250)  # of a caption: as long as those of TED-6K
@@ -276,11 +276,11 @@ class _Writer:
         first, *middle, last = names
         match self.rng.randrange(4):
             case 0:
-                return [self.say("row_from_left", all=_listed(names))]
+                return [self.say("row_from_left", all=listed(names))]
             case 1:
-                return [self.say("row_from_right", all=_listed(names[::-1]))]
+                return [self.say("row_from_right", all=listed(names[::-1]))]
             case 2:
-                parts = {"middle": _listed(middle), "reversed_middle": _listed(middle[::-1])}
+                parts = {"middle": listed(middle), "reversed_middle": listed(middle[::-1])}
                 return [self.say("row_ends", first=first, last=last, **parts)]
             case _:
                 one, other, *rest = [self.say("row_steps", a=a, b=b) for a, b in pairwise(names)]
@@ -305,7 +305,7 @@ class _Writer:
         if "feature" not in self.scene.tables and self.rng.random() < 0.5:
             half = len(names) // 2
             parts = (described[:half], described[half:])
-            return [self.say("objects", lead=self.say("lead"), list=_listed(part)) for part in parts]
+            return [self.say("objects", lead=self.say("lead"), list=listed(part)) for part in parts]
         sentences = []
         for name, noun in zip(names, described):
             sentence = self.say("object", a=noun, spot=self.say("spot"), lead=self.say("lead"))
@@ -322,7 +322,7 @@ class _Writer:
         for size in self.rng.choice(((4,), (2, 2), (1, 3), (3, 1), (1, 2, 1), (2, 1, 1))):
             part, parts = parts[:size], parts[size:]
             sentences.append(
-                self.say("counts", list=_listed(part), lead=self.say("lead"), manner=self.say("count_manner"))
+                self.say("counts", list=listed(part), lead=self.say("lead"), manner=self.say("count_manner"))
             )
         return sentences
 
@@ -380,11 +380,6 @@ class _Writer:
 
 def _count(sentences: Sequence[str]) -> int:
     return sum(len(sentence.split()) for sentence in sentences)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """`"a, b and c"`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _upper(text: str) -> str:

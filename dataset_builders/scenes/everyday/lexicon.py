@@ -41,7 +41,7 @@ LEAST = {
 
 @dataclass(frozen=True)
 class Theme:
-    """What can be met in one kind of place. Each field is a tuple of concepts; the lists are explained in LEAST."""
+    """What can be met in one kind of place. Each list is a tuple of concepts, with what they are behind it."""
 
     name: str
     outdoors: bool

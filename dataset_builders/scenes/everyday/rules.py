@@ -31,8 +31,6 @@ GRAMMAR_WORDS = frozenset(
     )
 )
 FORM = re.compile(r"[a-zéèê]+(?:['-][a-zé]+)*'?(?:,? [a-zéèê]+(?:['-][a-zé]+)*'?)*")
-# Endings that the inflecting libraries give to words they do not know.
-ODD = re.compile(r"sss$|ices?ing$|[^aeiou]oes$")
 
 
 def broken_rules(theme: Theme) -> Iterator[str]:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from granted.dataset_builders.scenes.scene import Concept, Scene
 from granted.dataset_builders.scenes.shapes.lexicon import PLACES
-from granted.dataset_builders.scenes.words import number_word, plural, present, with_article
+from granted.dataset_builders.scenes.statements import as_sentence
+from granted.dataset_builders.scenes.words import listed, number_word, plural, present, with_article
 from granted.utils.errors import InputError
 
 
@@ -110,7 +111,7 @@ def write_shapes_caption(
         raise InputError(f"got detail {detail!r}, expected one of {', '.join(DETAILS)}")
     writer = _Writer(scene, f"{scene.id}/{seed}", first_words=detail == "plain")
     sentences = writer.plain(looks) if detail == "plain" else writer.short() if detail == "short" else writer.full()
-    writer.caption.text = " ".join(map(_sentence, sentences))
+    writer.caption.text = " ".join(map(as_sentence, sentences))
     return writer.caption
 
 
@@ -143,7 +144,7 @@ class _Writer:
         return sentences
 
     def short(self) -> list[str]:
-        what = _listed([self.introduced(subject, ("colour",)) for subject in self.subjects])
+        what = listed([self.introduced(subject, ("colour",)) for subject in self.subjects])
         medium = f"{with_article(self.background)} background"
         parts = [self.pick(f"{what} on {medium}", f"on {medium}, {what}", f"{what} against {medium}")]
         if self.scene.media == "video":
@@ -198,7 +199,7 @@ class _Writer:
 
     def together(self) -> list[str]:
         """All of them in one sentence, and then where they are."""
-        what = _listed([self.described(subject) for subject in self.subjects])
+        what = listed([self.described(subject) for subject in self.subjects])
         ground = f"{with_article(self.background)} background"
         first = self.pick(
             f"the {self.medium} shows {what} on {ground}",
@@ -281,7 +282,7 @@ class _Writer:
         for subject in self.rng.sample(self.subjects, len(self.subjects)):
             if subject not in self.caption.mentions:
                 clauses.append(self.refer(subject, words.format(self.caption.form(self.facts["colour"][subject]))))
-        return [self.pick(_listed(clauses), "; ".join(clauses))] if clauses else []
+        return [self.pick(listed(clauses), "; ".join(clauses))] if clauses else []
 
     def writing(self) -> list[str]:
         """What is written on whom."""
@@ -324,7 +325,7 @@ class _Writer:
                 f"{self.caption.the(s)} {self.pick('ends up', 'finishes', 'comes to rest')} {ends[s]}"
                 for s in self.rng.sample(self.subjects, len(self.subjects))
             ]
-            sentences.append(_listed(clauses))
+            sentences.append(listed(clauses))
         return sentences
 
     def events(self) -> list[str]:
@@ -355,12 +356,3 @@ class _Writer:
 def letters(text: str) -> str:
     """What a text on a figure is called: `"letter"` or `"letters"`."""
     return "letters" if len(text) > 1 else "letter"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """`"a, b and c"`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

@@ -27,6 +27,7 @@ GLYPH_CAP = 96  # pixels of a capital in the cached glyphs
 GLYPH_TAIL = 0.2  # room below the base line, for the tail of Q, in heights of a capital
 GLYPH_BOLD = 3  # pixels by which the strokes of the cached glyphs are thickened
 BLACK, WHITE = (16, 16, 16), (255, 255, 255)
+STEPS = 120  # corners of a curve
 
 
 class Tile(NamedTuple):
@@ -37,8 +38,8 @@ class Tile(NamedTuple):
     corner: tuple[int, int]
 
 
-def _arc(radius: float, x: float = 0.0, steps: int = 120) -> Points:
-    angles = [2 * math.pi * step / steps for step in range(steps)]
+def _arc(radius: float, x: float = 0.0) -> Points:
+    angles = [2 * math.pi * step / STEPS for step in range(STEPS)]
     return tuple((x + radius * math.cos(angle), radius * math.sin(angle)) for angle in angles)
 
 
@@ -58,7 +59,7 @@ def _heart() -> Points:
         y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
         return 16 * math.sin(t) ** 3, -y
 
-    return _boxed(tuple(point(2 * math.pi * step / 120) for step in range(120)))
+    return _boxed(tuple(point(2 * math.pi * step / STEPS) for step in range(STEPS)))
 
 
 CROSS = 0.18  # half the width of its arms

@@ -28,6 +28,7 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     SPEEDS,
     TEXTURES,
 )
+from granted.dataset_builders.scenes.statements import as_sentence
 from granted.dataset_builders.scenes.words import number_word, plural, present, with_article
 from granted.utils.errors import InputError
 
@@ -160,7 +161,7 @@ class _Questioner:
             key (`str`, *optional*): what a right answer means, see [`is_right`]; by default `short`.
         """
         answer = self.pick(short, sentence)
-        return Asked(_question(question), _sentence(answer), pattern, short if key is None else key)
+        return Asked(_question(question), as_sentence(answer), pattern, short if key is None else key)
 
     def decided(self, pattern: str, question: str, truth: bool, fact: str) -> Asked:
         """A question for yes or no, answered so or with what is the case.
@@ -172,7 +173,7 @@ class _Questioner:
             fact (`str`): what may follow yes or no.
         """
         word = "yes" if truth else "no"
-        return Asked(_question(question), _sentence(self.pick(word, f"{word}, {fact}")), pattern, word)
+        return Asked(_question(question), as_sentence(self.pick(word, f"{word}, {fact}")), pattern, word)
 
     def value(self, table: dict[str, Hashable], subject: str) -> Hashable:
         """The subject's value or another one's, each half of the time."""
@@ -401,13 +402,13 @@ class _Questioner:
             f"{form(places[subject])}: {with_article(' '.join([*self.looks(subject), noun(subject)]))}"
             for subject in sorted(places, key=lambda name: order.index(places[name]))
         ]
-        yield Asked(self.pick(*LISTING), " ".join(map(_sentence, entries)), "listing", "")
+        yield Asked(self.pick(*LISTING), " ".join(map(as_sentence, entries)), "listing", "")
 
     def listing_by_name(self) -> Iterator[Asked]:
         """Everything by name: `"Disc: small, plain, blue, in the centre. Star: ..."`."""
         form, noun, places = self.caption.form, self.caption.noun, self.facts["place"]
         entries = [f"{noun(s)}: {', '.join([*self.looks(s), form(places[s])])}" for s in sorted(places, key=noun)]
-        yield Asked(self.pick(*BY_NAME), " ".join(map(_sentence, entries)), "listing by name", "")
+        yield Asked(self.pick(*BY_NAME), " ".join(map(as_sentence, entries)), "listing by name", "")
 
     def looks(self, subject: str) -> list[str]:
         """Size, texture and colour of a figure, in words."""
@@ -416,7 +417,3 @@ class _Questioner:
 
 def _question(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}?"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

@@ -29,11 +29,11 @@ from granted.dataset_builders.scenes.shapes.drawing import (
     render_video,
 )
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
-from granted.dataset_builders.scenes.shapes.sampling import APART, VIDEO_ONLY, scene_of, shapes_in_split
+from granted.dataset_builders.scenes.shapes.sampling import APART, scene_of, shapes_in_split
 from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, chosen_detail, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import placed_figures
 from granted.dataset_builders.scenes.world import SPLITS, split_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
 
@@ -321,9 +321,7 @@ def _simple_scenes(
         yield name, scene, drawing, rng
 
 
-def _scenes(
-    count: int, prefix: str, media: str, split: str = "training"
-) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
+def _scenes(count: int, prefix: str, media: str, split: str) -> Iterator[tuple[str, Scene, Drawing, random.Random]]:
     """Scenes sampled for one or two categories each."""
     _check(count)
     legal = [category for category in CATEGORIES if media == "video" or category not in VIDEO_ONLY]

@@ -40,11 +40,10 @@ from granted.dataset_builders.scenes.shapes.lexicon import (
     TEXTURES,
 )
 from granted.dataset_builders.scenes.world import split_of
-from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA
+from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY
 from granted.utils.errors import InputError
 
 
-VIDEO_ONLY = ("Action Recognition", "Temporal")
 # What does not fit into nine cells together.
 APART = {"image": ("Adverb", "Spatial Relationship"), "video": ("Adverb", "Quantity")}
 STARTS = {3: (0.2, 0.4, 0.6), 4: (0.2, 0.35, 0.5, 0.65)}  # of the events in a video with so many subjects

@@ -76,7 +76,7 @@ class Lexicon:
         """A wording of a concept at random.
 
         Args:
-            kind (`str`): such as `"shape"` or `"colour"`.
+            kind (`str`): such as `"shapes"` or `"colours"`.
             concept (`object`): one of that kind.
             held_out (`bool`): a wording that is never trained on, instead of one of training.
             rng (`random.Random`): draws it.
@@ -87,7 +87,7 @@ class Lexicon:
         """The phrase as a noun (`kind` is `"shape"`) or after "is" (`"colour"`): a likeness needs a carrier.
 
         Args:
-            kind, held_out, rng: as of [`pick`].
+            held_out, rng: as of [`pick`].
             phrase (`Phrase`): what [`pick`] has drawn.
         """
         if not phrase.likeness:
