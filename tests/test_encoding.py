@@ -115,7 +115,7 @@ def test_what_a_library_raises_on_a_foreign_file_is_one_line_with_its_cause():
 def test_a_quantised_encoder_reads_nearly_the_same_and_is_not_taken_for_the_plain_one(
     quantization, error, tiny_encoder_folder
 ):
-    pytest.importorskip("bitsandbytes", reason="pip install 'granted[quantization]'")
+    pytest.importorskip("bitsandbytes", reason="pip install '.[quantization]'")
     _, plain = load_encoder(tiny_encoder_folder, fusion="norm_avg")
     _, encoder = load_encoder(tiny_encoder_folder, EncoderOptions(quantization=quantization), fusion="norm_avg")
     assert place(encoder, ABSENT) is encoder and encoder.fingerprint() != plain.fingerprint()

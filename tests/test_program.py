@@ -46,8 +46,8 @@ def ended(monkeypatch, capsys):
         (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
         (torch.OutOfMemoryError("CUDA out of memory"), "too little memory"),
         (MemoryError(), "too little memory"),
-        (ModuleNotFoundError("No module named 'trl'", name="trl.trainer"), "pip install 'granted[train]'"),
-        (ModuleNotFoundError("no", name="sentence_transformers"), "granted[sentence-transformers]"),
+        (ModuleNotFoundError("No module named 'trl'", name="trl.trainer"), "pip install '.[train]' in a clone"),
+        (ModuleNotFoundError("no", name="sentence_transformers"), "pip install '.[sentence-transformers]' in a clone"),
     ],
 )
 def test_what_the_user_or_the_machine_lacks_is_one_line_and_exit_code_2(ended, error, words):

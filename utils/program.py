@@ -112,7 +112,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             _show_traceback(error)
         return 2, str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
-        return 2, f"got no {error.name}, which this command needs: pip install 'granted[{extra}]'"
+        return 2, f"got no {error.name}, expected the extra {extra}: pip install '.[{extra}]' in a clone of granted"
     if isinstance(error, OSError) and (problem := unwritable(error)):
         place = f" while writing {error.filename}" if error.filename else ""
         return 2, f"got '{problem}'{place}, expected a writable place with free space: free some or choose another"
