@@ -13,9 +13,10 @@ import os
 import torch
 from transformers import PreTrainedModel
 
-from .configuration_granted import COMPARED, check_names, check_weights, missing_and_unexpected
+from .configuration_granted import COMPARED, check_names, missing_and_unexpected
 from .modeling_checkpoint import (
     HUB_OPTIONS,
+    check_read_weights,
     find_file,
     has_own_code,
     load_added_weights,
@@ -165,7 +166,13 @@ class Building:
 
         with torch.device("meta"):  # nothing is initialised that is about to be replaced
             model = cls(config)
-        model.encoder = encoder if config.keep_vision else trunk
+        kept = encoder if config.keep_vision else trunk
+        if not isinstance(kept, type(model.encoder)):  # classes of FSDP2 are subclasses
+            raise ValueError(
+                f"got a {type(kept).__name__}, expected a {type(model.encoder).__name__}, as which a saved model is "
+                "read: give that one, without a head"
+            )
+        model.encoder = kept
         device = input_embeddings(trunk).weight.device
         device = "cpu" if device.type == "meta" else device  # embeddings on meta are offloaded
         model.fusion.to_empty(device=device).reset_parameters()
@@ -205,6 +212,8 @@ class Building:
             **hub_options,
         )
         config = kwargs.get("config") or cls.config_class.from_pretrained(**source)
+        if isinstance(config, str | os.PathLike):
+            config = kwargs["config"] = cls.config_class.from_pretrained(config)
         # Of a pipeline on the Hub diffusers fetches no tokenizer beside the encoder: the pipeline hands its own over.
         in_pipeline = os.path.isfile(os.path.join(pretrained_model_name_or_path, os.pardir, "model_index.json"))
         handed_over = in_pipeline and find_file(source, "tokenizer_config.json") is None
@@ -212,7 +221,7 @@ class Building:
         if config.encoder_in_checkpoint:
             name = source.pop("pretrained_model_name_or_path")
             model, loaded = super().from_pretrained(name, *model_args, **kwargs | source | COMPARED)
-            check_weights(name, *missing_and_unexpected(model, loaded))
+            check_read_weights(name, model, *missing_and_unexpected(model, loaded))
             model._tokenizer = tokenizer
         else:
             kwargs.pop("config", None)

@@ -10,6 +10,7 @@ Tiny: tests/test_checkpoint.py. Ships to the Hub; imports nothing but torch, tra
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -162,7 +163,17 @@ def _check_trunk_weights(name: str, encoder: PreTrainedModel, loaded: dict[str, 
     before = "|".join({"model", encoder.base_model_prefix, *path.split(".")} - {""})
     inside = re.compile(rf"(({before})\.)*({'|'.join(name for name, _ in kept.named_children())})\.")
     unexpected = {key for key in unexpected if inside.match(key)}
+    check_read_weights(name, encoder, missing, unexpected)
+
+
+def check_read_weights(name: str, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """As `check_weights`, of what a layer reads. What none reads and is missing becomes zero: at random, no two loads
+    would have the same weights."""
     check_weights(name, *({key for key in keys if not UNREAD.search(key)} for keys in (missing, unexpected)))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key in parameters.keys() & set(missing):
+            parameters[key].zero_()
 
 
 def load_added_weights(model: nn.Module, file: str | os.PathLike) -> None:

@@ -9,6 +9,7 @@ import json
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.integrations.accelerate import load_offloaded_parameter
 
 
 def encoder_fingerprint(
@@ -44,6 +45,8 @@ def weights_hash(module: nn.Module) -> str:
 
 def _add_weights(digest, module: nn.Module) -> None:
     for name, tensor in sorted(module.state_dict().items()):
+        if tensor.is_meta:  # offloaded by accelerate
+            tensor = load_offloaded_parameter(module, name)
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 

@@ -173,9 +173,11 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
                 [`~GrantedModel.encode`].
 
         Raises:
-            ValueError: what cannot be text, and features that are NaN or infinite.
+            ValueError: what cannot be text, no text at all, and features that are NaN or infinite.
         """
         texts = self.as_texts(texts)
+        if not texts:
+            raise ValueError("got no text to calibrate on, expected some captions")
         token_ids = self.tokenize(texts, max_sequence_length=max_sequence_length)
         count, total, squares = 0, 0.0, 0.0
         with evaluating(self):

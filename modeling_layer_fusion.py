@@ -25,7 +25,19 @@ FUSION_CHUNK = 4096
 RANGE_SCALE = 8  # of the masked range, as LTX-2 has it
 
 
-class LayerFusion(nn.Module):
+class KeptInFp32(nn.Module):
+    """A module whose own weights and buffers stay what they are where `.to(dtype)` casts a model."""
+
+    def _apply(self, fn, recurse=True):
+        exact = {key: tensor.data for key, tensor in self.state_dict(keep_vars=True).items() if not tensor.is_meta}
+        super()._apply(fn, recurse)
+        for key, tensor in self.state_dict(keep_vars=True).items():
+            if key in exact and tensor.dtype != exact[key].dtype and not tensor.is_meta:
+                tensor.data = exact[key].to(tensor.device)
+        return self
+
+
+class LayerFusion(KeptInFp32):
     """What becomes of the L layers of an encoder: a weighted sum, several of them, or chosen layers beside each other.
 
     `"learned"` is Equation 4, c = sum_i softmax(w)_i LayerNorm(h_i), with w starting at zeros, which is Norm-Avg;
@@ -103,7 +115,7 @@ class LayerFusion(nn.Module):
         for index in sorted(self.layers):
             hidden = layers[index]
             prepared = self.prepare(hidden.flatten(0, 1), self.statistics(hidden, mask))  # (B * N, D)
-            prepared = prepared.view(hidden.shape)  # (B, N, D)
+            prepared = prepared.view(hidden.shape).to(mask.device)  # (B, N, D), of a model that is spread over devices
             users = range(len(rows)) if self.options.has_weights() else rows[:, index].nonzero().flatten().tolist()
             for k in users:
                 sums[k] = sums[k] + rows[k, index] * prepared
@@ -167,7 +179,7 @@ class LayerFusion(nn.Module):
         return sums.transpose(0, 1) if self.arrangement == "stack" else sums.flatten(2)
 
 
-class Standardization(nn.Module):
+class Standardization(KeptInFp32):
     """Removes what every token of an encoder has: per channel the mean, and the scale of what differs.
 
     Some encoders have channels whose constant part is many times larger than all that tells texts apart; what reads

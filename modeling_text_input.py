@@ -141,6 +141,8 @@ class TextInput:
         Raises:
             ValueError: marks that cannot be read, or words that are not in a text.
         """
+        if not isinstance(emphasis, bool | Mapping | None):
+            raise ValueError(f"got emphasis={emphasis!r}, expected True or factors of words, such as {{'red': 1.5}}")
         if emphasis is True:
             parsed = [parse_emphasis(text) for text in texts]
             return [text for text, _ in parsed], [spans for _, spans in parsed]
@@ -267,9 +269,13 @@ class TextInput:
                 f"got max_sequence_length={limit}, expected more than the {least - 1} template tokens that come first"
             )
         token_ids = self.tokenized(texts)["input_ids"]
-        if allow_empty:
-            pad = self.tokenizer.pad_token_id
-            token_ids = [ids if len(ids) >= least else [*ids, pad] for ids in token_ids]
+        for text, ids in zip(texts, token_ids):
+            if len(ids) < least and not allow_empty:
+                raise ValueError(
+                    f"got {text[:60]!r} of {len(ids)} tokens with its template, expected more than the {least - 1} "
+                    "that are dropped: set template_drop_tokens for this tokenizer"
+                )
+            ids += [self.tokenizer.pad_token_id] * (least - len(ids))
         cut = [i for i, ids in enumerate(token_ids) if len(ids) > limit]
         if cut:
             longest = max(len(token_ids[i]) for i in cut)
@@ -332,11 +338,14 @@ class TextInput:
 
     def pad(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, N) of a batch, padded to its longest text, on the model's device."""
-        padded = self.tokenizer.pad(
-            {"input_ids": token_ids}, padding_side=self.config.padding_side, return_tensors="pt", verbose=False
-        )
-        device = self.input_device
-        return padded["input_ids"].to(device), padded["attention_mask"].to(device)  # (B, N) each
+        ids, mask = self.padded(token_ids)
+        return ids.to(self.input_device), mask.to(self.input_device)  # (B, N) each
+
+    def padded(self, token_ids: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `pad`, on the CPU."""
+        options = {"return_attention_mask": True, "return_tensors": "pt", "verbose": False}  # SigLIP's gives no mask
+        padded = self.tokenizer.pad({"input_ids": token_ids}, padding_side=self.config.padding_side, **options)
+        return padded["input_ids"], padded["attention_mask"]  # (B, N) each
 
     @property
     def input_device(self) -> torch.device:

@@ -112,6 +112,7 @@ def find_last_layer(trunk: nn.Module, layers: nn.ModuleList, last_layer: str, to
         return ""
     block, normed, probe = _look_at_one_token(trunk, layers, token)
     reported = probe.hidden_states[-1]  # (1, 1, D)
+    block = block.to(reported.device)  # spread over devices, a model gives its output back where its input was
     if not (block.isfinite().all() and reported.isfinite().all()):  # NaN is not equal to itself
         raise not_finite("the first token that was read")
     if last_layer == "post_norm":

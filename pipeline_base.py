@@ -123,8 +123,8 @@ class GrantedPipelineMixin:
                 raise ValueError(f"got {name} with prompt_embeds, expected it with a prompt: embeddings are made")
         if prompts or negatives:  # one run of the encoder, and one warning, for all of them
             count = len(prompts)
-            prompts, spans = self._read_emphasis(prompts, emphasis)
-            negatives, negative_spans = self._read_emphasis(negatives, emphasis is True)
+            prompts, spans = self.text_encoder.read_emphasis(prompts, emphasis)
+            negatives, negative_spans = self.text_encoder.read_emphasis(negatives, emphasis is True)
             texts, spans = [*prompts, *negatives], [*spans, *negative_spans]
             embeds, masks = self._encode(texts, max_sequence_length, layer_weights, spans)  # (T, N, D), (T, N)
             if prompts:
@@ -145,10 +145,6 @@ class GrantedPipelineMixin:
         tensors = self._fit(tensors, max_sequence_length)
         # The images of a prompt follow one another: (B * num_images_per_prompt, ...), masks like embeddings.
         return tuple(t if t is None else t.to(device).repeat_interleave(num_images_per_prompt, 0) for t in tensors)
-
-    def _read_emphasis(self, texts: list[str], emphasis: Mapping[str, float] | bool) -> tuple[list[str], list[list]]:
-        """The texts without marks of emphasis, and for each what they say."""
-        return self.text_encoder.read_emphasis(texts, emphasis) if emphasis else (texts, [[] for _ in texts])
 
     def _encode(
         self, texts: list[str], max_sequence_length: int | None, layer_weights: torch.Tensor | None, spans: list[list]
@@ -219,7 +215,7 @@ class GrantedPipelineMixin:
         for name, (size, multiple) in sizes.items():
             if size < multiple or size % multiple:
                 raise ValueError(f"got {name}={size}, expected a multiple of {multiple} (VAE factor times patch size)")
-        if not set(tensor_inputs) <= set(self._callback_tensor_inputs):
+        if not set(tensor_inputs or ()) <= set(self._callback_tensor_inputs):
             raise ValueError(f"got callback tensors {tensor_inputs}, expected some of {self._callback_tensor_inputs}")
         channels = self.transformer.config.in_channels
         if self.vae is None and output_type != "latent" and channels not in (1, 3):
@@ -286,8 +282,9 @@ class GrantedPipelineMixin:
                 latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]  # as latents
                 if callback is not None:
                     tensors = dict(zip(self._callback_tensor_inputs, (latents, prompt_embeds, negative_prompt_embeds)))
-                    tensors |= callback(self, i, t, {name: tensors[name] for name in tensor_inputs})
-                    latents, prompt_embeds, negative_prompt_embeds = tensors.values()
+                    tensors |= callback(self, i, t, {name: tensors[name] for name in tensor_inputs or ()})
+                    latents, *others = (tensors[name] for name in self._callback_tensor_inputs)
+                    prompt_embeds, negative_prompt_embeds = others
                 progress_bar.update()
         return latents
 

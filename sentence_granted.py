@@ -116,13 +116,7 @@ class GrantedSentenceEncoder(InputModule):
         texts = [(prompt or "") + text for text in texts]
         token_ids = self.encoder.tokenize(texts, allow_empty=True)
         # Not `encoder.pad`, which puts the batch on the encoder's device: data loader workers must not touch it.
-        padded = self.encoder.tokenizer.pad(
-            {"input_ids": token_ids},
-            padding_side=self.encoder.config.padding_side,
-            return_tensors="pt",
-            verbose=False,
-        )
-        return {name: padded[name] for name in ("input_ids", "attention_mask")}  # (B, N) each
+        return dict(zip(("input_ids", "attention_mask"), self.encoder.padded(token_ids)))  # (B, N) each
 
     def forward(self, features: dict) -> dict:
         """Add `token_embeddings` (B, N, D) and `sentence_embedding` (B, context_dim), fp32, not normalised.
@@ -163,6 +157,8 @@ class GrantedSentenceEncoder(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"got max_seq_length={value!r}, expected a number of tokens")
         self.encoder.config.max_sequence_length = value
 
     @property

@@ -313,7 +313,7 @@ def fused_alone(encoder: GrantedModel) -> GrantedModel:
 def with_map(encoder: GrantedModel, found: LinearMap) -> GrantedModel:
     """A model whose output is that of a map of an encoder's fusion: its projection; the trunk is shared."""
     width = {"projection_dim": found.weight.shape[1], "projection_trained": True, "standardize": True}
-    model = rebuilt(encoder, **width)
+    model = rebuilt(encoder, **width, fused_hidden_states=True)  # for pipelines that read hidden states
     model.standardization.mean.copy_(found.mean)
     model.standardization.deviation.copy_(found.deviation)
     with torch.no_grad():

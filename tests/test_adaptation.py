@@ -249,17 +249,19 @@ def test_no_text_is_fitted_too_for_guidance_reads_it(old, letters, monkeypatch):
 
 
 def test_the_template_of_the_new_encoder_and_layer_weights_of_a_saved_one_stay(tiny_encoder_folder, old, tmp_path):
-    learned = GrantedModel.from_encoder(
-        tiny_encoder_folder, fusion="learned", prompt_template="the {prompt} .", template_drop_tokens=1
-    )
+    options = {"prompt_template": "the {prompt} .", "template_drop_tokens": 1, "fused_hidden_states": False}
+    learned = GrantedModel.from_encoder(tiny_encoder_folder, fusion="learned", **options)
     torch.nn.init.normal_(learned.fusion.weights)
-    learned.calibrate(SENTENCES)
+    with pytest.warns(UserWarning, match="hidden_states of this model stay the encoder's own"):
+        learned.calibrate(SENTENCES)
     learned.save_pretrained(tmp_path / "learned")
     _, saved = load_feature(str(tmp_path / "learned"), None, EncoderOptions())
     model = adapt(old, saved, make_texts(), ()).model
     torch.testing.assert_close(model.layer_weights, learned.layer_weights)
     assert model.config.prompt_template == "the {prompt} ." and model.config.template_drop_tokens == 1
     assert len(model.encode(["red cube"])[0]) == 4
+    out = model(*model.pad(model.tokenize(["red cube"])), output_hidden_states=True)
+    assert torch.equal(out.hidden_states[-1], out.last_hidden_state), "a pipeline that reads states gets no map"
 
 
 # --------------------------------------------------------------------------------------------------- the command

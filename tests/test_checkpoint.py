@@ -23,9 +23,11 @@ from transformers import (
     Qwen3Config,
     T5Config,
     T5ForConditionalGeneration,
+    T5Model,
 )
 
 from granted import ContextAggregator, ContextAggregatorConfig, GrantedModel, LayerFusion
+from granted.encoding.controls import random_weights, words_alone
 from granted.eval_metric.generation.sampling import load_pipeline
 from granted.tests.conftest import SIZE
 from granted.tests.loopback_hub import OWNER, TOKEN, File, Repo
@@ -115,7 +117,11 @@ def test_weights_that_no_feature_depends_on_may_be_missing_or_left_over(name, tm
     make_tokenizer("[BOS]", "[EOS]").save_pretrained(tmp_path)
     if unread:
         change_weights(tmp_path, drop(*unread))
-    assert GrantedModel.from_encoder(tmp_path).encode([TEXT])[0].isfinite().all()
+    fused = GrantedModel.from_encoder(tmp_path)
+    assert fused.encode([TEXT])[0].isfinite().all()
+    assert GrantedModel.from_encoder(tmp_path).fingerprint() == fused.fingerprint(), "two loads are two encoders"
+    fused.save_pretrained(tmp_path / "fused")
+    assert GrantedModel.from_pretrained(tmp_path / "fused").fingerprint() == fused.fingerprint()
     if name == "no tower":
         with pytest.raises(ValueError, match="without the weights multi_modal_projector"):
             GrantedModel.from_encoder(tmp_path, keep_vision=True)
@@ -424,3 +430,24 @@ def test_a_dispatched_encoder_is_read_where_it_lies(tiny_encoder_folder, tmp_pat
         any(parameter.is_meta for parameter in spread.parameters()) and os.listdir(tmp_path / "offloaded") is not None
     )
     assert all(map(torch.equal, spread.encode(sentences), expected))
+    assert spread.fingerprint() == GrantedModel.from_encoder(tiny_encoder_folder).fingerprint()
+
+
+@pytest.mark.parametrize("control", [words_alone, random_weights])
+def test_a_control_is_saved_and_loaded_as_any_model(control, tiny_bert_folder, tmp_path):
+    model = control(GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg"))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(GrantedModel.from_pretrained(tmp_path).encode([TEXT])[0], model.encode([TEXT])[0])
+
+
+def test_what_would_be_read_as_another_class_is_refused_before_it_is_saved(make_tokenizer):
+    for model, kept in ((T5Model(T5Config(**T5)), "T5Stack"), (whole_models()["no pooler"][0], "BertForMaskedLM")):
+        with pytest.raises(ValueError, match=f"got a {kept}, expected a .*: give that one, without a head"):
+            GrantedModel.from_loaded(model, make_tokenizer("[BOS]", "[EOS]"))
+
+
+def test_a_tokenizer_that_gives_no_mask_is_padded_with_one(tiny_bert_folder, sentences):
+    model = GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg")
+    expected = model.encode(sentences)
+    model.tokenizer.model_input_names = ["input_ids"]  # as SigLIP's
+    assert all(map(torch.equal, model.encode(sentences), expected))

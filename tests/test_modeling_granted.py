@@ -255,6 +255,10 @@ def test_the_template_is_put_around_and_exactly_its_tokens_are_dropped(tiny_enco
     torch.testing.assert_close(batch[0], features, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="expected more than the 9 template tokens"):
         model.encode([text], max_sequence_length=9)
+    model.config.prompt_template = "{prompt}"  # of other words than those that are dropped
+    with pytest.raises(ValueError, match="got 'a red cube' of 4 tokens with its template, expected more than the 9"):
+        model.encode([text])
+    assert [len(row) for row in model.encode(["", text], allow_empty=True)] == [1, 1]
 
 
 def test_a_text_that_is_empty_or_no_list_of_texts_raises(model):

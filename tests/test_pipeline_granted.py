@@ -291,7 +291,7 @@ def test_callbacks_see_and_replace_tensors_and_can_stop(kind, encoder):
     def stop(pipe, step, t, tensors):
         seen.append((step, sorted(tensors)))
         pipe._interrupt = step == 1
-        return {"latents": torch.zeros_like(tensors["latents"])}
+        return {"latents": torch.zeros_like(tensors["latents"]), "mine": step}
 
     names = ["latents", "prompt_embeds"]
     latents = sample(

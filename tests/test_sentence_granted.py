@@ -189,6 +189,9 @@ def test_a_text_that_is_cut_is_warned_about_and_the_length_is_the_configurations
 def test_no_text_is_read_past_the_last_position_whatever_is_asked(tiny_bert_folder):
     encoder = GrantedModel.from_encoder(tiny_bert_folder, fusion="norm_avg")
     model = wrapped(encoder, trained(encoder))
+    for value in (None, 0, 7.5):
+        with pytest.raises(ValueError, match=f"got max_seq_length={value}, expected a number of tokens"):
+            model.max_seq_length = value
     model.max_seq_length = 1000
     assert model.max_seq_length == 64
     encoder.config.fill_to_multiple_of = 48

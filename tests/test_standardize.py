@@ -49,6 +49,18 @@ def test_a_checkpoint_keeps_what_was_calibrated(model, tmp_path):
         torch.testing.assert_close(one, other)
 
 
+def test_what_a_cast_model_has_in_fp32_keeps_its_digits(tiny_bert_folder):
+    model = GrantedModel.from_encoder(tiny_bert_folder, fusion="learned", dtype=torch.float32)
+    torch.nn.init.normal_(model.fusion.weights)
+    model.calibrate(TEXTS)
+    exact = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    model.to(torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and len(exact) == 3
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in exact.items())
+    with pytest.raises(ValueError, match="got no text to calibrate on"):
+        model.calibrate([])
+
+
 def test_a_plain_encoder_is_not_standardised_without_texts(tiny_bert_folder):
     with pytest.raises(ValueError, match="calibrate"):
         GrantedModel.from_encoder(tiny_bert_folder, standardize=True)
