@@ -34,7 +34,16 @@ def __getattr__(name: str):
     return globals()[name]
 
 
+def _is_command() -> bool:
+    name = os.path.basename(sys.argv[0])
+    if name != "-m":
+        return name in ("granted", "granted.exe")
+    words = sys.orig_argv  # argv[0] is "-m" until the module that is run, of any package, has been found
+    module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+    return module.partition(".")[0] == "granted"
+
+
 # The command line shows its help at once, and can be interrupted from its first moment: it registers when its work
-# begins. With `python -m granted.cli` argv[0] is "-m" until the package has been imported.
-if os.path.basename(sys.argv[0]) not in ("-m", "granted", "granted.exe"):
+# begins.
+if not _is_command():
     register()

@@ -11,11 +11,8 @@ share is what the freeze saves.
 
 import argparse
 import platform
-import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +20,7 @@ import yaml
 from accelerate import Accelerator
 from diffusers import Lumina2Transformer2DModel
 from transformers import Qwen3VLConfig
-from vqa_step import SHAPES
+from vqa_step import SHAPES, measure
 
 from granted.configuration_granted import GrantedConfig
 from granted.modeling_granted import GrantedModel
@@ -35,22 +32,6 @@ from granted.utils.files import write_json
 CONFIGS = Path(__file__).parents[1] / "training/configs"
 TRANSFORMERS = {"8b": "t2i_paper.yaml", "tiny": "t2i_miniature_32.yaml"}
 LATENTS = {"8b": (16, 32, 32), "tiny": (3, 32, 32)}
-
-
-def measure(step: Callable[[], None], steps: int) -> dict[str, float]:
-    """Median seconds of a step, the first one apart, and the peak memory."""
-    on_gpu, seconds = torch.cuda.is_available(), []
-    if on_gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(steps):
-        started = time.perf_counter()
-        step()
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": round(median(seconds[1:] or seconds), 3), "peak_memory_gib": round(peak / 2**30, 2)}
 
 
 def main(shape: str, rows: int, length: int, steps: int, output: str) -> None:

@@ -101,7 +101,12 @@ def run_commands(encoders: dict[str, str], data: Path, output: Path, on_gpu: boo
     log = output / "log.txt"
 
     def in_turn(*commands: tuple) -> dict[str, float]:
-        return {f"{words[0]} {words[1]}": granted(*words, on_gpu=on_gpu, log=log) for words in commands}
+        """Seconds of each command, by its place, for one may come twice, and its name."""
+        seconds = {}
+        for number, words in enumerate(commands, 1):
+            name = " ".join(words[: 2 if words[0] in ("train", "evaluate") else 1])
+            seconds[f"{number} {name}"] = granted(*words, on_gpu=on_gpu, log=log)
+        return seconds
 
     def read(name: str, path: str) -> dict[str, float]:
         spec, folder = f"{name}={path}", output / name

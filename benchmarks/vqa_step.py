@@ -10,6 +10,7 @@ activations are checkpointed; a batch has rows of one image of 448 pixels (196 t
 import argparse
 import resource
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -78,6 +79,22 @@ def batch_of(config: Qwen3VLConfig, rows: int, length: int, device: str) -> dict
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def measure(step: Callable[[], None], steps: int) -> dict[str, float]:
+    """Median seconds of a step, the first one apart, and the peak memory."""
+    on_gpu, seconds = torch.cuda.is_available(), []
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(steps):
+        started = time.perf_counter()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": round(median(seconds[1:] or seconds), 3), "peak_memory_gib": round(peak / 2**30, 2)}
+
+
 def run_arm(adapter: str, shape: str, rows: int, length: int, steps: int) -> dict:
     """Median seconds of a step, tokens a second and peak memory of one arm."""
     device = choose_device().type
@@ -96,27 +113,23 @@ def run_arm(adapter: str, shape: str, rows: int, length: int, steps: int) -> dic
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-5, fused=device == "cuda")
-    batch, seconds = batch_of(config, rows, length, device), []
-    for _ in range(steps):
-        started = time.perf_counter()
+    batch = batch_of(config, rows, length, device)
+
+    def step() -> None:
         model(**batch, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    typical = median(seconds[1:] or seconds)  # the first step warms up
-    on_gpu = device == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    measured = measure(step, steps)
     return {
         "adapter": adapter,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained": sum(parameter.numel() for parameter in trained),
         "rows": rows,
         "tokens_per_row": length,
-        "seconds_per_step": round(typical, 3),
-        "tokens_per_second": round(rows * length / typical, 1),
-        "peak_memory_gib": round(peak / 2**30, 2),
+        "seconds_per_step": measured["seconds"],
+        "tokens_per_second": round(rows * length / measured["seconds"], 1),
+        "peak_memory_gib": measured["peak_memory_gib"],
     }
 
 
@@ -132,9 +145,6 @@ def main() -> None:
     for adapter in ("lora", "none"):
         arms.append(run_arm(adapter, arguments.shape, arguments.rows, arguments.length, arguments.steps))
         print(arms[-1], flush=True)  # noqa: T201
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
     device = device_name(choose_device())
     if arguments.output:
         write_json(

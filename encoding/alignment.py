@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from granted.encoding.features import reading_of
 from granted.modeling_granted import GrantedModel
 from granted.modeling_text_input import cleaned
 from granted.utils.errors import InputError
@@ -60,7 +59,7 @@ def token_places(encoder: GrantedModel, texts: Sequence[str]) -> list[TokenPlace
         encoder ([`GrantedModel`]): with a fast tokenizer.
         texts (`list[str]`): may be empty ones.
     """
-    config, limit = encoder.config, reading_of(encoder)["max_length"]
+    config, limit = encoder.config, encoder.token_limit()
     before = (config.prompt_template or "{prompt}").index("{prompt}")
     plain = [cleaned(text, config.text_cleaning) for text in texts]
     places = []

@@ -34,7 +34,7 @@ class PromptReading:
         tokens (`int`): tokens of it with the template around it.
         cut (`int`): how many of them are beyond the limit, and not read.
         dropped (`int`): tokens of the prompt itself that are dropped with the template.
-        words (`int`): tokens of the prompt alone.
+        prompt_tokens (`int`): tokens of the prompt alone.
         unknown (`int`): those of them that stand for what the tokenizer does not know.
         finite (`bool`): whether all features are numbers.
     """
@@ -43,7 +43,7 @@ class PromptReading:
     tokens: int
     cut: int
     dropped: int
-    words: int
+    prompt_tokens: int
     unknown: int
     finite: bool
 
@@ -167,7 +167,7 @@ def read(model: GrantedModel, prompt: str) -> PromptReading:
         (ids,) = model.tokenize([prompt])
     text = cleaned(prompt, config.text_cleaning)
     words = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    start, _ = find_prompt(tokenizer, text, ids)
+    place, _ = find_prompt(tokenizer, text, ids)
     usable = config.projection_dim is None or config.projection_trained
     inputs = model.pad([ids])  # (1, N) each
     features = model(*inputs).last_hidden_state if usable else model.fuse(*inputs)[0]  # (1, N, D), as the fusion says
@@ -175,8 +175,8 @@ def read(model: GrantedModel, prompt: str) -> PromptReading:
         prompt=prompt,
         tokens=tokens,
         cut=tokens - len(ids),
-        dropped=sum(place >= start for place in config.dropped_tokens) if start is not None else 0,
-        words=len(words),
+        dropped=len(set(config.dropped_tokens).intersection(place or ())),
+        prompt_tokens=len(words),
         unknown=0 if tokenizer.unk_token_id is None else words.count(tokenizer.unk_token_id),
         finite=bool(features.isfinite().all()),
     )
@@ -191,8 +191,8 @@ def findings(model: GrantedModel, readings: Sequence[PromptReading]) -> list[str
         lost = sum(one.dropped for one in dropped)
         lines.append(f"{len(dropped)} of {count} prompts lose {lost:,} tokens, which are dropped with the template")
     if unknown := sum(one.unknown for one in readings):
-        words = sum(one.words for one in readings)
-        lines.append(f"{unknown:,} of {words:,} tokens of the prompts ({unknown / words:.1%}) are unknown")
+        total = sum(one.prompt_tokens for one in readings)
+        lines.append(f"{unknown:,} of {total:,} tokens of the prompts ({unknown / total:.1%}) are unknown")
     if broken := [one.prompt for one in readings if not one.finite]:
         lines.append(f"{len(broken)} of {count} prompts have NaN or infinite features, {broken[0][:40]!r} the first")
     if config.projection_dim is not None and not config.projection_trained:

@@ -48,11 +48,6 @@ class Run:
     mask: list[bool] | None = None
     states: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    @property
-    def real(self) -> list[int]:
-        """Places of the tokens that are no padding, as far as the encoder was given a mask."""
-        return [i for i in range(len(self.ids)) if self.mask is None or self.mask[i]]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -67,6 +62,7 @@ class Reading:
         first_kept (`bool`): whether the first token stays, and those cut off come after it.
         ids (`tuple[int, ...]`): the real tokens that the encoder read.
         prompt_start (`int`, *optional*): where the prompt begins among them; `None` if it is not found.
+        prompt_tokens (`int`): how many it has, those that were not read included; 0 if it is not found.
         prompt_cut (`bool`): whether the prompt's end was not read.
         mask_given (`bool`): whether the encoder was given a mask.
         shape (`tuple[int, ...]`), dtype (`str`): of what comes out.
@@ -79,6 +75,7 @@ class Reading:
     first_kept: bool
     ids: tuple[int, ...]
     prompt_start: int | None
+    prompt_tokens: int
     prompt_cut: bool
     mask_given: bool
     shape: tuple[int, ...]
@@ -89,7 +86,8 @@ class Reading:
         """Tokens at the beginning of the prompt that are dropped with the template."""
         if self.prompt_start is None:
             return 0
-        return min(self.dropped, max(0, self.first_kept + self.dropped - self.prompt_start))
+        dropped = range(int(self.first_kept), self.first_kept + self.dropped)
+        return len(set(dropped).intersection(range(self.prompt_start, self.prompt_start + self.prompt_tokens)))
 
 
 @contextmanager
@@ -144,7 +142,7 @@ def encode(pipe: Any, prompts: Sequence[str]) -> Any:
     """What `encode_prompt` of a pipeline answers for positive prompts alone.
 
     Raises:
-        InputError: it cannot be called with prompts alone.
+        InputError: it cannot be called with prompts alone, or reads a state that its encoder does not have.
     """
     parameters = inspect.signature(pipe.encode_prompt).parameters
     called = inspect.signature(type(pipe).__call__).parameters
@@ -159,7 +157,15 @@ def encode(pipe: Any, prompts: Sequence[str]) -> Any:
             f"got {type(pipe).__name__}, whose encode_prompt needs {', '.join(needed) or 'other words for prompts'}, "
             "expected one that takes prompts alone: call observe with an `encode` of your own"
         )
-    return pipe.encode_prompt(prompt=list(prompts), **given)
+    try:
+        return pipe.encode_prompt(prompt=list(prompts), **given)
+    except InputError:
+        raise
+    except (IndexError, ValueError) as error:  # a mistake of another kind may be ours
+        raise InputError(
+            f"got {type(pipe).__name__}, whose encode_prompt fails ({type(error).__name__}: {error}), expected an "
+            "encoder with the states that it reads and its own tokenizer: check both"
+        ) from error
 
 
 def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encoder") -> Reading:
@@ -190,14 +196,14 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
     mask_given = run.mask is not None
     if not mask_given and padded:  # nobody said where padding is, but what comes out has none of it
         run.mask = [i >= places[0] for i in range(len(run.ids))]
-    real = run.real
+    real = [i for i in range(len(run.ids)) if run.mask is None or run.mask[i]]  # places of no padding
     before = [sum(i < place for i in real) for place in places]  # real tokens before the first and the second taken
     between = before[-1] - before[0] - 1
     first_kept = before[0] == 0 and between > 0
     ids = [run.ids[i] for i in real]
     tokenizer = _tokenizer_of(pipe, component)
     written = (prompt, prompt.lower().strip())  # some read a prompt in small letters
-    start, cut = min((find_prompt(tokenizer, one, ids) for one in written), key=lambda one: (one[0] is None, one[1]))
+    own, cut = min((find_prompt(tokenizer, one, ids) for one in written), key=lambda one: (one[0] is None, one[1]))
     return Reading(
         states=states,
         norm=norm,
@@ -205,7 +211,8 @@ def observe(pipe: Any, prompt: str, encode=encode, component: str = "text_encode
         dropped=between if first_kept else before[0],
         first_kept=first_kept,
         ids=tuple(ids),
-        prompt_start=start,
+        prompt_start=None if own is None else own.start,
+        prompt_tokens=0 if own is None else len(own),
         prompt_cut=cut,
         mask_given=mask_given,
         shape=tuple(features.shape),
@@ -265,7 +272,10 @@ def differences(pipe: Any, reading: Reading, component: str = "text_encoder") ->
             "read the other"
         )
     layers = len(find_text_trunk(getattr(pipe, component))[1])
-    expected = (read_states(rule, layers), rule_fusion(rule, layers).norm(), rule.options["fusion"])
+    try:
+        expected = (read_states(rule, layers), rule_fusion(rule, layers).norm(), rule.options["fusion"])
+    except ValueError as error:
+        return [*lines, f"{name} reads layers that this encoder does not have: {error}"]
     own = (reading.states, reading.norm, reading.arrangement)
     if own != expected:
         lines.append(f"it reads {describe_states(*own)}, {name} reads {describe_states(*expected)}")
@@ -326,17 +336,27 @@ def _other_tokenizer(pipe: Any, component: str, prompt: str, ids: list[int]) -> 
     return None
 
 
-def find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[int | None, bool]:
-    """Where a prompt begins among tokens, and whether its end is missing.
+def find_prompt(tokenizer: Any, prompt: str, ids: list[int]) -> tuple[range | None, bool]:
+    """Where a prompt's tokens stand among others, and whether its end is missing.
 
-    Its first and its last token may be joined with what stands around it, so those between are looked for.
+    Its first and its last token may be joined with what stands around it: then it is found without them.
     """
-    own = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    inner = own[1:-1] if len(own) > PROBED + 1 else own
-    first = next((i for i in range(len(ids)) if ids[i : i + PROBED] == inner[:PROBED]), None)
-    if first is None:
-        return None, False
-    return first - (inner is not own), ids[first : first + len(inner)] != inner
+    both = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, f" {prompt}")]
+    for first, last in ((0, 0), (1, 0), (0, 1), (1, 1)):  # tokens at its ends that are left out
+        for own in both:
+            places = _places(own[first : len(own) - last], ids)
+            if places and places[-1] >= first:  # a template may have such words, too, and they come before the prompt
+                return range(places[-1] - first, places[-1] - first + len(own)), False
+    for own in both:
+        places = _places(own[1 : 1 + PROBED], ids) if len(own) > PROBED + 1 else []
+        if places and places[0] > 0:
+            return range(places[0] - 1, places[0] - 1 + len(own)), True
+    return None, False
+
+
+def _places(words: list[int], ids: list[int]) -> list[int]:
+    """Where some tokens stand among others."""
+    return [i for i in range(len(ids)) if words and ids[i : i + len(words)] == words]
 
 
 def _find(run: Run, features: torch.Tensor) -> tuple[tuple[str, ...], str, str, list[int], int] | None:

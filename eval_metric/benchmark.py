@@ -294,7 +294,7 @@ def encode_missing(
         shown (`str`): the name of the progress bar; there is none without.
     """
     missing = cache.missing(texts)
-    limit, device = reading_of(encoder)["max_length"], encoder.input_device
+    limit, device = encoder.token_limit(), encoder.input_device
     silent = not (shown and missing)
     with evaluating(encoder), tqdm(total=len(missing), desc=shown, unit="text", disable=silent) as bar:
         started = time.perf_counter()

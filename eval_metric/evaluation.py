@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from granted.dataset_builders.ted_6k.records import TedRecord
 from granted.dataset_builders.ted_6k.statistics import shared_texts
 from granted.encoding.controls import controls_of
-from granted.encoding.features import expand_features, reading_of
+from granted.encoding.features import expand_features
 from granted.encoding.loading import EncoderOptions, check_encoders, load_encoder, split_spec
 from granted.eval_metric.benchmark import (
     TrainedAggregator,
@@ -192,7 +192,7 @@ def common_length(encoders: Sequence[str], options: EncoderOptions | None, max_l
         return None
     bare = replace(options or EncoderOptions(), device="auto", device_map="meta", quantization=None)  # no weights
     loaded = dict(load_encoder(spec, bare, max_length=max_length) for spec in encoders)
-    limits = {name: reading_of(encoder)["max_length"] for name, encoder in loaded.items()}
+    limits = {name: encoder.token_limit() for name, encoder in loaded.items()}
     least = min(limits, key=limits.get)
     if max_length is not None and limits[least] < max_length:
         raise InputError(

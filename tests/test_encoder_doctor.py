@@ -66,7 +66,7 @@ def test_a_saved_model_says_what_it_makes_of_the_states(tiny_encoder_folder, tmp
 def test_prompts_that_are_cut_and_words_that_are_unknown_are_found(tiny_encoder_folder):
     model = fused(tiny_encoder_folder, max_sequence_length=8)
     cut = read(model, f"{KNOWN} at night")
-    assert (cut.tokens, cut.cut, cut.words, cut.unknown) == (10, 2, 9, 0)
+    assert (cut.tokens, cut.cut, cut.prompt_tokens, cut.unknown) == (10, 2, 9, 0)
     assert losses(model, KNOWN, f"{KNOWN} at night") == ["1 of 2 prompts are cut: 2 tokens are not read"]
     assert losses(model, "a purple cube") == ["1 of 3 tokens of the prompts (33.3%) are unknown"]
 
@@ -75,6 +75,9 @@ def test_tokens_that_are_dropped_with_a_shorter_template_are_found(tiny_encoder_
     """An opening token and two of the template stand before a prompt."""
     model = fused(tiny_encoder_folder, prompt_template="prompt : {prompt}", template_drop_tokens=5)
     assert losses(model, KNOWN) == ["1 of 1 prompts lose 2 tokens, which are dropped with the template"]
+    model = fused(tiny_encoder_folder, prompt_template="prompt : {prompt} , a blue sphere", template_drop_tokens=6)
+    for count, prompt in enumerate(["cube", "red cube", "a red cube"], 1):
+        assert read(model, prompt).dropped == count, f"{prompt!r} loses all of its tokens and no others"
 
 
 def test_an_untrained_projection_and_features_that_are_no_numbers_are_found(tiny_encoder_folder):

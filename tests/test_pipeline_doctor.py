@@ -3,11 +3,11 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from granted import GrantedModel
-from granted.encoding.pipeline_doctor import differences, encode, findings, observe, width_difference
+from granted.encoding.pipeline_doctor import differences, encode, find_prompt, findings, observe, width_difference
 from granted.modeling_pipeline_rules import PIPELINE_RULES, dropped_tokens, pipeline_options, read_states
 from granted.modeling_text_trunk import find_text_trunk
 from granted.pipeline_blocks import width_in
@@ -80,6 +80,48 @@ def test_a_template_that_this_tokenizer_makes_shorter_is_found(tokenizer):  # no
     assert "its first" in line and "tokens are dropped with the template" in line
     start = observe(pipe, PROMPTS[0]).prompt_start
     assert f"its first {34 - start} tokens" in line
+
+
+def test_a_prompt_of_few_tokens_is_found_and_loses_no_more_than_it_has(tokenizer, make_tokenizer):  # noqa: F811
+    short = ["cube", "red cube", "a red cube", "two black cats sleep"]
+    closed = lumina2(make_tokenizer("[BOS]", "[EOS]"))
+    assert findings(closed, short) == [], "a short prompt is read whole"
+    encoder = encoder_of(CASES["qwen-image"])
+    without_bos(tokenizer, encoder)
+    pipe = pipeline_of("qwen-image", encoder, tokenizer)
+    pipe.prompt_template_encode = "{}" + " a blue sphere" * 20
+    for count, prompt in enumerate(short, 1):
+        assert observe(pipe, prompt).prompt_lost == count, f"{prompt!r} loses all of its tokens and no others"
+
+
+def test_a_prompt_is_found_where_its_first_word_is_joined_with_a_space():
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(["Start: two dogs there", "Start: cat"], trainer)
+    bpe = PreTrainedTokenizerFast(tokenizer_object=trained)
+    for prompt in ("cat", "two", "two dogs", "two dogs there"):
+        before, ids = (bpe(text)["input_ids"] for text in ("Start:", f"Start: {prompt}"))
+        assert find_prompt(bpe, prompt, ids) == (range(len(before), len(ids)), False), prompt
+
+
+def test_the_words_of_a_template_are_not_taken_for_the_prompt(tokenizer):  # noqa: F811
+    ids = tokenizer("as a red cube : red cube")["input_ids"]
+    assert find_prompt(tokenizer, "red cube", ids) == (range(len(ids) - 2, len(ids)), False)
+
+
+def test_an_encoder_without_the_layers_that_are_read_is_said_to_be_so(tokenizer):  # noqa: F811
+    torch.manual_seed(0)
+    shallow = Qwen3ForCausalLM(Qwen3Config(**decoder(6))).eval()
+    without_bos(tokenizer, shallow)
+    pipe = pipeline_of("flux2-klein", shallow, tokenizer)
+    with pytest.raises(InputError, match=r"Flux2KleinPipeline, whose encode_prompt fails \(IndexError"):
+        findings(pipe, PROMPTS)
+    options = {"text_encoder_out_layers": (1, 2)}
+    reading = observe(pipe, PROMPTS[0], lambda pipe, prompts: pipe.encode_prompt(prompts, **options))
+    (line,) = differences(pipe, reading)
+    assert line.startswith("flux2-klein reads layers that this encoder does not have: ") and "6 layers" in line
 
 
 def test_what_is_observed_is_what_the_call_of_a_pipeline_reads(tokenizer):  # noqa: F811

@@ -127,3 +127,15 @@ def test_help_needs_no_library_and_no_extra():
     code = HELP.format(commands=commands)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_another_package_that_runs_as_a_module_has_the_classes_registered(tmp_path):
+    """Python finds a package's modules before it says in argv which one is run."""
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("import granted\n")
+    (package / "__main__.py").write_text("from transformers import AutoConfig\nAutoConfig.for_model('granted')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command, environment = [sys.executable, "-m", "mine"], os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"`import granted` did not register its classes: {done.stderr[:400]}"
