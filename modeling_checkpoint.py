@@ -167,8 +167,18 @@ def _check_trunk_weights(name: str, encoder: PreTrainedModel, loaded: dict[str, 
 
 
 def check_read_weights(name: str, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """As `check_weights`, of what a layer reads. What none reads and is missing becomes zero: at random, no two loads
-    would have the same weights."""
+    """As `check_weights`, of what a layer reads; what none reads and is missing becomes zero.
+
+    At random, as transformers fills it, no two loads would have the same weights.
+
+    Args:
+        name (`str`): of the checkpoint.
+        model (`nn.Module`): what was loaded.
+        missing, unexpected (`Iterable[str]`): names of weights, see `missing_and_unexpected`.
+
+    Raises:
+        ValueError: as of `check_weights`.
+    """
     check_weights(name, *({key for key in keys if not UNREAD.search(key)} for keys in (missing, unexpected)))
     parameters = dict(model.named_parameters())
     with torch.no_grad():
