@@ -245,6 +245,21 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         attention_mask, mask = self._masks(input_ids, attention_mask, kwargs.get("inputs_embeds"))
         reported = [] if output_hidden_states and not self.config.fused_hidden_states else None
         (fused,) = self.fuse(input_ids, attention_mask, [self.fusion], reported=reported, **kwargs)
+        fused = self.finish(fused, mask)  # (B, N, D), or as the fusion says
+        hidden_states = None
+        if output_hidden_states:
+            fused_states = (fused,) * (self.config.num_hidden_layers + 1)
+            hidden_states = fused_states if reported is None else tuple(reported)
+        output = GrantedModelOutput(fused, attention_mask, hidden_states)
+        return output.to_tuple() if return_dict is False else output
+
+    def finish(self, fused: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What `forward` makes of fused features: standardised, projected, in the dtype of the output.
+
+        Args:
+            fused (`torch.Tensor`): (B, N, D) or (B, K, N, D), of `fuse`.
+            mask (`torch.Tensor`): (B, N) bool; padding becomes zero.
+        """
         if self.config.standardize:
             fused = self.standardization(fused)  # padding becomes zero again below
         if self.config.projection_dim is not None:
@@ -257,13 +272,7 @@ class GrantedModel(TextInput, Building, PreTrainedModel):
         # Weights stored in eight bits (layerwise casting) do not say in which dtype they are computed with.
         own = self.text_trunk.dtype if self.text_trunk.dtype.itemsize > 1 else torch.float32
         dtype = getattr(torch, self.config.output_dtype) if self.config.output_dtype else own
-        fused = _without_padding(fused.to(dtype), ~mask.to(fused.device).unsqueeze(-1))
-        hidden_states = None
-        if output_hidden_states:
-            fused_states = (fused,) * (self.config.num_hidden_layers + 1)
-            hidden_states = fused_states if reported is None else tuple(reported)
-        output = GrantedModelOutput(fused, attention_mask, hidden_states)
-        return output.to_tuple() if return_dict is False else output
+        return _without_padding(fused.to(dtype), ~mask.to(fused.device).unsqueeze(-1))
 
     def fuse(
         self,

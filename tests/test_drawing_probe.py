@@ -174,7 +174,12 @@ def test_captions_are_encoded_once_for_all_seeds_and_the_outcome_is_that_of_each
 ):
     encoded: list[str] = []
     encode = Conditioning._encode_many
-    monkeypatch.setattr(Conditioning, "_encode_many", lambda own, texts: encoded.extend(texts) or encode(own, texts))
+
+    def noted(conditioning, encoder, texts):
+        encoded.extend(texts)
+        return encode(conditioning, encoder, texts)
+
+    monkeypatch.setattr(Conditioning, "_encode_many", noted)
     size = {"controls": [], "images": 12, "prompts": 1, "steps": 3, "batch_size": 4}
     both = DrawingSettings([f"tiny={tiny_bert_folder}"], ["last"], tmp_path / "both", seeds=[0, 1], **size)
     evaluate(both, OPTIONS)

@@ -292,6 +292,32 @@ def test_the_disk_gives_what_the_encoder_gave_and_nothing_of_other_weights(tiny_
         conditioning.embed(["never seen before"])
 
 
+@pytest.mark.parametrize("options", [{}, {"embeddings": True}, {"fusion": "signed", "num_outputs": 3}])
+def test_layers_from_the_disk_give_the_same_features_and_gradients(tiny_encoder_folder, sentences, tmp_path, options):
+    texts = [*sentences, ""]
+    template = {"prompt_template": "a template {prompt} ends", "template_drop_tokens": 2, "padding_side": "left"}
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, **template, **options).requires_grad_(False)
+    encoder.calibrate(sentences)
+    weights = encoder.fusion.weights.requires_grad_(True)  # (L,) or (K, L)
+    weights.data += torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+    conditioning, found = Conditioning(encoder, Accelerator(), recompute=False), []
+    for _ in range(2):
+        embeds, mask = conditioning.embed(texts)  # (B, N, D) or (B, N, K * D), (B, N)
+        upstream = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(1))
+        (gradient,) = torch.autograd.grad(embeds, weights, upstream)
+        found.append((embeds, mask, gradient))
+        conditioning.store_layers(texts, tmp_path)
+    torch.testing.assert_close(*found)
+    with torch.no_grad():
+        weights += torch.arange(weights.shape[-1]) / 2
+    moved, _ = conditioning.embed(texts)
+    assert not torch.allclose(moved, found[0][0]), "stored layers are summed by the weights of now"
+    with pytest.raises(KeyError):
+        conditioning.embed(["never seen before"])
+    conditioning.freeze(texts, tmp_path)
+    torch.testing.assert_close(conditioning.embed(texts)[0], moved, atol=1e-5, rtol=1e-5)
+
+
 def test_the_limit_of_a_run_is_the_runs_and_not_the_encoders(tiny_encoder_folder, sentences, tmp_path):
     encoder = GrantedModel.from_encoder(tiny_encoder_folder, max_sequence_length=20).requires_grad_(False)
     whole = encoder.encode(sentences)

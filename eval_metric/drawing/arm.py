@@ -63,6 +63,12 @@ class DrawingArm(TextToImageTrainer):
         yield from super().remaining_captions(first)
         yield from (prompt.text for prompt in self._prompts)  # encoded now, while the trunk is here
 
+    def train(self) -> float:
+        if self.schedule.learning:  # captions are drawn again and again, and the trunk takes most of a step
+            texts = [UNCONDITIONAL, *self.remaining_captions(self.step)]
+            self.conditioning.store_layers(texts, self.config.cache_dir)
+        return super().train()
+
     @torch.no_grad()
     def samples(self, batch: Batch) -> torch.Tensor:
         return self.codec.encode(super().samples(batch))  # (B, C, 3, 3)

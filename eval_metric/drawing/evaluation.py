@@ -100,7 +100,8 @@ def _train_arms(
 ) -> None:
     """Train an arm for each seed, but for those that have ended or that another process trains.
 
-    Captions are encoded to the same with every seed, so that all arms of a process read one folder of them.
+    Captions are encoded to the same with every seed, so that all arms of a process read one folder of them. Where
+    layer weights are learned it holds all layers of each caption, and the features by each seed's weights.
 
     Args:
         conditions ([`Conditions`]): what the diffusion model reads.
@@ -138,9 +139,6 @@ def _train_arms(
         config.cache_dir = str(embeddings[0])
         DrawingArm(config, model, prompts, arm).run()
         leave_folder(lock)
-        if conditions.feature == "learned":  # the next seed learns other layer weights
-            _remove_embeddings(parent, name)
-            embeddings = None
     if embeddings:
         _remove_embeddings(parent, name)
 

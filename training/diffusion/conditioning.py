@@ -61,6 +61,7 @@ class Conditioning:
         self.recompute = recompute
         self.token_budget = token_budget
         self.cache: EmbeddingCache | None = None
+        self.layers: EmbeddingCache | None = None
         self.max_sequence_length = max_sequence_length or encoder.config.max_sequence_length
         if self.max_sequence_length <= encoder.config.dropped_tokens.stop:
             raise InputError(
@@ -79,8 +80,10 @@ class Conditioning:
         Of K fusions (B, N, K * D). Without template tokens that the configuration drops; the same whether encoded now
         or read from the disk.
         """
-        cached = self.cache is not None
-        rows = [self.cache.read("features", text) for text in texts] if cached else self._encode(texts)  # (N_i, D)
+        if self.cache is not None:
+            rows = [self.cache.read("features", text) for text in texts]  # (N_i, D) each
+        else:
+            rows = self._encode(texts) if self.layers is None else self._sum_layers(texts)  # (N_i, D) each
         embeds, mask = padded_rows(rows, self.accelerator.device)  # (B, N, D), (B, N)
         return embeds, mask.long()
 
@@ -94,9 +97,38 @@ class Conditioning:
         kept = self.encoder.kept_tokens(attention_mask)  # (B, N)
         return [row[own] for row, own in zip(rows, kept)]  # (N_i, D or K * D) each
 
+    def _sum_layers(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """As `_encode`, from stored layers."""
+        rows = [self.layers.read("features", text) for text in texts]  # (N_i, L * D) each
+        padded, mask = padded_rows(rows, self.accelerator.device)  # (B, N, L * D), (B, N)
+        count = self.encoder.config.num_hidden_layers + self.encoder.config.embeddings
+        layers = padded.unflatten(-1, (count, -1)).transpose(1, 2)  # (B, L, N, D)
+        fused = self.encoder.finish(self.encoder.fusion(layers, mask), mask)  # (B, N, D) or (B, K, N, D)
+        return [row[own] for row, own in zip(side_by_side(fused), mask)]  # (N_i, D or K * D) each
+
     def warn_truncation(self, texts: Iterable[str]) -> None:
         """Warn once with the number of texts that are longer than what is read of them."""
         self.encoder.tokenize([text for text in texts if text], self.max_sequence_length)
+
+    def store_layers(self, texts: Iterable[str], folder: str | os.PathLike) -> None:
+        """Run the trunk once for each text and sum its layers from the disk until `freeze`: for few, short texts.
+
+        The gradient of the layer weights is the same. A text takes L times the space of its features.
+
+        Args:
+            texts (`Iterable[str]`): all that are asked for until then.
+            folder (`str`): as of `freeze`.
+
+        Raises:
+            InputError: there is not enough space on the disk.
+            ValueError: the fusion normalises over all tokens of a text, also those that are not stored.
+        """
+        if self.encoder.fusion.options.norm() == "range":
+            raise ValueError("got a fusion with layer_norm='range', expected a norm of each token by itself")
+        options = self.encoder.config.fusion_options() | {"fusion": "stack", "layers": None, "layer_norm": "none"}
+        options |= {"num_outputs": None, "standardize": False, "projection_dim": None, "output_dtype": None}
+        stack = GrantedModel.from_loaded(self.encoder.encoder, self.encoder.tokenizer, **options)
+        self.layers = self._filled_cache(stack, texts, folder, "encoding layers")
 
     def freeze(self, texts: Iterable[str], folder: str | os.PathLike) -> None:
         """Encode all texts that will be asked for into a cache, read from it from now on, and free the trunk.
@@ -110,35 +142,40 @@ class Conditioning:
         Raises:
             InputError: there is not enough space on the disk.
         """
-        identity = feature_identity(self.encoder)
+        self.cache = self._filled_cache(self.encoder, texts, folder, "encoding captions")
+        del self.encoder.encoder  # the trunk, wherever else the fused model is held
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _filled_cache(
+        self, encoder: GrantedModel, texts: Iterable[str], folder: str | os.PathLike, shown: str
+    ) -> EmbeddingCache:
+        """The features of all texts by an encoder; each process encodes its share of those that are missing."""
+        identity = feature_identity(encoder)
         identity["fusion"]["max_sequence_length"] = self.max_sequence_length  # as of an encoder with this limit
         place = Path(folder) / identity_hash(identity)
         with self.accelerator.main_process_first():
             cache = EmbeddingCache(place, identity)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        shown = self.accelerator.is_main_process
         stream = iter(dict.fromkeys(texts))
         self.accelerator.wait_for_everyone()  # each has read what is there before any adds to it
-        with tqdm(desc="encoding captions", unit="text", disable=not shown) as bar:
+        with tqdm(desc=shown, unit="text", disable=not self.accelerator.is_main_process) as bar:
             for number, part in enumerate(iter(lambda: list(islice(stream, TEXTS_PER_SHARD)), [])):
                 missing = cache.missing(part)
                 if missing and number % processes == rank:
-                    features = self._encode_many(missing)  # (N_i, D) each
+                    features = self._encode_many(encoder, missing)  # (N_i, D) each
                     self._check_space(place, features, len(missing))
                     cache.append(missing, {"features": features})
                 bar.update(len(part))
         self.accelerator.wait_for_everyone()
-        self.cache = EmbeddingCache(place, identity)
-        del self.encoder.encoder  # the trunk, wherever else the fused model is held
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return EmbeddingCache(place, identity)
 
     @torch.no_grad()
-    def _encode_many(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def _encode_many(self, encoder: GrantedModel, texts: Sequence[str]) -> list[torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             limits = {"max_sequence_length": self.max_sequence_length, "token_budget": self.token_budget}
-            rows = self.encoder.encode(texts, **limits, show_progress=False, allow_empty=True)  # ([K,] N_i, D) each
+            rows = encoder.encode(texts, **limits, show_progress=False, allow_empty=True)  # ([K,] N_i, D) each
         return [side_by_side(row[None])[0] for row in rows]  # (N_i, D) or (N_i, K * D) each
 
     def _check_space(self, place: Path, features: list[torch.Tensor], count: int) -> None:
