@@ -262,6 +262,7 @@ class DataPairs:
     dataset: str = option("", "Parquet or JSON Lines files, a folder or a Hub id; needs --columns.")
     columns: list[str] = option([], "Its two caption columns.")
     split: str = option("train", "Its split.")
+    media: str = option("image", "Of --authors and --dataset: image, video or, of --dataset, the column that says it.")
     apart_from: str = option("", "A benchmark (TED file or folder): pairs that share a text with it are left out.")
     seed: Seed = option(0, "Seed of the choice of captions, and of scenes.")
 
@@ -323,7 +324,9 @@ def _pair_sources(settings: DataPairs, reports: dict) -> list:
                 report=reports[name],
             )
         )
-    sources += [pairs.pairs_from_authors_jsonl(file) for file in settings.authors]
+    if not (settings.authors or settings.dataset):
+        refuse_unused(settings, ["media"], "without --authors and --dataset")
+    sources += [pairs.pairs_from_authors_jsonl(file, media=settings.media) for file in settings.authors]
     options = {"seed": settings.seed, "hard_negatives": settings.hard_negatives}
     refuse_other_world(settings, PAIRS_OF_WORLD)
     if settings.scenes and settings.world == "shapes":
@@ -341,7 +344,8 @@ def _pair_sources(settings: DataPairs, reports: dict) -> list:
         if len(settings.columns) != 2:
             raise InputError(f"got columns {settings.columns}, expected two names: give --columns CAPTION_A,CAPTION_B")
         rows = load_source(settings.dataset, settings.split, streaming=True)
-        sources.append(pairs.pairs_from_columns(rows, *settings.columns, source=settings.dataset))
+        names = {"source": settings.dataset, "media": settings.media}
+        sources.append(pairs.pairs_from_columns(rows, *settings.columns, **names))
     return sources
 
 

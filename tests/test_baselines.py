@@ -12,6 +12,7 @@ from granted.dataset_builders.ted_6k.baselines import (
     tfidf_cosine,
     word_overlap,
 )
+from granted.dataset_builders.ted_6k.shortcuts import statement_only
 from granted.utils.errors import InputError
 
 
@@ -79,6 +80,11 @@ def test_summary_has_what_a_result_stores():
         "media": {"image": 0.25, "video": 0.5},
     }
     assert summary["word_overlap"]["accuracy"] == 1.0
+
+
+def test_statements_of_single_characters_have_scores():
+    scores = statement_only([record("A 1", ["1", "2", "3", "4"], name=f"{i}") for i in range(10)])
+    assert [len(row) for row in scores] == [4] * 10
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,10 @@ def test_a_field_that_the_server_does_not_take_is_left_out_from_then_on(tmp_path
         calls = ask(tmp_path, server, (request(), 0), (request(1), 0))
     assert [call.fault for call in calls] == [None, None]
     assert len(server.bodies) == 2 and field not in server.bodies[0]
+    with CallStore(tmp_path / "calls.sqlite") as store, CallStore(tmp_path / "other.sqlite") as other:
+        assert store.not_sent("check") == [field] and store.not_sent("caption") == []
+        other.take(store.path, "check")
+        assert other.not_sent("check") == [field]
 
 
 def test_a_cap_on_calls_holds_and_can_be_raised(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from granted.dataset_builders.construction.event_rules import event_records
+from granted.dataset_builders.construction.event_rules import _events, _with_another_subject, event_records
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.dataset_builders.ted_6k.records import validate_records
 from granted.dataset_builders.ted_6k.shortcuts import shortcut_report
@@ -79,6 +79,36 @@ def test_an_action_is_given_to_somebody_else_and_others_are_events_of_captions_t
 )
 def test_what_a_rule_cannot_be_sure_of_is_left_out_and_counted(changed, reason):
     assert event_records([KITCHEN | changed])[1][reason] == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_happens_twice_has_no_place_in_an_order(seed):
+    events = ["The man opens a door.", "A dog barks.", "A girl sings.", "A man opens the door.", "A cat jumps."]
+    row = {"id": "v", "caption": "A man opens a door, a dog barks, then a girl sings.", "events": events}
+    assert "door" not in " ".join(of("Temporal", [row], seed)["v"]["statements"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_state_has_no_place_in_an_order(seed):
+    row = {"id": "v", "caption": "He sings, then leaves.", "events": ["A dog barks.", "A cat jumps.", "A girl sings."]}
+    row["events"].insert(1, "A man stands there.")
+    assert "stands" not in " ".join(of("Temporal", [row], seed)["v"]["statements"])
+
+
+@pytest.mark.parametrize(
+    ("other", "given"),
+    [
+        ("The boys open the window.", False),  # several
+        ("The waiter washes a pan.", False),  # who does the like
+        ("The waiter opens the door.", True),
+    ],
+)
+def test_an_action_is_given_to_no_group_and_to_nobody_who_does_the_like(other, given):
+    who = " ".join(other.split()[:2])
+    events = ["The cook washes a carrot.", "The cook peels a carrot.", other, f"{who} drop a plate."]
+    events[3] = f"{who} drop{'s' if 'waiter' in who else ''} a plate."
+    assert f"{who} washes a carrot" in _with_another_subject(_events(events)[0], _events(events)) or not given
+    assert given or f"{who} washes a carrot" not in _with_another_subject(_events(events)[0], _events(events))
 
 
 def test_a_name_keeps_its_capital_within_a_sentence():

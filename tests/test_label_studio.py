@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.dataset_builders.construction.review.decisions import DECISIONS, Decision
+from granted.dataset_builders.construction.review.decisions import CONTROLS, DECISIONS, Decision, _letters
 from granted.dataset_builders.construction.review.instances import MEDIA, STATEMENTS, Instance, statements_problem
 from granted.dataset_builders.construction.review.label_studio import from_tasks, label_config, to_tasks
 from granted.dataset_builders.construction.review.refusal import ReviewError
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
-FOUR = st.tuples(*[TEXT] * STATEMENTS).filter(lambda four: statements_problem(four, 0) is None)
+LINE = st.text(st.characters(exclude_categories=CONTROLS), min_size=1, max_size=12).map(str.strip).filter(bool)
+FOUR = st.tuples(*[LINE] * STATEMENTS).filter(lambda four: statements_problem(four, 0) is None)
+FIXED = FOUR.filter(lambda four: len({_letters(text) for text in four}) == STATEMENTS)
 NAME = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8)
 LABEL = st.integers(0, STATEMENTS - 1)
 TIME = st.datetimes().map(lambda time: f"{time.isoformat()}+00:00")
@@ -32,8 +34,8 @@ def reviewed(draw):
         for reviewer in draw(st.lists(NAME, max_size=3, unique=True)):
             said, fixed, true = draw(st.sampled_from(DECISIONS)), None, label
             if said == "fix":
-                fixed, true = draw(st.tuples(FOUR, LABEL).filter(lambda one: one != (four, label)))  # noqa: B023
-            reason = draw(TEXT) if said == "reject" else None
+                fixed, true = draw(st.tuples(FIXED, LABEL).filter(lambda one: one != (four, label)))  # noqa: B023
+            reason = draw(LINE) if said == "reject" else None
             seconds = draw(st.floats(0, 1e6))
             decisions.append(Decision(name, reviewer, said, fixed, true, reason, seconds, next(times)))
     return instances, decisions
@@ -87,7 +89,7 @@ def test_what_label_studio_exports_is_read():
     (one,) = from_tasks([task(completed_by=account, result=said, lead_time=None)], INSTANCES)
     assert (one.reviewer, one.decision, one.reason, one.seconds) == ("bo@example.org", "reject", "too easy", 0.0)
     assert from_tasks([task(was_cancelled=True)], INSTANCES) == []
-    fixed = [result("decision", choices=["Fix"]), result("reviewer", text=["bo"]), result("fixed_2", text=["was"])]
+    fixed = [result("decision", choices=["Fix"]), result("reviewer", text=["bo"]), result("fixed_2", text=[" was\n"])]
     (one,) = from_tasks([task(result=fixed)], INSTANCES)
     assert one.statements == ("It", "was", "a", "sign.") and one.label == 3
 
@@ -122,7 +124,11 @@ WHO = result("reviewer", text=["ana"])
         ([task(created_at=None)], "got created_at None"),
         ([task(created_at="yesterday")], "got created_at 'yesterday'"),
         ([task(lead_time="long")], "got lead_time 'long'"),
-        ([task(lead_time=float("nan"))], "got nan seconds"),
+        ([task(lead_time=float("nan"))], "got lead_time nan"),
+        ([task(lead_time=10**400)], "got lead_time 1000"),
+        ([task(created_at="0001-01-01T00:00:00+23:59")], "got created_at '0001"),
+        ([task(result=[result("decision", choices=["Fix"]), result("fixed_2", text=["\ud800 a"]), WHO])], "U\\+D800"),
+        ([task(result=[result("decision", choices=["Reject"]), result("reason", text=["\ud800"]), WHO])], r"U\+D800"),
     ],
 )
 def test_malformed_tasks_are_one_clear_line(tasks, message):

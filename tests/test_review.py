@@ -118,6 +118,9 @@ def test_a_fix_has_other_texts_or_another_true_statement(review):
         review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([texts[0], " ", *texts[2:]], one.label))
     with pytest.raises(ReviewError, match="twice"):
         review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([texts[1], *texts[1:]], one.label))
+    for text, message in (("A line\nbreak", "U\\+000A"), (f"{texts[1]}!", "punctuation at most")):
+        with pytest.raises(ReviewError, match=message):
+            review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([text, *texts[1:]], one.label))
     review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([" Another. ", *texts[1:]], 2))
     (saved,) = review.decisions()
     assert saved.statements == ("Another.", *texts[1:]) and saved.label == 2

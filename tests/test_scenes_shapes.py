@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -27,10 +28,9 @@ from granted.dataset_builders.scenes.shapes.rows import (
     write_rows,
 )
 from granted.dataset_builders.scenes.shapes.rungs import rung_ted
-from granted.dataset_builders.scenes.shapes.sampling import APART, sample_shapes, shapes_in_split
+from granted.dataset_builders.scenes.shapes.sampling import APART, sample_shapes, shapes_in_split, split_of_drawing
 from granted.dataset_builders.scenes.shapes.wordings import LEXICON
 from granted.dataset_builders.scenes.words import number_word
-from granted.dataset_builders.scenes.world import split_of
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY, fingerprint
 from granted.eval_metric.generation.shapes_score import PROPERTIES
 from granted.utils.errors import InputError
@@ -167,7 +167,7 @@ def test_benchmark_and_training_share_no_image():
             _, drawing = shapes_in_split(f"apart/{number}", split, "image", ("Adjective",))
             images[split].add(drawing)
     assert not images["benchmark"] & images["training"]
-    assert split_of(sample_shapes("apart", "image", ())[0]) in images
+    assert split_of_drawing(sample_shapes("apart", "image", ())[1]) in images
 
 
 # ---------------------------------------------------------------------------------------------------- questions, rows
@@ -219,6 +219,20 @@ def test_nothing_is_answered_without_looking():
         # How many there are is not uniform: six of something leave room for little else.
         slack = 0.15 if pattern == "what count" else 0.02
         assert counts.most_common(1)[0][1] / number <= chance + margin + slack, (pattern, counts)
+
+
+@pytest.mark.parametrize("media", MEDIA)
+def test_the_split_does_not_know_the_order_of_figures(media):
+    for number in range(40):
+        _, drawing = sample_shapes(f"order/{number}", media, ())
+        assert split_of_drawing(drawing) == split_of_drawing(replace(drawing, figures=drawing.figures[::-1]))
+
+
+def test_aspects_that_a_medium_does_not_have_are_refused_where_they_are_chosen():
+    with pytest.raises(InputError, match="got action as aspects of image questions"):
+        next(vqa_rows(2, media="image", aspects=["action", "counting"]))
+    rows = list(vqa_rows(len(ASPECTS), media="image", size=48))
+    assert {row["aspect"] for row in rows} == set(ASPECTS) - set(VIDEO_ASPECTS)
 
 
 def test_unknown_aspects_are_refused():

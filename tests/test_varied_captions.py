@@ -6,6 +6,7 @@ import re
 import pytest
 
 from granted.dataset_builders.scenes.shapes.drawing import Drawing, Figure
+from granted.dataset_builders.scenes.shapes.lexicon import MOTIONS
 from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, Fact, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import is_held_out, sample_drawing, single_figures
 from granted.dataset_builders.scenes.shapes.wordings import CONCEPTS, FORMS, LEXICON
@@ -121,6 +122,12 @@ def test_equal_figures_are_told_by_their_number():
     drawing = Drawing(tuple(Figure("star", "red", "large", "solid", (column, 0)) for column in range(3)), "white")
     caption = varied_caption(drawing, "seen", random.Random(0))
     assert Fact("star", "count", 3) in caption.facts and Fact("star", "colour", "red") in caption.facts
+
+
+def test_what_is_held_out_of_a_motion_is_in_no_other_lexicon():
+    for concept in MOTIONS.values():
+        verbs = {phrase.text.split()[0] for phrase in LEXICON.phrases("motions", concept.key, held_out=True)}
+        assert verbs and not verbs & {form.split()[0] for form in concept.forms}, concept.key
 
 
 def test_drawings_that_are_kept_for_tests_are_never_sampled_for_training():

@@ -197,7 +197,7 @@ class Endpoint:
         try:
             urls = await asyncio.to_thread(request.data_urls) if request.media else []
             call = await self._answered(request, attempt, urls)
-            self.store.add(key, call)
+            self.store.add(key, call, self.dropped)
             self.spent = _sum(self.spent, call)
         finally:
             self._on_their_way -= 1

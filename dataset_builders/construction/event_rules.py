@@ -48,10 +48,14 @@ FORMS = ("First, {0}; later, {1}.", "{0} before {1}.")
 
 @dataclass(frozen=True)
 class Event:
-    """An event without its full stop; its subject, where the caption's other events tell where it ends."""
+    """An event without its full stop; its subject, where the caption's other events tell where it ends.
+
+    What happens again, be it said in other words (`repeated`), has no place in an order.
+    """
 
     text: str
     subject: str = ""
+    repeated: bool = False
 
     @property
     def predicate(self) -> str:
@@ -131,8 +135,9 @@ def _temporal(caption: str, events: Sequence[Event], rng: random.Random) -> list
         return "the caption tells of things at the same time"
     if not WORDS["sequence"] & set(words_of(caption)):
         return "the caption gives no order"
-    momentary = [event.text for event in events if not _is_state(event.text) and not POINTING.search(event.text)]
-    pairs = [pair for pair in combinations(momentary, 2) if _content(pair[0]) != _content(pair[1])]
+    once = [event.text for event in events if not event.repeated]
+    momentary = [text for text in once if not _is_state(text) and not POINTING.search(text)]
+    pairs = list(combinations(momentary, 2))
     if len(pairs) < NEGATIVES:
         return "too few events"
     form = rng.choice(FORMS)
@@ -217,9 +222,9 @@ def _beginning(text: str) -> str:
 
 def _events(texts: Sequence[str]) -> list[Event]:
     """The events, each once, with the subjects that two or more of them share."""
-    texts = list(dict.fromkeys(" ".join(text.split()).rstrip(" .") for text in texts))
-    texts = [text for text in texts if text]
-    return [Event(text, _subject(text, texts)) for text in texts]
+    texts = [text for text in (" ".join(text.split()).rstrip(" .") for text in texts) if text]
+    times, unique = Counter(map(_content, texts)), list(dict.fromkeys(texts))
+    return [Event(text, _subject(text, unique), times[_content(text)] > 1) for text in unique]
 
 
 def _subject(text: str, texts: Sequence[str]) -> str:

@@ -157,11 +157,11 @@ def done_stage(
     if record := record_of(stage, settings):
         return record
     folder, made_of = settings.output / stage.name, _made_of(stage, settings)
-    not_sent = asyncio.run(ask_all(stage, settings, prompts, store))
+    asyncio.run(ask_all(stage, settings, prompts, store))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         counts = _write(temporary, stage, _replayed(stage, settings, prompts, store))
-        record = _record(stage, settings, prompts, store, not_sent)
+        record = _record(stage, settings, prompts, store)
         write_json(temporary / "stage.json", record | {"counts": counts, "input": made_of})
     return read_json(folder / "stage.json")
 
@@ -179,15 +179,12 @@ async def ask_all(
     prompts: dict[str, Prompt],
     store: CallStore,
     part: tuple[int, int] = (0, 1),
-) -> list[str]:
+) -> None:
     """Make the calls of a stage, so many at a time.
 
     Args:
         stage, settings, prompts, store: what is asked, and where answers are kept.
         part (`tuple[int, int]`, defaults to all): `(2, 8)` asks about the units 2, 10, 18, ... only.
-
-    Returns:
-        `list[str]`: the fields that the endpoint did not take.
 
     Raises:
         InputError: some calls got no answer. The others are kept.
@@ -213,7 +210,6 @@ async def ask_all(
                 f"got no answer for {len(unanswered)} of {total} in stage {stage.name} ({name_of(unit)}: {error}), "
                 "expected one for each: run the same command again, which asks for these only"
             )
-        return sorted(endpoint.dropped)
 
 
 async def for_each(
@@ -289,7 +285,7 @@ def _write(folder: Path, stage: Stage, outcomes: Iterable[Outcome]) -> dict[str,
 
 
 def _record(
-    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore, dropped: list[str]
+    stage: Stage, settings: ConstructionSettings, prompts: dict[str, Prompt], store: CallStore
 ) -> dict[str, Any]:
     """The provenance of a stage."""
     spent = store.spent(stage.name)
@@ -311,7 +307,7 @@ def _record(
         },
         "language": settings.language,
         "seed": settings.seed,
-        "not_sent": dropped,
+        "not_sent": store.not_sent(stage.name),
         "usage": asdict(spent),
         "mean_seconds": spent.seconds / spent.calls if spent.calls else None,
         "versions": library_versions(*LIBRARIES),

@@ -13,7 +13,7 @@ tests/test_construction_store.py.
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ COLUMNS = (
     "at REAL NOT NULL",
 )
 SCHEMA = f"CREATE TABLE IF NOT EXISTS calls ({', '.join(COLUMNS)}) WITHOUT ROWID"
+# Fields of a request that the server did not take, so that some calls of a stage went without them.
+NOT_SENT = "CREATE TABLE IF NOT EXISTS not_sent (stage TEXT, field TEXT, PRIMARY KEY (stage, field))"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class CallStore:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")  # safe against kill -9; a power cut may take the last rows
             self._db.execute(SCHEMA)
+            self._db.execute(NOT_SENT)
         self.find("")  # a file of another program, or of another version, is refused
         return self
 
@@ -121,8 +124,12 @@ class CallStore:
             row = self._db.execute(f"SELECT {names} FROM calls WHERE key = ?", (key,)).fetchone()
         return Call(*row) if row else None
 
-    def add(self, key: str, call: Call) -> None:
+    def add(self, key: str, call: Call, not_sent: Iterable[str] = ()) -> None:
         """Keep an answer.
+
+        Args:
+            key (`str`), call ([`Call`]): the answer, and of what.
+            not_sent (`Iterable[str]`): fields of the request that the server does not take.
 
         Raises:
             InputError: the disk is full.
@@ -130,7 +137,17 @@ class CallStore:
         values = (key, *vars(call).values(), time.time())
         names = ", ".join(("key", *vars(call), "at"))
         with self._refusing():
+            self._db.execute("BEGIN")
             self._db.execute(f"INSERT INTO calls ({names}) VALUES ({', '.join('?' * len(values))})", values)
+            fields = [(call.stage, field) for field in not_sent]
+            self._db.executemany("INSERT OR IGNORE INTO not_sent VALUES (?, ?)", fields)
+            self._db.execute("COMMIT")
+
+    def not_sent(self, stage: str) -> list[str]:
+        """Fields of requests that calls of a stage were made without, sorted."""
+        with self._refusing():
+            rows = self._db.execute("SELECT field FROM not_sent WHERE stage = ? ORDER BY field", (stage,)).fetchall()
+        return [field for (field,) in rows]
 
     def take(self, path: Path, stage: str) -> None:
         """Keep the calls of a stage from another file, too, which nobody has open.
@@ -143,8 +160,10 @@ class CallStore:
         # Read as a file that does not change, so that many machines can do so over a network.
         with self._refusing(), closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as other:
             rows = other.execute(f"SELECT {names} FROM calls WHERE stage = ?", (stage,))
+            fields = other.execute("SELECT stage, field FROM not_sent WHERE stage = ?", (stage,))
             self._db.execute("BEGIN")
             self._db.executemany(f"INSERT OR IGNORE INTO calls ({names}) VALUES ({marks})", rows)
+            self._db.executemany("INSERT OR IGNORE INTO not_sent VALUES (?, ?)", fields)
             self._db.execute("COMMIT")
 
     def spent(self, stage: str | None = None) -> Spent:

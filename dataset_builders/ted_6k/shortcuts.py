@@ -47,7 +47,11 @@ def statement_only(records: Sequence[dict]) -> list[list[float]]:
     scores = np.zeros(len(statements))  # (S,)
     for fitted, held_out in GroupKFold(FOLDS).split(statements, groups=[captions[i] for i in owner]):
         words = TfidfVectorizer(ngram_range=(1, 3))
-        seen = hstack([words.fit_transform([statements[i] for i in fitted]), csr_matrix(shape[fitted])])  # (S1, V)
+        try:
+            words.fit([statements[i] for i in fitted])
+        except ValueError:  # no word of two letters or more, as in statements such as "7"
+            words.set_params(token_pattern=r"\S+").fit([statements[i] for i in fitted])
+        seen = hstack([words.transform([statements[i] for i in fitted]), csr_matrix(shape[fitted])])  # (S1, V)
         new = hstack([words.transform([statements[i] for i in held_out]), csr_matrix(shape[held_out])])  # (S2, V)
         scores[held_out] = LogisticRegression(max_iter=300).fit(seen, is_true[fitted]).decision_function(new)
     return [part.tolist() for part in np.split(scores, np.flatnonzero(np.diff(owner)) + 1)]

@@ -10,6 +10,7 @@ Tests: tests/test_review.py.
 import json
 import os
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ KEPT = ("accept", "fix")  # an instance that is rejected, or about what its capt
 UNDO = "undo"
 FILE = "review/decisions.sqlite"  # in the folder of a run
 LONGEST = 2_000  # characters of a statement or a reason
+LONGEST_TIME = 10**9  # seconds
+# Categories of Unicode that no statement has, be it of a model or of a reviewer: line breaks and what is not shown.
+CONTROLS = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 LONGEST_NAME = 80
 SEED, SHARE = 0, 0.1
 VERSION = 1
@@ -113,8 +117,8 @@ def check_decision(one: Decision, instance: Instance) -> None:
     place = f"{one.reviewer}'s decision about {one.instance}"
     if one.decision not in DECISIONS:
         raise ReviewError(f"got {one.decision!r:.80} as {place}, expected one of {', '.join(DECISIONS)}")
-    if not 0 <= one.seconds < float("inf"):
-        raise ReviewError(f"got {one.seconds} seconds in {place}, expected a time of at least 0")
+    if not 0 <= one.seconds <= LONGEST_TIME:
+        raise ReviewError(f"got {one.seconds} seconds in {place}, expected 0 to {LONGEST_TIME:,}")
     if one.decision == "fix":
         _check_fix(one, instance, place)
     elif one.statements is not None or one.label != instance.label:
@@ -122,15 +126,30 @@ def check_decision(one: Decision, instance: Instance) -> None:
     if (one.decision == "reject") != bool(one.reason and one.reason.strip()):
         problem = "no reason" if one.decision == "reject" else "a reason"
         raise ReviewError(f"got {problem} in {place}, which is {one.decision}, expected one of each rejection alone")
-    if any(len(text) > LONGEST for text in (*(one.statements or ()), one.reason or "")):
+    texts = (*(one.statements or ()), one.reason or "")
+    if any(len(text) > LONGEST for text in texts):
         raise ReviewError(f"got a text of more than {LONGEST:,} characters in {place}: shorten it")
+    odd = [letter for text in one.statements or () for letter in text if unicodedata.category(letter) in CONTROLS]
+    odd += [letter for letter in one.reason or "" if unicodedata.category(letter) == "Cs"]  # half a character
+    if odd:
+        raise ReviewError(f"got the character U+{ord(odd[0]):04X} in {place}, expected text on one line: remove it")
 
 
 def _check_fix(one: Decision, instance: Instance, place: str) -> None:
     if problem := statements_problem(one.statements, one.label):
         raise ReviewError(f"got {problem} in {place}, expected four different statements and the true one")
+    if len({_letters(text) for text in one.statements}) < len(one.statements):
+        raise ReviewError(
+            f"got statements that differ in punctuation at most in {place}, expected four different ones: change one"
+        )
     if tuple(one.statements or ()) == instance.statements and one.label == instance.label:
         raise ReviewError(f"got nothing changed in {place}, which is a fix: change a text, or accept it as it is")
+
+
+def _letters(text: str) -> str:
+    """Its words, whatever stands between them; a text without any as it is."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join("".join(letter if letter.isalnum() else " " for letter in text).split()) or text
 
 
 def check_name(name: str) -> str:

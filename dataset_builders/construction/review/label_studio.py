@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from .decisions import DECISIONS, Decision, check_decision, check_name
+from .decisions import DECISIONS, LONGEST_TIME, Decision, check_decision, check_name
 from .instances import NUMBERS, TEXTS, Instance
 from .refusal import ReviewError
 
@@ -161,7 +161,7 @@ def _of_annotation(annotation: dict[str, Any], instance: Instance, place: str) -
         true = said.get("true_one", f"Statement {label + 1}").removeprefix("Statement ")
         label = NUMBERS.index(true) if true in NUMBERS else -1
     seconds = annotation.get("lead_time") or 0.0
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_TIME:
         raise ReviewError(f"got lead_time {seconds!r:.80} in {place}, expected seconds")
     reason = said.get("reason") if decision == "reject" else None
     reviewer = check_name(said.get("reviewer") or _completed_by(annotation, place))
@@ -182,7 +182,7 @@ def _said(annotation: dict[str, Any], place: str) -> dict[str, str]:
             texts = [texts]
         if not isinstance(texts, list) or len(texts) != 1 or not isinstance(texts[0], str) or name in said:
             raise ReviewError(f"got {name} {texts!r:.80} in {place}, expected one text: answer it once")
-        said[name] = texts[0]
+        said[name] = texts[0].strip()
     return said
 
 
@@ -200,9 +200,9 @@ def _completed_by(annotation: dict[str, Any], place: str) -> str:
 def _time(text: Any, place: str) -> str:
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except (AttributeError, ValueError):
+        return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).astimezone(timezone.utc).isoformat()
+    except (AttributeError, OverflowError, ValueError):
         raise ReviewError(f"got created_at {text!r:.80} in {place}, expected an ISO time") from None
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).astimezone(timezone.utc).isoformat()
 
 
 def _field(value: Any, name: str, kind: type, place: str) -> Any:

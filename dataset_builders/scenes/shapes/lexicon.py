@@ -58,13 +58,13 @@ MOTIONS = {
     ("moves", "right"): Concept(
         "moves right", ("move right", "slide right", "move to the right", "glide to the right")
     ),
-    ("moves", "up"): Concept("moves up", ("move up", "rise", "float upwards", "climb")),
-    ("moves", "down"): Concept("moves down", ("move down", "sink", "float downwards", "descend")),
+    ("moves", "up"): Concept("moves up", ("move up", "rise", "float upwards")),
+    ("moves", "down"): Concept("moves down", ("move down", "sink", "float downwards")),
     ("grows", None): Concept("grows", ("grow", "get bigger", "swell")),
     ("shrinks", None): Concept("shrinks", ("shrink", "get smaller", "dwindle")),
     ("appears", None): Concept("appears", ("appear", "pop up", "come into view")),
     ("disappears", None): Concept("disappears", ("disappear", "vanish", "drop out of sight")),
-    ("blinks", None): Concept("blinks", ("blink once", "flicker off and on", "wink out for a moment")),
+    ("blinks", None): Concept("blinks", ("blink once", "flicker off and on")),
 }
 SPEEDS = _concepts("slowly|unhurriedly|sluggishly", "steadily|evenly", "quickly|swiftly|rapidly")
 # What may be written on a figure.

@@ -29,10 +29,10 @@ from granted.dataset_builders.scenes.shapes.drawing import (
     render_video,
 )
 from granted.dataset_builders.scenes.shapes.questions import ASPECTS, IMAGE_ASPECTS, VIDEO_ASPECTS, ask_shapes
-from granted.dataset_builders.scenes.shapes.sampling import APART, scene_of, shapes_in_split
+from granted.dataset_builders.scenes.shapes.sampling import APART, scene_of, shapes_in_split, split_of_drawing
 from granted.dataset_builders.scenes.shapes.varied_captions import WORDINGS, chosen_detail, varied_caption
 from granted.dataset_builders.scenes.shapes.varied_scenes import placed_figures
-from granted.dataset_builders.scenes.world import SPLITS, split_of
+from granted.dataset_builders.scenes.world import SPLITS
 from granted.dataset_builders.ted_6k.records import CATEGORIES, MEDIA, VIDEO_ONLY
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path
@@ -116,11 +116,10 @@ def vqa_rows(
     if media not in MEDIA:
         raise InputError(f"got media {media!r}, expected one of {', '.join(MEDIA)}")
     others = VIDEO_ASPECTS if media == "image" else IMAGE_ASPECTS
+    absent = [aspect for aspect in aspects if aspect in others]
     aspects = [aspect for aspect in aspects if aspect not in others]
-    if not aspects:
-        raise InputError(
-            f"got media {media} with no other aspects than {', '.join(others)}, expected some that it has"
-        )
+    if absent and len(absent) + len(aspects) < len(ASPECTS):  # they were chosen
+        raise InputError(f"got {', '.join(absent)} as aspects of {media} questions, expected others: leave them out")
     for number in range(count):
         name, aspect = f"vqa/{seed}/{media}/{number}", aspects[number % len(aspects)]
         rng = random.Random(name)
@@ -316,7 +315,8 @@ def _simple_scenes(
                     continue
             scene = scene_of(drawing, name)
             tellable = media == "image" or "timeline" in scene.orders  # no two things begin at once
-            if len({figure.shape for figure in drawing.figures}) == figures and split_of(scene) == split and tellable:
+            different = len({figure.shape for figure in drawing.figures}) == figures
+            if different and tellable and split_of_drawing(drawing) == split:
                 break
         yield name, scene, drawing, rng
 

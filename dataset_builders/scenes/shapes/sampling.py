@@ -98,6 +98,12 @@ def sample_shapes(name: str, media: str, categories: Sequence[str]) -> tuple[Sce
     raise InputError(f"got no drawing for {', '.join(categories)} in {DRAWINGS} tries, expected one: ask for fewer")
 
 
+def split_of_drawing(drawing: Drawing) -> str:
+    """The split of what is seen, `"benchmark"` or `"training"`, in whatever order the figures are listed."""
+    figures = tuple(sorted(drawing.figures, key=lambda figure: figure.cell))
+    return split_of(scene_of(replace(drawing, figures=figures), ""))
+
+
 def shapes_in_split(name: str, split: str, media: str, categories: Sequence[str]) -> tuple[Scene, Drawing]:
     """The first scene of this name that belongs to a split by what is seen, with its drawing.
 
@@ -110,7 +116,7 @@ def shapes_in_split(name: str, split: str, media: str, categories: Sequence[str]
     attempt = 0
     while True:
         scene, drawing = sample_shapes(f"{name}/{attempt}", media, categories)
-        if split_of(replace(scene, tables=(), facts={k: v for k, v in scene.facts.items() if k != "trait"})) == split:
+        if split_of_drawing(drawing) == split:
             return scene, drawing
         attempt += 1
 
