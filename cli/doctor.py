@@ -124,11 +124,17 @@ def look_at_pipeline(
         words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"got {words} for the pipeline {settings.pipeline}, expected an encoder alone: leave it out")
     drawing = [name for name in DRAWING if parts.get(name, (None,))[0] is not None]
-    load = {"revision": options.revision, "trust_remote_code": options.trust_remote_code, "torch_dtype": "auto"}
+    load = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     config: Mapping[str, Any] = {}
-    left_out = {name: None for name in DRAWING if name in parts}
+    # A class with code of its own may read its transformer when it is made.
+    stock = isinstance(parts["_class_name"], str)
+    left_out = {name: None for name in DRAWING if stock and name in parts}
     what = (f"pipeline {settings.pipeline!r}", "a diffusers pipeline with its code, if it has some: check it")
     with status(f"loading {settings.pipeline}"), refusing(*what):
+        if settings.component in parts:
+            saved = AutoModel.load_config(settings.pipeline, subfolder=settings.component, revision=options.revision)
+            # diffusers, unlike transformers, reads everything in fp32 where no dtype is named.
+            load["torch_dtype"] = getattr(torch, saved.get("dtype") or saved.get("torch_dtype") or "float32")
         pipe = DiffusionPipeline.from_pretrained(settings.pipeline, **load, **left_out)
         if drawing and "connectors" not in parts:  # which stand between
             config = AutoModel.load_config(settings.pipeline, subfolder=drawing[0], revision=options.revision)

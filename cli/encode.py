@@ -37,6 +37,8 @@ class Encode:
             raise InputError(
                 f"got --pipeline {self.pipeline} with {names}, expected it alone: the pipeline says how it reads"
             )
+        if self.layer_index is not None and self.fusion != "single":
+            raise InputError("got --layer-index without --fusion single, expected both: it has no effect alone")
 
 
 @command("encode")
@@ -44,6 +46,10 @@ def encode(settings: Encode, encoder: EncoderOptions):
     """Encode texts into features (N, D) on disk, (K, N, D) of K states. Run again to go on after an interruption."""
     from granted.encoding.feature_files import encode_file
 
+    said = [name for name in ("template", "last_layer") if getattr(encoder, name) is not None]
+    if settings.pipeline is not None and said:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in said)
+        raise InputError(f"got --pipeline {settings.pipeline} with {names}, expected it alone: the pipeline says it")
     given = asdict(settings)
     files = {"spec": given.pop("encoder"), "texts_file": given.pop("texts"), "output_dir": given.pop("output")}
     count, total = encode_file(**files, **given, options=encoder)

@@ -10,7 +10,7 @@ from granted.cli.console import console, status
 from granted.cli.registry import command
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import Count
+from granted.utils.settings import Port
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Leaderboard:
         positional=True,
     )
     host: str = option("127.0.0.1", "Address of the page; others reach it by 0.0.0.0, without a login.")
-    port: Count = option(7860, "Its port.")
+    port: Port = option(7860, "Its port.")
 
 
 @command("leaderboard", models=False)
@@ -42,4 +42,5 @@ def leaderboard(settings: Leaderboard):
     try:
         serve(make_page(board.content, board.differences), server_name=settings.host, server_port=settings.port)
     except OSError as error:
-        raise InputError(f"got '{error}' at {settings.host}, expected a free port: choose another --port") from error
+        expected = "an address of this machine and a free port: choose another --host or --port"
+        raise InputError(f"got '{error}' at {settings.host}, expected {expected}") from error

@@ -16,7 +16,7 @@ from granted.cli.console import console
 from granted.cli.registry import command
 from granted.utils.errors import InputError
 from granted.utils.options import option
-from granted.utils.settings import Count, Seed, Share
+from granted.utils.settings import Port, Seed, Share
 
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class DataReview:
 
     run: Path = option(help="The folder of a run: check/rows.parquet and media.", positional=True)
     host: str = option("127.0.0.1", "Address of the page; one that others reach needs a login.")
-    port: Count = option(7860, "Its port.")
+    port: Port = option(7860, "Its port.")
     users_file: Path | None = option(
         None, "Who may log in, a name:hash a line; or the environment variable REVIEW_USERS."
     )

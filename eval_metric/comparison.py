@@ -27,6 +27,7 @@ from granted.eval_metric.statistics import Estimate
 from granted.utils.errors import InputError, refusing
 from granted.utils.figures import COLOURS, chart_style, save_png
 from granted.utils.files import atomic_path, read_json, write_json
+from granted.utils.shown import markdown_escaped
 
 
 FEWEST = 4  # arms that a correlation is made of
@@ -307,26 +308,28 @@ def _number(value: float) -> float | None:
 def comparison_table(found: Sequence[Correlation]) -> str:
     """Markdown: an instrument a row with its correlations, then an arm a row with all scores."""
     reference = found[0].reference
-    lines = [f"| against {reference.name} | n | Pearson | p | without one of them | Spearman | Kendall |"]
+    against = markdown_escaped(reference.name)
+    lines = [f"| against {against} | n | Pearson | p | without one of them | Spearman | Kendall |"]
     lines.append(f"|---|{'--:|' * 6}")
     for one in found:
         pearson, *others = (interval_text(getattr(one, measure)) for measure in MEASURES)
         p_value = "none" if math.isnan(one.p_value) else f"{one.p_value:.2g}"
-        cells = (one.other.name, str(len(one.arms)), pearson, p_value, one.without_one(), *others)
+        cells = (markdown_escaped(one.other.name), str(len(one.arms)), pearson, p_value, one.without_one(), *others)
         lines.append(f"| {' | '.join(cells)} |")
     sides = [reference, *(one.other for one in found)]
     arms = _best_first({arm for one in found for arm in one.arms}, reference)
-    lines += ["", f"| encoder and feature | {' | '.join(f'{side.name}, {side.unit}' for side in sides)} |"]
+    columns = [markdown_escaped(f"{side.name}, {side.unit}") for side in sides]
+    lines += ["", f"| encoder and feature | {' | '.join(columns)} |"]
     lines.append(f"|---|{'--:|' * len(sides)}")
     for arm in arms:
         scores = [(side.by_arm.get(arm), side.unit) for side in sides]
-        lines.append(f"| {arm} | {' | '.join(_shown(*score) for score in scores)} |")
+        lines.append(f"| {markdown_escaped(arm)} | {' | '.join(_shown(*score) for score in scores)} |")
     lines += ["", "[95% interval, over encoder-feature combinations and over each one's scenes]"]
     needed = ", ".join(f"{arms_needed(size)} for {size}" for size in (0.9, 0.7, 0.5, 0.3))
     lines += ["", f"Combinations that show a true Pearson correlation, with a power of 80 %: {needed}."]
     left_out = sorted({arm for one in found for arm in one.left_out})
     if left_out:
-        lines += ["", f"Scored by only one of two and left out there: {', '.join(left_out)}."]
+        lines += ["", f"Scored by only one of two and left out there: {', '.join(map(markdown_escaped, left_out))}."]
     return "\n".join(lines) + "\n"
 
 
@@ -369,12 +372,12 @@ def comparison_figure(found: Sequence[Correlation]) -> Figure:
             ax.errorbar(x, y, yerr=errors[1], xerr=errors[0], color=colour, elinewidth=0.5, alpha=0.5)
             ax.plot(x, y, "o", color=colour, markersize=4)
             ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
-        ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7)
+        ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7, parse_math=False)
         title = f"Pearson {interval_text(one.pearson)}\nKendall {interval_text(one.kendall)}"
         ax.set_title(title, fontsize=7, loc="left")
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)
+    figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7).set_parse_math(False)
     handles = [figure.axes[0].plot([], [], "o", color=colours[arm.split(" · ")[0]])[0] for arm in arms]
     labels = [f"{numbers[arm]} {arm}" for arm in arms]
     legend = figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)

@@ -10,7 +10,6 @@ is escaped wherever it appears.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -35,7 +34,7 @@ from granted.eval_metric.seed_groups import (
 from granted.utils.errors import InputError
 from granted.utils.figures import inline_svg
 from granted.utils.files import atomic_path
-from granted.utils.shown import fact_count, p_text, percent, percent_estimate, signed
+from granted.utils.shown import fact_count, markdown_escaped, p_text, percent, percent_estimate, signed
 from granted.utils.templates import fill_template
 
 
@@ -269,8 +268,3 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(name, ", ".join(map(str, value)))]
     return [] if value is None else [(name, str(value))]
-
-
-def markdown_escaped(text: str) -> str:
-    """Text that stands for itself in a cell of a table in GitHub's Markdown."""
-    return re.sub(r"([\\`*$\[\]<>|])", r"\\\1", " ".join(text.split()))

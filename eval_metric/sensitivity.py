@@ -24,12 +24,11 @@ from granted.dataset_builders.ted_6k.records import TedRecord, caption_text
 from granted.encoding.loading import EncoderOptions, check_encoders, load_encoder
 from granted.eval_metric.benchmark import TrainedAggregator, find_aggregators, score_encoder
 from granted.eval_metric.evaluation import common_length, dataset_description
-from granted.eval_metric.report import markdown_escaped
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import SeedGroup, compare_all, group_seeds
 from granted.modeling_granted import GrantedModel
 from granted.utils.files import atomic_path, write_json
-from granted.utils.shown import signed_estimate
+from granted.utils.shown import markdown_escaped, signed_estimate
 
 
 LEVEL = 0.05  # two features differ if their adjusted p value is below

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from granted.eval_metric.report import markdown_escaped
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import SeedGroup, group_seeds
+from granted.utils.shown import markdown_escaped
 
 
 def with_seeds(groups: Iterable[SeedGroup]) -> list[SeedGroup]:

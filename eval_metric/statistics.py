@@ -21,6 +21,8 @@ from granted.utils.errors import InputError
 
 
 CONFIDENCE = 0.95
+TOLERANCE = 1e-12  # of equality, after rounding
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -86,7 +88,7 @@ def bootstrap_accuracy(
     sums, counts = _group_totals(credits, groups)  # (G,), (G,)
     resampled = _resample(sums, counts, n_resamples, seed)  # (n_resamples,)
     accuracy = sums.sum() / counts.sum()
-    if np.ptp(sums / counts) == 0:
+    if np.ptp(sums / counts) < TOLERANCE:
         low, high = proportion_confint(accuracy * len(counts), len(counts), alpha=1 - CONFIDENCE, method="wilson")
     else:
         low, high = _percentiles(resampled)
@@ -121,8 +123,8 @@ def paired_difference(
     if len(counts) == 1:
         return Difference(float(sums[0] / counts[0]), -1.0, 1.0, 1.0, len(credits_a), 1)
     low, high = _percentiles(resampled)
-    # 1e-12: a difference of exactly 0 must not become a signed rounding error
-    beyond = min((resampled <= 1e-12).sum(), (resampled >= -1e-12).sum())
+    # A difference of exactly 0 must not become a signed rounding error.
+    beyond = min((resampled <= TOLERANCE).sum(), (resampled >= -TOLERANCE).sum())
     p_value = min(1.0, 2 * (1 + beyond) / (1 + n_resamples))
     difference = float(sums.sum() / counts.sum())
     return Difference(difference, float(low), float(high), float(p_value), len(credits_a), len(counts))

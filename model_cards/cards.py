@@ -17,6 +17,7 @@ from typing import Any
 
 from huggingface_hub import CardData, DatasetCardData, ModelCardData, SpaceCardData
 
+from granted.configuration_granted import FusionOptions, GrantedConfig
 from granted.eval_metric.results import load
 from granted.model_cards.figures import (
     at_chance,
@@ -25,7 +26,6 @@ from granted.model_cards.figures import (
     count_parameters,
     example_call,
     feature_name,
-    first_entry,
     layer_weights,
     read_record,
     read_shapes_scores,
@@ -38,6 +38,7 @@ from granted.model_cards.figures import (
     without_folders,
 )
 from granted.model_cards.validation import validate_card
+from granted.sentence_granted import AGGREGATOR_FOLDER
 from granted.utils.citation import bibtex
 from granted.utils.errors import InputError
 from granted.utils.files import read_json
@@ -102,17 +103,20 @@ def model_card(
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("model_type") != "granted":
         raise InputError(f"got {folder}, expected the folder of a GrantedModel: check the path")
-    encoder = config["encoder_config"]
-    trunk = encoder.get("text_config") or encoder
+    fused = GrantedConfig.from_dict(config)
+    options = FusionOptions(**fused.layer_fusion())
     results = [load(path) for path in ted_results]
     if len({result.encoder for result in results}) > 1:
         names = ", ".join(sorted({result.encoder for result in results}))
         raise InputError(
             f"got results of {names}, expected those of the encoder in {folder} alone: leave the others out"
         )
-    tables, feature = by_dataset(results), feature_name(config)
+    tables, feature = by_dataset(results), feature_name(fused)
     record = read_record(training_record) if training_record else {}
     sentence = (folder / "modules.json").is_file()
+    aggregator = count_parameters(folder / AGGREGATOR_FOLDER) if sentence else None
+    counts = [(result.provenance["parameters"] or {}).get("aggregator") for result in results]
+    aggregator_scored = aggregator is not None and aggregator in counts
     data = ModelCardData(
         language="en",
         license=license,
@@ -134,17 +138,19 @@ def model_card(
         revision=revision,
         base_model=base_model,
         base_revision=base_revision,
-        config=config,
-        fusion=_FUSIONS[config["fusion"]],
-        encoder_type=encoder["model_type"],
-        layers=first_entry(trunk, "num_hidden_layers", "num_layers", "n_layer"),
-        width=config.get("projection_dim") or first_entry(trunk, "hidden_size", "d_model", "n_embd"),
+        config=fused,
+        fusion=_FUSIONS[fused.fusion],
+        encoder_type=fused.encoder_config.model_type,
+        layers=fused.num_hidden_layers,
+        width=fused.hidden_size,
+        states=options.output_count() if options.arrangement() == "stack" else None,
         parameters=count_parameters(folder),
         layer_weights=layer_weights(folder),
         sentence_transformers=sentence,
         ted=[ted_section(runs) for runs in tables.values()],
         vqa=vqa_table(vqa_scores) if vqa_scores else None,
-        at_chance=at_chance(results, feature),
+        at_chance=aggregator_scored and at_chance(results, feature),
+        aggregator_scored=aggregator_scored,
         ted_in_training=ted_in_training(record),
         ted_settings=without_folders(record.get("settings", {})),
         training=training_rows(record) if record else None,

@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
+from granted.configuration_granted import GrantedConfig
 from granted.dataset_builders.ted_6k.hub_task import SPLIT, subset
 from granted.eval_metric.report import markdown_table
 from granted.eval_metric.results import Result
@@ -124,6 +125,7 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
         "has_baselines": any(run.baselines for run in results),
         "pairs": pairs,
         "dtypes": sorted({run.provenance["dtype"] for run in results}),
+        "lengths": sorted({run.provenance["settings"]["max_length"] for run in results if run.provenance["settings"]}),
     }
 
 
@@ -152,16 +154,24 @@ def at_chance(results: Sequence[Result], feature: str) -> bool:
 
 
 def is_of(stored: str, feature: str) -> bool:
-    """Whether results are of what a model computes; its learned weights may be those of a saved model, frozen."""
-    return stored == feature or (feature == "learned" and stored.startswith("frozen_"))
+    """Whether results are of what a model computes; its learned weights are stored as those of a saved model, frozen.
+
+    Weights that results call `learned` an aggregator has learned for itself.
+    """
+    return stored.startswith("frozen_") if feature == "learned" else stored == feature
 
 
-def feature_name(config: Mapping[str, Any]) -> str:
-    """What results call the feature that a configuration computes."""
-    if config["fusion"] != "single":
-        return config["fusion"]
-    index = config["layer_index"]
-    return {-1: "last", -2: "penultimate"}.get(index, f"layer_{index}")
+def feature_name(config: GrantedConfig) -> str:
+    """What results call the feature that a configuration computes; empty where they have no name for it."""
+    odd = config.standardize or config.projection_dim or config.num_outputs or config.embeddings
+    if odd or config.layer_norm != "auto":
+        return ""
+    if config.fusion == "single":
+        return {-1: "last", -2: "penultimate"}.get(config.layer_index, f"layer_{config.layer_index}")
+    if config.layers is None:
+        return config.fusion
+    first = config.fusion == "norm_avg" and config.layers == list(range(len(config.layers)))
+    return f"norm_avg_first_{len(config.layers)}" if first else ""
 
 
 def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list[EvalResult]:
@@ -289,11 +299,3 @@ def example_call(scores: Mapping[str, Any] | None, record: Mapping[str, Any] | N
         if given.get("caption_dropout"):  # what it was trained to see without a caption
             given["negative_prompt"] = ""
     return {name: given[name] for name in _CALL if given.get(name) is not None}
-
-
-def first_entry(config: Mapping[str, Any], *names: str) -> Any:
-    """The first of some names that a configuration has: model types differ in how they call a thing."""
-    found = next((config[name] for name in names if config.get(name) is not None), None)
-    if found is None:
-        raise InputError(f"got a config.json without {' or '.join(names)}, expected one of them: save the model again")
-    return found

@@ -72,6 +72,8 @@ _TOKENIZER = (
     r"(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model"
 )
 TOKENIZER_FILES = re.compile(_TOKENIZER)
+# What is found in a folder of scores, and which card or page shows it.
+SCORES = ("ted/*.json", "vqa.json", *(f"{name}/*" for name in PIPELINES))
 CODE_OF_MODEL = {"AutoConfig": "configuration_granted.GrantedConfig", "AutoModel": "modeling_granted.GrantedModel"}
 MODEL_FILES = re.compile(
     rf"{WEIGHTS}|{_TOKENIZER}|(config|generation_config|processor_config|preprocessor_config|"
@@ -192,20 +194,34 @@ def _check(sources: Sources, owner: str, tag: str | None) -> None:
         raise InputError("got both or neither of encoder and checkpoint, expected one of them, or the preset: choose")
     if sources.encoder is None and (sources.revision or sources.layer_weights):
         raise InputError("got a revision or layer weights with a checkpoint, which has its own: leave them out")
-    if sources.dtype not in (None, "bfloat16", "float16", "float32"):
-        raise InputError(f"got dtype {sources.dtype!r}, expected bfloat16, float16 or float32")
+    _check_dtype(sources)
     if not (sources.license or sources.without_model):
         raise InputError(
             "got no license, expected that of the weights: pass one (--license apache-2.0), or what the encoder has"
         )
-    if sources.scores is not None and not Path(sources.scores).is_dir():
-        raise InputError(f"got {sources.scores} for the scores, expected a folder: check the path")
+    _check_scores(sources.scores)
     if sources.aggregator is not None and not (Path(sources.aggregator) / "config.json").is_file():
         raise InputError(f"got {sources.aggregator}, expected the folder of a context aggregator: check the path")
     if owner and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", owner):
         raise InputError(f"got owner {owner!r}, expected the name of a user or an organisation on the Hub")
     if tag is not None:
         check_tag(tag)
+
+
+def _check_dtype(sources: Sources) -> None:
+    if sources.dtype not in (None, "bfloat16", "float16", "float32"):
+        raise InputError(f"got dtype {sources.dtype!r}, expected bfloat16, float16 or float32")
+    if sources.dtype and sources.encoder and not (sources.lumina2 or sources.wan):
+        raise InputError("got a dtype with an encoder that is fetched, not copied, expected none: leave it out")
+
+
+def _check_scores(folder: str | os.PathLike | None) -> None:
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        raise InputError(f"got {folder} for the scores, expected a folder: check the path")
+    if not any(next(Path(folder).glob(one), None) for one in SCORES):
+        raise InputError(f"got {folder} without one of {', '.join(SCORES)}, expected scores: put them there")
 
 
 def _check_data_alone(sources: Sources) -> None:
@@ -456,7 +472,7 @@ def _write_hub_results(folder: Path, paths: Sequence[Path], repo: str) -> None:
     """What the model scores on the released benchmark, as the Hub reads it; results on other data are the card's."""
     released = read_ted(folder / "ted-6k")[1]["fingerprint"] if paths else None
     results = [one for one in map(load_result, paths) if one.dataset["fingerprint"] == released]
-    feature = feature_name(read_json(folder / "granted" / "config.json"))
+    feature = feature_name(GrantedConfig.from_pretrained(folder / "granted"))
     if results and (entry := ted_entry(results, repo, feature)) is not None:
         path = folder / "granted" / HUB_RESULTS / "ted-6k.yaml"
         path.parent.mkdir()
@@ -468,7 +484,10 @@ def _ted_results(sources: Sources) -> list[Path]:
 
 
 def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
-    """Raise unless results are of the released encoder: of its weights, in whatever dtype, or of its revision."""
+    """Raise unless results are of the released encoder: of its weights, in whatever dtype, or of its revision.
+
+    Also of its template.
+    """
     config = GrantedConfig.from_pretrained(folder)
     fingerprint = cache(lambda dtype: load_saved(folder, dtype).fingerprint())  # of all weights
     for path in paths:
@@ -480,6 +499,10 @@ def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
             raise InputError(
                 f"got {path} with the {name} {found}, expected {expected} of the released encoder: score that one"
             )
+        for name in ("prompt_template", "template_drop_tokens"):
+            found, expected = (provenance["settings"] or {}).get(name), getattr(config, name)
+            if provenance["settings"] and found != expected:
+                raise InputError(f"got {path} with {name} {found!r}, expected the encoder's {expected!r}: score that")
 
 
 def _write_card(folder: Path, card: str) -> None:

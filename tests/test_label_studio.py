@@ -127,7 +127,7 @@ WHO = result("reviewer", text=["ana"])
         ([task(lead_time=float("nan"))], "got lead_time nan"),
         ([task(lead_time=10**400)], "got lead_time 1000"),
         ([task(created_at="0001-01-01T00:00:00+23:59")], "got created_at '0001"),
-        ([task(result=[result("decision", choices=["Fix"]), result("fixed_2", text=["\ud800 a"]), WHO])], "U\\+D800"),
+        ([task(result=[result("decision", choices=["Fix"]), result("fixed_2", text=["\ud800 b"]), WHO])], "U\\+D800"),
         ([task(result=[result("decision", choices=["Reject"]), result("reason", text=["\ud800"]), WHO])], r"U\+D800"),
     ],
 )

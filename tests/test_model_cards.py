@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from huggingface_hub import ModelCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaModel
 
 from granted import GrantedModel
@@ -20,6 +21,7 @@ from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.results import Result, provenance
 from granted.model_cards.cards import metric_card, model_card, pipeline_card
+from granted.model_cards.figures import at_chance, feature_name
 from granted.model_cards.kinds import KINDS
 from granted.model_cards.validation import validate_card
 from granted.pipeline_granted import GrantedLumina2Pipeline, GrantedWanPipeline
@@ -174,6 +176,7 @@ def ted_result(feature: str, seed: int | None, right: list[bool], config: str = 
     }
     where = provenance(device="cpu", dtype="float32", seconds=1.0, tokens=10, seed=seed)
     where["aggregator"] = {"pairs": {"training": 1234, "held_out": 5}} if seed is not None else None
+    where["parameters"] = {"encoder": 100, "aggregator": 6}
     pooling = "aggregator" if seed is not None else "mean"
     return Result(encoder, feature, pooling, seed, items, dataset, where, baselines)
 
@@ -183,21 +186,22 @@ def ted_result(feature: str, seed: int | None, right: list[bool], config: str = 
 def test_ted_figures_of_a_card_are_those_of_the_results(release, tmp_path_factory, right, other):
     folder = tmp_path_factory.mktemp("results")
     results = [
-        ted_result("learned", 0, right),
-        ted_result("learned", 1, other.sample(right, len(right))),
+        ted_result("frozen_granted", 0, right),
+        ted_result("frozen_granted", 1, other.sample(right, len(right))),
         ted_result("last", 0, right[::-1]),
-        ted_result("learned", None, right),
+        ted_result("frozen_granted", None, right),
+        ted_result("learned", 0, right),
     ]
     paths = [result.save(folder) for result in results]
     card = model_card(release / "granted", license="apache-2.0", ted_results=paths)
     validate_card(card, "model")
-    first, second, last, plain = results
+    first, second, last, plain, _ = results
     told = ModelCardData(**front(card)).eval_results
     assert {result.metric_name for result in told} == {
-        "TED accuracy (learned, aggregator)",
-        "TED accuracy (learned, mean)",
+        "TED accuracy (learned layer weights, frozen, aggregator)",
+        "TED accuracy (learned layer weights, frozen, mean)",
     }, "the metadata are of this model's feature alone"
-    by_pooling = {result.metric_name.split(", ")[1][:-1]: result for result in told}
+    by_pooling = {result.metric_name.split(", ")[-1][:-1]: result for result in told}
     assert by_pooling["aggregator"].metric_value == pytest.approx((first.accuracy + second.accuracy) / 2)
     assert by_pooling["aggregator"].metric_args["seeds"] == 2
     assert by_pooling["mean"].metric_value == plain.accuracy
@@ -217,7 +221,7 @@ def test_ted_figures_of_a_card_are_those_of_the_results(release, tmp_path_factor
 
 def test_results_on_several_data_sets_get_a_table_each_and_never_pass_for_the_official_one(release, tmp_path):
     configs = ("custom", "synthetic", "official", "sample")
-    paths = [ted_result("learned", 0, [True, False, True], config).save(tmp_path) for config in configs]
+    paths = [ted_result("frozen_granted", 0, [True, False, True], config).save(tmp_path) for config in configs]
     card = model_card(release / "granted", license="apache-2.0", ted_results=paths, ted_repo="somebody/ted-6k")
     titles = re.findall(r"^### (.*)", card, re.MULTILINE)
     assert titles == [
@@ -240,13 +244,65 @@ def test_vectors_are_offered_for_what_they_are_scored_at_and_features_have_the_n
 ):
     folder = Path(shutil.copytree(release / "granted", tmp_path / "granted"))
     (folder / "modules.json").write_text("[]")
+    (folder / "context_aggregator").mkdir()
     paths = [ted_result(feature, 0, right).save(tmp_path) for feature in ("frozen_granted", "norm_avg")]
+    save_file({"weight": torch.zeros(7)}, folder / "context_aggregator/model.safetensors")
+    card = model_card(folder, license="mit", ted_results=paths)
+    assert "has not been measured" in card and claim not in card, "another aggregator was scored"
+    save_file({"weight": torch.zeros(6)}, folder / "context_aggregator/model.safetensors")
     card = model_card(folder, license="mit", ted_results=paths)
     assert claim in card and "frozen_" not in card and "| learned layer weights, frozen | aggregator |" in card
     (told,) = ModelCardData(**front(card)).eval_results
     assert told.metric_name == "TED accuracy (learned layer weights, frozen, aggregator)"
     paths.append(ted_result("frozen_other", 0, right).save(tmp_path))
     assert "learned layer weights, frozen (other)" in model_card(folder, license="mit", ted_results=paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "norm_avg"),
+        ({"layers": [0, 1]}, "norm_avg_first_2"),
+        ({"layers": [1, 2]}, ""),
+        ({"layers": [0, 1], "fusion": "avg"}, ""),
+        ({"embeddings": True}, ""),
+        ({"layer_norm": "none"}, ""),
+        ({"num_outputs": 2, "fusion": "learned"}, ""),
+        ({"projection_dim": 8}, ""),
+        ({"fusion": "single", "layer_index": -2}, "penultimate"),
+        ({"fusion": "single", "layer_index": 1}, "layer_1"),
+        ({"fusion": "learned"}, "learned"),
+    ],
+)
+def test_a_score_is_of_the_very_feature_that_a_model_computes(tiny_encoder_folder, options, name):
+    config = GrantedModel.from_encoder(tiny_encoder_folder, **{"fusion": "norm_avg"} | options).config
+    assert feature_name(config) == name
+    config.standardize = True
+    assert feature_name(config) == "", "results are of features as they are"
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "layers"),
+    [
+        ({"fusion": "concat", "layers": [1, 3]}, "tokens, 64", "| 1, 3 |"),
+        ({"fusion": "stack", "layers": [0, 1, 3]}, "3, tokens, 32", "| 0, 1, 3 |"),
+        ({"fusion": "learned", "num_outputs": 2}, "2, tokens, 32", "| all 4 |"),
+        ({"fusion": "norm_avg", "embeddings": True}, "tokens, 32", "| the embeddings and all 4 |"),
+    ],
+)
+def test_shapes_of_a_card_are_those_that_come_out(tiny_encoder_folder, tmp_path, options, shape, layers):
+    model = GrantedModel.from_encoder(tiny_encoder_folder, **options)
+    model.save_pretrained(tmp_path)
+    card = model_card(tmp_path, license="mit")
+    assert f"one ({shape}) tensor" in card and f"# (prompts, {shape}), zeros" in card and layers in card
+    (features,) = model.encode(["a red cube"])
+    assert shape.replace("tokens", str(features.shape[-2])) == ", ".join(map(str, features.shape))
+
+
+def test_a_score_whose_interval_holds_chance_is_at_chance():
+    answers = [True, True, False, False] * 4 + [True, True]
+    assert at_chance([ted_result("norm_avg", 0, answers)], "norm_avg")  # 10 of 18
+    assert not at_chance([ted_result("norm_avg", 0, [True] * 16)], "norm_avg")
 
 
 def test_results_of_another_encoder_are_refused(release, tmp_path):
@@ -291,7 +347,8 @@ def test_the_model_is_told_as_its_folder_is(release, encoder):
     card = model_card(release / "granted", license="mit")
     weights = ", ".join(f"{weight:.3f}" for weight in encoder.layer_weights.tolist())
     assert f"Layer weights, first layer first: {weights}." in card
-    assert f"| parameters in this repository | {sum(p.numel() for p in encoder.parameters()):,} |" in card
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert f"| parameters of the encoder in this repository | {parameters:,} |" in card
     assert "`llama` whose 4 layers" in card and "width 32 per token" in card and "| all 4 |" in card
     assert "sentence_transformers" not in card
 

@@ -146,7 +146,7 @@ def test_the_page_has_every_figure_and_needs_nothing_else(report):
     assert rows[0] == {
         "encoder and feature": "large · norm_avg",
         "score": "seen wordings",
-        "unit": "%",
+        "unit": "share",
         "value": "0.9",
         "low": "0.88",
         "high": "0.92",

@@ -35,6 +35,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds("a whole number above 0", lambda value: value > 0)]
+Port = Annotated[int, Bounds("a port from 1 to 65535", lambda value: 0 < value < 2**16)]
 Natural = Annotated[int, Bounds("a whole number, 0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Bounds("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)]  # as numpy's
 Positive = Annotated[float, Bounds("a finite number above 0", lambda value: value > 0)]

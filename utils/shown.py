@@ -6,6 +6,7 @@
 Shares are fractions of 1, and so are their differences.
 """
 
+import re
 from collections.abc import Sequence
 
 
@@ -37,6 +38,11 @@ def signed_estimate(share: float, ends: Sequence[float], digits: int = 1) -> str
 def p_text(value: float) -> str:
     """A p value: `"0.012"`, or `"< 0.001"`."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def markdown_escaped(text: str) -> str:
+    """Text that stands for itself in a cell of a table in GitHub's Markdown."""
+    return re.sub(r"([\\`*$\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def fact_count(count: int) -> str:

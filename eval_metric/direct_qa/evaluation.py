@@ -27,13 +27,12 @@ from granted.eval_metric.direct_qa.answering import Answerer, with_exact_head
 from granted.eval_metric.direct_qa.prompts import LETTERS, PromptForm, other_captions, question_text, read_letter
 from granted.eval_metric.evaluation import dataset_description
 from granted.eval_metric.part_tables import BASELINE_NAMES
-from granted.eval_metric.report import markdown_escaped
 from granted.eval_metric.results import ANSWERS, Result, load_all, provenance
 from granted.eval_metric.seed_groups import SeedGroup, compare_all, group_seeds
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, write_json
 from granted.utils.settings import check_seeds
-from granted.utils.shown import p_text, percent_estimate, signed_estimate
+from granted.utils.shown import markdown_escaped, p_text, percent_estimate, signed_estimate
 
 
 CONTEXTS = ("caption", "shuffled", "none")

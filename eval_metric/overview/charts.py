@@ -45,9 +45,9 @@ def scores_figure(evaluation: Evaluation) -> Figure:
 
 
 def scores_csv(evaluation: Evaluation, path: Path) -> None:
-    """One row an encoder, feature and score: value and 95% interval, as they are stored."""
+    """One row an encoder, feature and score: value and 95% interval, shares as fractions of 1."""
     rows = [
-        (one.arm, scores.name, scores.unit, score.value, *score.ci95)
+        (one.arm, scores.name, scores.unit.replace("%", "share"), score.value, *score.ci95)
         for one in ranked(evaluation.headline)
         for scores in evaluation.columns
         if (score := scores.by_arm.get(one.arm)) is not None
