@@ -12,6 +12,8 @@ from granted.eval_metric.comparison import (
     Score,
     Scores,
     compare,
+    comparison_figure,
+    comparison_table,
     correlations,
     leave_out,
     read_scores,
@@ -195,3 +197,25 @@ def test_equal_scores_have_one_order_whatever_order_sets_come_in():
     tied = {name: Score(0.5 if i % 2 else 0.7, (0.4, 0.8)) for i, name in enumerate(names)}
     found = compare(Scores("a", "%", tied), Scores("b", "%", dict(reversed(tied.items()))))
     assert found.arms == sorted(names, key=lambda name: (-tied[name].value, name))
+
+
+def test_the_intervals_are_those_of_a_bootstrap_over_arms_and_scores():
+    rng = np.random.default_rng(1)
+    one = np.linspace(0.2, 0.8, 16)  # (A,)
+    other, width = one + rng.normal(0, 0.1, 16), 0.5
+    found = compare(scores("one", *one, width=width), scores("other", *other, width=width))
+    noisy = np.array([one, other]) + rng.normal(0, width / 2 / 1.96, (4000, 2, 16))  # (R, 2, A)
+    draws = [np.corrcoef(row[:, rng.integers(16, size=16)])[0, 1] for row in noisy]
+    assert found.pearson.ci95 == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.05)
+
+
+def test_what_either_has_alone_is_named():
+    one, other = scores("one", 0.1, 0.5, 0.4, 0.8), scores("other", 0.2, 0.4, 0.6, 0.8, 0.9)
+    assert compare(one, other).left_out == ["e4 · last"] == compare(other, one).left_out
+
+
+def test_names_stand_for_themselves_in_tables_and_charts(tmp_path):
+    found = [compare(scores("a|b $x", 0.1, 0.5, 0.4, 0.8), scores("$_{<b>$", 0.2, 0.4, 0.6, 0.8))]
+    lines = comparison_table(found).splitlines()
+    assert lines[0].startswith("| against a\\|b \\$x |") and "| \\$_{\\<b\\>\\$ | 4 |" in lines[2]
+    comparison_figure(found).savefig(tmp_path / "chart.png")

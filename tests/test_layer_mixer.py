@@ -180,3 +180,23 @@ def test_pipelines_draw_with_emphasis_also_without_this_package(kind, encoder, t
     loaded = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     loaded.set_progress_bar_config(disable=True)
     torch.testing.assert_close(sample(loaded, kind, "a (red:4) cube", emphasis=True), by_marks)
+
+
+def test_a_mixture_of_raw_layers_is_of_raw_layers(tiny_encoder_folder):
+    encoder = GrantedModel.from_encoder(tiny_encoder_folder, fusion="avg")
+    (own,) = encoder.encode([SHORT])
+    torch.testing.assert_close(encoder.encode([SHORT], layer_weights=encoder.layer_weights)[0], own)
+
+
+def test_after_an_error_the_models_own_weights_come_back(encoder):
+    own = encoder.fusion
+    with pytest.raises(KeyboardInterrupt), encoder.mixing(torch.ones(4)):
+        raise KeyboardInterrupt
+    assert encoder.fusion is own
+
+
+def test_marks_in_a_negative_prompt_are_read(encoder):
+    pipe = MAKERS["image"](encoder)
+    plain, marked = (conditioning(pipe, SHORT, negative_prompt=one, emphasis=True) for one in ("a bird", "a (bird:2)"))
+    assert torch.equal(plain["negative_prompt_attention_mask"], marked["negative_prompt_attention_mask"])
+    assert not torch.allclose(plain["negative_prompt_embeds"], marked["negative_prompt_embeds"])

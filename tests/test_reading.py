@@ -16,11 +16,12 @@ from granted.encoding.features import feature_encoder
 from granted.encoding.loading import load_encoder
 from granted.encoding.options import EncoderOptions
 from granted.encoding.token_features import TokenFeatures, encode_features
+from granted.eval_metric.reading import threshold
 from granted.eval_metric.reading.ceiling import scene_features
 from granted.eval_metric.reading.evaluation import evaluate
-from granted.eval_metric.reading.examples import AXES, ladder_texts, reading_texts
+from granted.eval_metric.reading.examples import AXES, Texts, ladder_texts, reading_texts
 from granted.eval_metric.reading.reader import Reader, reading_loss, right_answers
-from granted.eval_metric.reading.results import Arm, Run, differences, marks
+from granted.eval_metric.reading.results import Arm, Run, differences, marks, thresholds
 from granted.eval_metric.reading.settings import ReadingSettings
 from granted.eval_metric.reading.sheet import CLASSES, PROPERTIES, QUERIES, UNTOLD, answer_sheet, guess_rate, nothing
 from granted.eval_metric.reading.threshold import fit_threshold
@@ -252,3 +253,66 @@ def test_a_reader_does_not_see_padding():
     alone, beside = reader(features, torch.ones(1, 5, dtype=torch.bool), kinds), reader(padded, mask, kinds)
     for name in CLASSES:
         torch.testing.assert_close(alone[name], beside[name])
+
+
+def test_a_difference_is_the_first_arm_minus_the_second():
+    texts = reading_texts(training=1, test=4, seed=0).test
+    good, bad = (
+        Arm(name, "last", (Run(name, "last", 0, [[right] * len(one.facts) for one in texts], 1.0, {}, {}),))
+        for name, right in (("good", True), ("bad", False))
+    )
+    assert {(one["a"][0], one["b"][0], one["difference"]) for one in differences([good, bad], texts)} == {
+        ("good", "bad", 1.0)
+    }
+
+
+def curve(repeat: int = 1, seed: int = 0, scenes: int = 60):
+    """Answers on five rungs, each of a scene `repeat` times, as `fit_threshold` takes them; half way is at 4."""
+    rungs, rng = [1, 2, 4, 8, 16], np.random.default_rng(seed)
+    rates = [0.1 + 0.85 / (1 + 2 ** (2 * (np.log2(rung) - 2))) for rung in rungs]
+    credits = [np.repeat((rng.random((1, scenes)) < rate).astype(float), repeat, axis=1) for rate in rates]
+    return rungs, credits, [[f"{i}" for i in range(scenes) for _ in range(repeat)]] * 5, 0.1
+
+
+def test_facts_of_one_scene_are_drawn_together_and_the_same_each_time():
+    alone, eight = fit_threshold(*curve()), fit_threshold(*curve(repeat=8))
+    assert eight.facts == pytest.approx(alone.facts, rel=1e-2) and eight.ci95 == pytest.approx(alone.ci95, rel=1e-2)
+    assert fit_threshold(*curve()) == alone
+
+
+def test_the_interval_of_a_threshold_is_as_wide_as_samples_differ(monkeypatch):
+    found = fit_threshold(*curve(scenes=300))
+    monkeypatch.setattr(threshold, "RESAMPLES", 1)
+    others = [fit_threshold(*curve(seed=seed, scenes=300)).facts for seed in range(1, 41)]
+    assert np.ptp(np.log(found.ci95)) / 2 == pytest.approx(1.96 * np.std(np.log(others), ddof=1), rel=0.35)
+
+
+def test_the_guessing_of_a_threshold_is_that_of_its_facts(monkeypatch):
+    texts = ladder_texts(training=1, test=60, seed=0).test
+    rng = random.Random(0)
+    right = [[rng.random() < guess_rate(fact) for fact in one.facts] for one in texts]
+    found = thresholds([Arm("a", "last", (Run("a", "last", 0, right, 1.0, {}, {}),))], texts)
+    assert found["a", "last"].censored == "<", "who only guesses carries no fact"
+
+
+@pytest.fixture
+def small():
+    """Twelve texts of training, two of each wording of the test, their features at random, settings of a reader."""
+    texts = reading_texts(training=12, test=2, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(6, 8, generator=generator) for _ in [*texts.training, *texts.test]]  # (N, D) each
+    return texts, rows, ReadingSettings(encoders=["x"], output=None, steps=60, batch_size=4)
+
+
+def test_texts_of_the_test_have_no_part_in_standardising(small):
+    texts, rows, settings = small
+    moved = rows[:12] + [100 * row + 7 for row in rows[12:]]
+    one, two = (train_reader(TokenFeatures(own), texts, 0, settings, "") for own in (rows, moved))
+    assert one.loss == two.loss and one.learned == two.learned
+
+
+def test_a_trained_reader_answers_one_text_alike(small):
+    texts, rows, settings = small
+    twenty = Texts(texts.training, [texts.test[0]] * 20)
+    right = train_reader(TokenFeatures(rows[:12] + [rows[12]] * 20), twenty, 0, settings, "").right
+    assert all(row == right[0] for row in right)

@@ -12,6 +12,7 @@ from granted.eval_metric.benchmark import find_aggregators, score_encoder
 from granted.eval_metric.sensitivity import PLAIN, VARIATIONS, Variation, changed, markdown, report, score, sensitivity
 from granted.modeling_granted import GrantedModel
 from granted.tests.test_benchmark import DATASET, RECORDS
+from granted.tests.test_stability import scored
 from granted.utils.errors import InputError
 from granted.utils.files import read_json, write_json
 
@@ -142,3 +143,13 @@ def test_the_command_finds_the_aggregators_of_an_evaluation(
     cli.main()
     assert "caption alone" in capsys.readouterr().out
     assert read_json(tmp_path / "sensitivity.json")["dataset"]["config"] == "sample"
+
+
+def test_a_difference_is_the_variations_minus_the_plain_one():
+    def result(right):
+        one = scored("last", right)
+        return replace(one, provenance=one.provenance | {"texts_cut": 0})
+
+    rows = report({"plain": [result(48)], "turned": [result(30)]})["rows"]
+    (row,) = [row for row in rows if row["variation"] == "turned"]
+    assert row["difference"] == pytest.approx((30 - 48) / 60) and row["ci95"][1] < 0

@@ -7,6 +7,7 @@ import pytest
 from granted.eval_metric.seed_groups import group_seeds
 from granted.eval_metric.stability import seed_flips, seed_rows, stability_table
 from granted.tests.ted_results import make
+from granted.utils.errors import InputError
 
 
 def scored(feature, right, seed=0, pooling="aggregator"):
@@ -48,3 +49,10 @@ def test_the_table_says_both_and_is_empty_without_several_seeds():
     assert stability_table(RESULTS[-2:]) == ""
     apart = stability_table([*RESULTS[:2], *(scored("last", right, seed) for seed, right in enumerate((3, 6)))])
     assert "1 of 1 pairs" in apart and "Worse" not in apart
+
+
+@pytest.mark.parametrize("name", ["encoder_revision", "weights_fingerprint", "config_hash", "dtype"])
+def test_seeds_of_another_encoder_are_refused(name):
+    one, other = make("tiny", "last", seed=0), make("tiny", "last", seed=1)
+    with pytest.raises(InputError, match=f"with different {name}, expected one encoder"):
+        group_seeds([one, replace(other, provenance=other.provenance | {name: "another"})])

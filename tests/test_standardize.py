@@ -64,3 +64,36 @@ def test_what_a_cast_model_has_in_fp32_keeps_its_digits(tiny_bert_folder):
 def test_a_plain_encoder_is_not_standardised_without_texts(tiny_bert_folder):
     with pytest.raises(ValueError, match="calibrate"):
         GrantedModel.from_encoder(tiny_bert_folder, standardize=True)
+
+
+def test_calibration_is_over_the_tokens_that_come_out(tiny_encoder_folder):
+    template = {"prompt_template": "describe the image in detail . prompt : {prompt}", "template_drop_tokens": 9}
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg", **template)
+    model.calibrate(TEXTS)
+    tokens = torch.cat(model.encode(TEXTS))  # (N, D)
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-5, rtol=0)
+
+
+def test_calibration_reads_no_more_than_asked(tiny_encoder_folder):
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg")
+    with pytest.warns(UserWarning, match="longer than 4"):
+        model.calibrate(TEXTS, max_sequence_length=4)
+    with pytest.warns(UserWarning, match="longer than 4"):
+        tokens = torch.cat(model.encode(TEXTS, max_sequence_length=4))  # (N, D)
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(tokens.shape[1]), atol=1e-5, rtol=0)
+
+
+def test_calibration_names_the_text_that_is_not_finite(tiny_encoder_folder):
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="norm_avg")
+    model.get_input_embeddings().weight.data[model.tokenizer.convert_tokens_to_ids("bird")] = torch.nan
+    with pytest.raises(ValueError, match="got NaN or infinite features for the text 'a bird'"):
+        model.calibrate(TEXTS)
+    assert not model.config.standardize
+
+
+def test_a_channel_that_never_varies_is_only_centred(tiny_encoder_folder):
+    model = GrantedModel.from_encoder(tiny_encoder_folder, fusion="single", layer_index=0)
+    channel = torch.tensor([3])
+    model.encoder.layers[0].register_forward_hook(lambda *call: call[2].index_fill(-1, channel, 5.0), prepend=True)
+    model.calibrate(TEXTS)
+    assert (torch.cat(model.encode(TEXTS))[:, 3] == 0).all() and model.standardization.deviation[3] == 1

@@ -124,3 +124,9 @@ def test_errors(call, message):
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("credit", [0.1, 0.2, 0.6, 0.8])
+def test_groups_that_differ_by_rounding_are_as_equal_as_others(credit):
+    found = bootstrap_accuracy([credit] * 4, [0, 1, 1, 1])
+    assert found.high - found.low > 0.3, "two groups of one accuracy are no certainty"

@@ -518,3 +518,33 @@ def test_normalised_embeddings_and_the_loss_do_not_depend_on_the_token_budget(en
     narrow = train(encoder, tmp_path / "b", features=["norm_avg"], token_budget=16)["norm_avg"]
     for name, tensor in wide.items():
         assert F.mse_loss(tensor, narrow[name]).item() < 1e-6
+
+
+def test_the_rate_of_a_step_is_the_schedules(encoder, tmp_path):
+    options = {"features": ["last"], "max_steps": 1, "schedule": "constant"}
+    one, late = (train(encoder, tmp_path / f"{n}", warmup_steps=n, **options)["last"] for n in (0, 10**6))
+    assert not all(torch.allclose(one[name], late[name], atol=1e-5) for name in one)
+
+
+def test_gradients_of_every_aggregator_are_clipped(encoder, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def noted(optimizer, *args, **kwargs):
+        for group in optimizer.param_groups:
+            norms.append(torch.stack([p.grad.norm() for p in group["params"]]).norm().item())
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    train(encoder, tmp_path, features=["last", "norm_avg"], max_grad_norm=1e-3)
+    assert len(norms) >= 6 and max(norms) <= 1.001e-3
+
+
+def test_the_temperature_is_that_of_the_settings(encoder, tmp_path):
+    losses = []
+    for temperature in (0.07, 10.0):
+        folder = tmp_path / f"{temperature}"
+        train(encoder, folder, temperature=temperature, log_steps=1, features=["last"])
+        row = json.loads((folder / "training.jsonl").read_text().splitlines()[0])
+        losses += [value for name, value in row.items() if name.startswith("loss/")]
+    # So hot all 7 candidates (3 others of the batch, in both columns) are as likely.
+    assert losses[1] == pytest.approx(math.log(7), abs=0.05) and abs(losses[0] - losses[1]) > 0.05

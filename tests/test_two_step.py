@@ -172,3 +172,22 @@ def test_the_trajectory_is_saved_and_drawn(encoder, tmp_path):
 def test_one_layer_and_one_point_can_be_drawn(tmp_path):
     draw_trajectory([(0, [1.0])], tmp_path / "one.png")
     assert (tmp_path / "one.png").exists()
+
+
+def test_a_resumed_schedule_that_freezes_by_itself_freezes_where_the_whole_one_does(tiny_encoder_folder):
+    moves = [0.0, 0.1, 0.3, 0.2, 0.1, 0.05, 0.06, 0.055, 0.07, 0.01, 0.01, 0.01]
+
+    def go_on(state, first, last):
+        encoder = GrantedModel.from_encoder(tiny_encoder_folder)
+        schedule = LayerWeightSchedule(encoder, mode="two_step", freeze_at="auto", total_steps=100, window=1)
+        if state:
+            schedule.load_state(state)
+        for step in range(first, last):
+            if schedule.begin(step):
+                break
+            encoder.fusion.weights.data.copy_(torch.tensor([0, 0, 0, sum(moves[: step + 1])]))
+            schedule.observe(step + 1)
+        return schedule
+
+    whole, state = go_on(None, 0, 12), go_on(None, 0, 7).state()
+    assert whole.frozen_at == 9 == go_on(json.loads(json.dumps(state)), 7, 12).frozen_at

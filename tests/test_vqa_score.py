@@ -292,3 +292,24 @@ def test_what_is_no_judge_is_refused_in_one_line(folder, judge, tmp_path, tiny_e
 def test_the_default_question_is_the_original_one():
     assert JudgeSettings.question == 'Does this figure show "{}"? Please answer yes or no.'
     assert JudgeSettings.answer == "Yes"
+
+
+def test_images_of_one_prompt_are_drawn_together():
+    def items(images):
+        return [
+            {"id": f"{prompt}/{i}", "prompt_id": f"{prompt}", "score": prompt % 7 / 7, "skills": [], "group": "basic"}
+            for prompt in range(40)
+            for i in range(images)
+        ]
+
+    one, four = (vqa_score_report(items(images))["all"]["ci95"] for images in (1, 4))
+    assert four == pytest.approx(one)
+
+
+def test_the_interval_of_an_agreement_is_fishers():
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(1, 6, 50)  # (I,)
+    noise = rng.normal(0, 0.2, 50)  # (I,)
+    found = rating_agreement([{"score": 0.1 * one + error, "rating": int(one)} for one, error in zip(ratings, noise)])
+    ends = np.arctanh(found["pearson"]) + np.array([-1, 1]) * 1.96 / np.sqrt(47)  # (2,)
+    assert found["ci95"] == pytest.approx(np.tanh(ends), abs=1e-4)
