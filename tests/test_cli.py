@@ -464,6 +464,10 @@ def test_no_command_and_no_such_command_are_told_which_there_are(granted):
         (("train", "aggregator", "--encoder", "x", "--pairs", "PAIRS", "--output", "z", "--seed", 2**63), "--seed"),
         (("data", "shapes", "vqa", "--output", "z", "--seed", "-1"), "--seed"),
         (("data", "pairs", "--dataset", "/none", "--columns", "a,b", "--output", "z"), "/none"),
+        (("data", "pairs", "--scenes", "2", "--media", "video", "--output", "z"), "--media"),
+        (("leaderboard", "x", "--port", "70000"), "a port from 1 to 65535"),
+        (("encode", "x", "y", "--output", "z", "--layer-index", "3"), "--fusion single"),
+        (("encode", "x", "y", "--output", "z", "--pipeline", "krea2", "--template", "{prompt}"), "--template"),
         (("encode", "x", "caf\udce9.txt", "--output", "z"), "not UTF-8"),
     ],
 )

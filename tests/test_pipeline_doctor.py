@@ -12,6 +12,7 @@ from granted.modeling_pipeline_rules import PIPELINE_RULES, dropped_tokens, pipe
 from granted.modeling_text_trunk import find_text_trunk
 from granted.pipeline_blocks import width_in
 from granted.pipeline_granted import GrantedLumina2Pipeline
+from granted.tests.granted_pipelines import MAKERS, make_encoder
 from granted.tests.test_pipeline_rules import (
     CASES,
     PROMPTS,
@@ -263,3 +264,16 @@ def test_the_command_prints_a_table_and_exits_with_1_where_something_is_lost(tok
     index.write_text(index.read_text().replace("Gemma2Model", "LlamaModel"))
     code, out, _ = granted("doctor", tmp_path / "pipe")
     assert code == 1 and "48; the transformer reads 32" in out and "lost: the features are 48 wide" in out
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_command_looks_at_pipelines_of_this_package_in_the_dtype_they_are_saved_in(
+    kind,
+    make_tokenizer,
+    tmp_path,
+    granted,
+):
+    encoder = make_encoder(make_tokenizer("[BOS]", None)).to(torch.bfloat16)
+    MAKERS[kind](encoder).save_pretrained(tmp_path / "pipe")
+    code, out, error = granted("doctor", tmp_path / "pipe", "--trust-remote-code")
+    assert code == 0 and "nothing is lost" in out and "bfloat16" in out, error

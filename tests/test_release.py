@@ -311,15 +311,24 @@ def test_a_saved_model_of_an_encoder_on_the_hub_gives_all_its_settings(of_the_hu
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_scores_of_another_encoder_are_not_put_into_a_card(release, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        (None, "weights_fingerprint", "0" * 64),
+        ("settings", "prompt_template", "Describe: {prompt}"),
+        ("settings", "template_drop_tokens", 2),
+    ],
+)
+def test_scores_of_another_encoder_are_not_put_into_a_card(release, tmp_path, part, name, value):
     tiny = miniature()
     scores = Path(shutil.copytree(tiny.scores, tmp_path / "scores"))
     path = sorted((scores / "ted").glob("*.json"))[0]
     result = json.loads(path.read_text())
-    result["provenance"]["weights_fingerprint"] = "0" * 64
+    where = result["provenance"]
+    (where[part] if part else where)[name] = value
     path.write_text(json.dumps(result))
     sources = Sources(checkpoint=tiny.checkpoint, scores=scores, ted=release / "ted-6k", license="apache-2.0")
-    with pytest.raises(InputError, match=f"{path.name} with the weights_fingerprint 000"):
+    with pytest.raises(InputError, match=f"{path.name} with (the )?{name} "):
         build_release(tmp_path / "release", sources)
     assert not (tmp_path / "release").exists()
 
@@ -352,7 +361,9 @@ def test_sources_that_do_not_fit_are_one_clear_line_and_leave_nothing(tmp_path):
         (Sources(**good | {"checkpoint": tmp_path / "record"}), "release", "expected the record of a training"),
         (Sources(**good | {"checkpoint": tmp_path / "linked"}), "release", "vocab.json, which is a link"),
         (Sources(**good, dtype="int3"), "release", "got dtype 'int3'"),
+        (Sources(encoder="a/b", dtype="float16", license="mit"), "release", "got a dtype with an encoder that is"),
         (Sources(**good, scores=tmp_path / "nowhere"), "release", "nowhere for the scores"),
+        (Sources(**good, scores=tmp_path / "mine"), "release", "mine without one of ted/"),
         (Sources(**good, aggregator=tmp_path / "nowhere"), "release", "expected the folder of a context aggregator"),
         (Sources(**good, wan=tiny.lumina2), "release", "expected GrantedWanPipeline"),
         (Sources(**good | {"ted": tmp_path}), "release", "expected"),
