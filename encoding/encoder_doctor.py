@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from granted.encoding.features import USUAL_READING
 from granted.encoding.loading import is_fused, load_encoder, split_spec
 from granted.encoding.options import EncoderOptions
 from granted.encoding.pipeline_doctor import describe_states, find_prompt, rule_encoder
@@ -103,6 +104,8 @@ def describe(model: GrantedModel, fused: bool) -> list[tuple[str, str]]:
         count = config.template_drop_tokens
         which = f"{count} tokens after the first" if config.template_keep_first else f"the first {count} tokens"
         rows.append(("drops", which))
+    odd = [name for name, usual in USUAL_READING.items() if getattr(config, name) != usual]
+    rows += [(name.replace("_", " "), f"{getattr(config, name)}") for name in odd if name != "template_keep_first"]
     if readers := pipelines_that_read(model):
         family = rule_encoder(config.encoder_config)
         rows.append(("pipelines", f"{', '.join(readers)} read a {family}; its width must be that of their own"))

@@ -91,6 +91,15 @@ def test_an_untrained_projection_and_features_that_are_no_numbers_are_found(tiny
     assert losses(model, "two dogs", KNOWN)[-1] == f"1 of 2 prompts have NaN or infinite features, {KNOWN!r} the first"
 
 
+def test_an_unusual_way_of_reading_is_named(tiny_encoder_folder):
+    options = {"add_special_tokens": False, "split_quotes": True, "text_cleaning": "strip"}
+    rows = dict(describe(fused(tiny_encoder_folder, **options), True))
+    assert {name: rows[name.replace("_", " ")] for name in options} == {
+        name: str(value) for name, value in options.items()
+    }
+    assert not {"split quotes", "text cleaning"} & dict(describe(fused(tiny_encoder_folder), True)).keys()
+
+
 def test_pipelines_are_named_by_the_type_of_their_encoder_and_its_layers(make_tokenizer):
     tokenizer = make_tokenizer("[BOS]", None)
 
