@@ -111,8 +111,10 @@ def check_weights(source: Any, missing: Collection[str], unexpected: Collection[
         if names
     ]
     if found:
-        do = "fetch it again" if missing else "load it with the configuration that it was saved with"
-        raise ValueError(f"got {source} {' and '.join(found)}, expected all weights and no others: {do}")
+        raise ValueError(
+            f"got {source} {' and '.join(found)}, expected all weights and no others: load it with the configuration "
+            "that it was saved with, or fetch it again"
+        )
 
 
 # Options of `from_pretrained` that let the caller compare the weights found with those wanted.

@@ -19,7 +19,7 @@ from granted.utils.options import option
 
 
 PROMPTS = ("a red cube on a blue sphere", "two black cats sleep under the old wooden table near the river at night")
-DRAWING = ("transformer", "transformer_2", "unet")  # left out: nothing is drawn
+DRAWING = ("transformer", "transformer_2", "unet")  # left out where that is possible: nothing is drawn
 OF_BOTH = ("revision", "trust_remote_code")  # options that a pipeline has, too
 
 
@@ -68,6 +68,19 @@ def pipeline_index(path: str, revision: str | None) -> Mapping[str, Any] | None:
         return DiffusionPipeline.load_config(path, revision=revision)
     except (OSError, ValueError):
         return None
+
+
+def saved_dtype(path: str, component: str, revision: str | None) -> Any:
+    """The `torch.dtype` that an encoder of a pipeline is saved in; fp32 where its configuration names none."""
+    import torch
+    from diffusers import AutoModel
+
+    try:
+        saved = AutoModel.load_config(path, subfolder=component, revision=revision)
+    except (OSError, ValueError):  # what is wrong with it is said by who looks for the encoder
+        return torch.float32
+    name = saved.get("dtype") or saved.get("torch_dtype")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)
 
 
 def look_at_encoder(settings: Doctor, options: EncoderOptions, prompts: list[str]) -> list[str]:
@@ -131,10 +144,8 @@ def look_at_pipeline(
     left_out = {name: None for name in DRAWING if stock and name in parts}
     what = (f"pipeline {settings.pipeline!r}", "a diffusers pipeline with its code, if it has some: check it")
     with status(f"loading {settings.pipeline}"), refusing(*what):
-        if settings.component in parts:
-            saved = AutoModel.load_config(settings.pipeline, subfolder=settings.component, revision=options.revision)
-            # diffusers, unlike transformers, reads everything in fp32 where no dtype is named.
-            load["torch_dtype"] = getattr(torch, saved.get("dtype") or saved.get("torch_dtype") or "float32")
+        # diffusers, unlike transformers, reads everything in fp32 where no dtype is named.
+        load["torch_dtype"] = saved_dtype(settings.pipeline, settings.component, options.revision)
         pipe = DiffusionPipeline.from_pretrained(settings.pipeline, **load, **left_out)
         if drawing and "connectors" not in parts:  # which stand between
             config = AutoModel.load_config(settings.pipeline, subfolder=drawing[0], revision=options.revision)

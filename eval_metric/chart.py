@@ -101,7 +101,7 @@ def _panel(
     ax.grid(axis="x", color=LINE, linewidth=0.7, zorder=1)
     ax.set_yticks(range(len(series)))
     # names are data: a $ in one is a dollar sign
-    ax.set_yticklabels([_shortened(one.label) for one in series], parse_math=False)
+    ax.set_yticklabels([_shortened(one.label) for one in series])
     ax.tick_params(length=0, labelsize=6.5, colors=INK, pad=3)
     ax.tick_params(axis="x", labelsize=6.2, colors=FAINT)
     weight = "bold" if title == "Overall" else "normal"

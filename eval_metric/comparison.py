@@ -372,15 +372,13 @@ def comparison_figure(found: Sequence[Correlation]) -> Figure:
             ax.errorbar(x, y, yerr=errors[1], xerr=errors[0], color=colour, elinewidth=0.5, alpha=0.5)
             ax.plot(x, y, "o", color=colour, markersize=4)
             ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
-        ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7, parse_math=False)
+        ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7)
         title = f"Pearson {interval_text(one.pearson)}\nKendall {interval_text(one.kendall)}"
         ax.set_title(title, fontsize=7, loc="left")
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7).set_parse_math(False)
+    figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)
     handles = [figure.axes[0].plot([], [], "o", color=colours[arm.split(" · ")[0]])[0] for arm in arms]
     labels = [f"{numbers[arm]} {arm}" for arm in arms]
-    legend = figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
     return figure

@@ -90,11 +90,9 @@ def layers_figure(points: Sequence[Point]) -> Figure:
     figure.supylabel("right, %", fontsize=7, color=FAINT)
     figure.supxlabel("layer (0 is the first block)", fontsize=7, color=FAINT)
     handles = {label: line for ax in grid for line, label in zip(*ax.get_legend_handles_labels())}
-    legend = figure.legend(
+    figure.legend(
         handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=6.5, frameon=False
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
     return figure
 
 

@@ -26,6 +26,7 @@ from granted.model_cards.figures import (
     count_parameters,
     example_call,
     feature_name,
+    is_of,
     layer_weights,
     read_record,
     read_shapes_scores,
@@ -115,8 +116,9 @@ def model_card(
     record = read_record(training_record) if training_record else {}
     sentence = (folder / "modules.json").is_file()
     aggregator = count_parameters(folder / AGGREGATOR_FOLDER) if sentence else None
-    counts = [(result.provenance["parameters"] or {}).get("aggregator") for result in results]
-    aggregator_scored = aggregator is not None and aggregator in counts
+    own = [one for one in results if one.pooling == "aggregator" and is_of(one.feature, feature_name(fused))]
+    counts = [(one.provenance.get("parameters") or {}).get("aggregator") for one in own]
+    aggregator_scored = aggregator is not None and aggregator in counts  # of this size, at least
     data = ModelCardData(
         language="en",
         license=license,

@@ -15,8 +15,9 @@ from typing import Any
 from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 
-from granted.configuration_granted import GrantedConfig
+from granted.configuration_granted import FusionOptions, GrantedConfig
 from granted.dataset_builders.ted_6k.hub_task import SPLIT, subset
+from granted.encoding.features import feature_fusion
 from granted.eval_metric.report import markdown_table
 from granted.eval_metric.results import Result
 from granted.eval_metric.seed_groups import group_seeds
@@ -24,6 +25,7 @@ from granted.utils.errors import InputError
 from granted.utils.files import read_json
 
 
+PLAIN = {"layer_norm": "auto", "embeddings": False, "num_outputs": None}  # of the features of results
 _DATASETS = {
     "official": "TED-6K",
     "sample": "TED sample (no part of TED-6K)",
@@ -112,6 +114,7 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
     """What the card tells of results on one dataset: its name and size, their table, how the aggregators learned."""
     dataset = results[0].dataset
     aggregators = [run.provenance.get("aggregator") or {} for run in results]
+    settings = [run.provenance.get("settings") or {} for run in results]
     table = markdown_table(results).strip()
     for feature, label in feature_labels(results).items():
         table = table.replace(f"| {feature} |", f"| {label} |")
@@ -125,7 +128,7 @@ def ted_section(results: Sequence[Result]) -> dict[str, Any]:
         "has_baselines": any(run.baselines for run in results),
         "pairs": pairs,
         "dtypes": sorted({run.provenance["dtype"] for run in results}),
-        "lengths": sorted({run.provenance["settings"]["max_length"] for run in results if run.provenance["settings"]}),
+        "lengths": sorted({one["max_length"] for one in settings if "max_length" in one}),
     }
 
 
@@ -163,15 +166,22 @@ def is_of(stored: str, feature: str) -> bool:
 
 def feature_name(config: GrantedConfig) -> str:
     """What results call the feature that a configuration computes; empty where they have no name for it."""
-    odd = config.standardize or config.projection_dim or config.num_outputs or config.embeddings
-    if odd or config.layer_norm != "auto":
+    if config.standardize or config.projection_dim:  # results are of features as they are
         return ""
-    if config.fusion == "single":
-        return {-1: "last", -2: "penultimate"}.get(config.layer_index, f"layer_{config.layer_index}")
-    if config.layers is None:
-        return config.fusion
-    first = config.fusion == "norm_avg" and config.layers == list(range(len(config.layers)))
-    return f"norm_avg_first_{len(config.layers)}" if first else ""
+    count, own = config.num_hidden_layers, FusionOptions(**config.layer_fusion())
+    layers = [f"layer_{index}" for index in range(count)]
+    firsts = [f"norm_avg_first_{index}" for index in range(1, count + 1)]
+    for name in ("last", "penultimate", *layers, "norm_avg", *firsts, "avg", "learned"):
+        other = FusionOptions(**config.layer_fusion() | PLAIN | feature_fusion(name, count))
+        if _sums(own) == _sums(other):
+            return name
+    return ""
+
+
+def _sums(options: FusionOptions) -> tuple:
+    """What a fusion computes, however it is spelt."""
+    kind = "single" if options.fusion == "single" else "learned" if options.has_weights() else "mean"
+    return kind, options.fusion == "signed", options.used_layers(), options.norm(), options.num_outputs, options.arrangement()
 
 
 def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list[EvalResult]:

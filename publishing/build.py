@@ -72,8 +72,8 @@ _TOKENIZER = (
     r"(merges|vocab)\.txt|(spiece|tokenizer|sentencepiece\.bpe)\.model"
 )
 TOKENIZER_FILES = re.compile(_TOKENIZER)
-# What is found in a folder of scores, and which card or page shows it.
-SCORES = ("ted/*.json", "vqa.json", *(f"{name}/*" for name in PIPELINES))
+# What cards show of a folder of scores: of the model, and of each pipeline.
+SCORES = ("ted/*.json", "vqa.json", *(f"{name}/{file}" for name in PIPELINES for file in ("shapes.json", RECORD)))
 CODE_OF_MODEL = {"AutoConfig": "configuration_granted.GrantedConfig", "AutoModel": "modeling_granted.GrantedModel"}
 MODEL_FILES = re.compile(
     rf"{WEIGHTS}|{_TOKENIZER}|(config|generation_config|processor_config|preprocessor_config|"
@@ -484,10 +484,7 @@ def _ted_results(sources: Sources) -> list[Path]:
 
 
 def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
-    """Raise unless results are of the released encoder: of its weights, in whatever dtype, or of its revision.
-
-    Also of its template.
-    """
+    """Raise unless results are of the released encoder: its weights in any dtype or its revision, and its template."""
     config = GrantedConfig.from_pretrained(folder)
     fingerprint = cache(lambda dtype: load_saved(folder, dtype).fingerprint())  # of all weights
     for path in paths:
@@ -499,9 +496,9 @@ def _check_ted_results(folder: Path, paths: Sequence[Path]) -> None:
             raise InputError(
                 f"got {path} with the {name} {found}, expected {expected} of the released encoder: score that one"
             )
-        for name in ("prompt_template", "template_drop_tokens"):
-            found, expected = (provenance["settings"] or {}).get(name), getattr(config, name)
-            if provenance["settings"] and found != expected:
+        settings = provenance.get("settings") or {}
+        for name in settings.keys() & {"prompt_template", "template_drop_tokens"}:
+            if (found := settings[name]) != (expected := getattr(config, name)):
                 raise InputError(f"got {path} with {name} {found!r}, expected the encoder's {expected!r}: score that")
 
 

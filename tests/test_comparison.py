@@ -21,6 +21,7 @@ from granted.eval_metric.comparison import (
 )
 from granted.eval_metric.results import Result, provenance
 from granted.utils.errors import InputError
+from granted.utils.figures import save_png
 
 
 FEATURES = ("last", "penultimate", "norm_avg", "learned")
@@ -218,4 +219,4 @@ def test_names_stand_for_themselves_in_tables_and_charts(tmp_path):
     found = [compare(scores("a|b $x", 0.1, 0.5, 0.4, 0.8), scores("$_{<b>$", 0.2, 0.4, 0.6, 0.8))]
     lines = comparison_table(found).splitlines()
     assert lines[0].startswith("| against a\\|b \\$x |") and "| \\$_{\\<b\\>\\$ | 4 |" in lines[2]
-    comparison_figure(found).savefig(tmp_path / "chart.png")
+    save_png(comparison_figure(found), tmp_path / "chart.png")

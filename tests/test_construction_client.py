@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -218,6 +220,11 @@ def test_a_field_that_the_server_does_not_take_is_left_out_from_then_on(tmp_path
         assert store.not_sent("check") == [field] and store.not_sent("caption") == []
         other.take(store.path, "check")
         assert other.not_sent("check") == [field]
+    with closing(sqlite3.connect(tmp_path / "calls.sqlite")) as older:
+        older.execute("DROP TABLE not_sent")
+    with CallStore(tmp_path / "third.sqlite") as third:
+        third.take(tmp_path / "calls.sqlite", "check")
+        assert third.spent().calls == 2 and third.not_sent("check") == []
 
 
 def test_a_cap_on_calls_holds_and_can_be_raised(tmp_path):

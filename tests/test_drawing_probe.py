@@ -169,6 +169,32 @@ def test_what_is_right_on_the_way_is_logged_and_drawn_over_steps(tiny_bert_folde
         assert image.width > image.height > 100
 
 
+def test_all_layers_of_a_caption_are_read_once_while_weights_are_learned(tiny_bert_folder, tmp_path, monkeypatch):
+    read: list[tuple[str, str]] = []
+    encode, forward = Conditioning._encode_many, Conditioning._encode
+
+    def noted(conditioning, encoder, texts):
+        read.extend((encoder.config.fusion, text) for text in texts)
+        return encode(conditioning, encoder, texts)
+
+    monkeypatch.setattr(Conditioning, "_encode_many", noted)
+    monkeypatch.setattr(Conditioning, "_encode", lambda *call: pytest.fail("the trunk runs within a step"))
+    size = {"controls": [], "images": 12, "prompts": 1, "steps": 3, "batch_size": 4}
+    encoders = [f"tiny={tiny_bert_folder}"]
+    both = DrawingSettings(encoders, ["learned"], tmp_path / "both", seeds=[0, 1], **size)
+    evaluate(both, OPTIONS)
+    layers = [text for fusion, text in read if fusion == "stack"]
+    assert len(layers) == len(set(layers)) > 8
+    monkeypatch.setattr(Conditioning, "_encode", forward)
+    monkeypatch.setattr(Conditioning, "store_layers", lambda *call: None)
+    evaluate(replace(both, output=tmp_path / "plain"), OPTIONS)
+    one, other = (
+        json.loads((tmp_path / name / "drawing_runs/tiny__learned_two_step__seed1/scores.json").read_text())
+        for name in ("both", "plain")
+    )
+    assert (one["layer_weights"], one["items"]) == (other["layer_weights"], other["items"])
+
+
 def test_captions_are_encoded_once_for_all_seeds_and_the_outcome_is_that_of_each_alone(
     tiny_bert_folder, tmp_path, monkeypatch
 ):

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from granted.dataset_builders.construction.review.decisions import CONTROLS, DECISIONS, Decision, _letters
-from granted.dataset_builders.construction.review.instances import MEDIA, STATEMENTS, Instance, statements_problem
+from granted.dataset_builders.construction.review.decisions import DECISIONS, Decision
+from granted.dataset_builders.construction.review.instances import (
+    CONTROLS,
+    MEDIA,
+    STATEMENTS,
+    Instance,
+    bare_words,
+    statements_problem,
+)
 from granted.dataset_builders.construction.review.label_studio import from_tasks, label_config, to_tasks
 from granted.dataset_builders.construction.review.refusal import ReviewError
 
@@ -16,7 +23,7 @@ from granted.dataset_builders.construction.review.refusal import ReviewError
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
 LINE = st.text(st.characters(exclude_categories=CONTROLS), min_size=1, max_size=12).map(str.strip).filter(bool)
 FOUR = st.tuples(*[LINE] * STATEMENTS).filter(lambda four: statements_problem(four, 0) is None)
-FIXED = FOUR.filter(lambda four: len({_letters(text) for text in four}) == STATEMENTS)
+FIXED = FOUR.filter(lambda four: len({bare_words(text) for text in four}) == STATEMENTS)
 NAME = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8)
 LABEL = st.integers(0, STATEMENTS - 1)
 TIME = st.datetimes().map(lambda time: f"{time.isoformat()}+00:00")

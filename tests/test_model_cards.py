@@ -262,11 +262,17 @@ def test_vectors_are_offered_for_what_they_are_scored_at_and_features_have_the_n
     ("options", "name"),
     [
         ({}, "norm_avg"),
+        ({"layers": [0, 1, 2, 3]}, "norm_avg"),
+        ({"layer_norm": "layer_norm"}, "norm_avg"),
+        ({"fusion": "single", "layer_index": -3}, "layer_1"),
+        ({"fusion": "single", "layer_index": 3}, "last"),
+        ({"fusion": "signed"}, ""),
+        ({"fusion": "stack"}, ""),
         ({"layers": [0, 1]}, "norm_avg_first_2"),
         ({"layers": [1, 2]}, ""),
         ({"layers": [0, 1], "fusion": "avg"}, ""),
         ({"embeddings": True}, ""),
-        ({"layer_norm": "none"}, ""),
+        ({"layer_norm": "none"}, "avg"),
         ({"num_outputs": 2, "fusion": "learned"}, ""),
         ({"projection_dim": 8}, ""),
         ({"fusion": "single", "layer_index": -2}, "penultimate"),
@@ -303,6 +309,14 @@ def test_a_score_whose_interval_holds_chance_is_at_chance():
     answers = [True, True, False, False] * 4 + [True, True]
     assert at_chance([ted_result("norm_avg", 0, answers)], "norm_avg")  # 10 of 18
     assert not at_chance([ted_result("norm_avg", 0, [True] * 16)], "norm_avg")
+
+
+def test_results_without_what_is_optional_are_shown(release, tmp_path):
+    result = ted_result("frozen_granted", 0, [True, False, True])
+    for name in ("parameters", "settings"):
+        result.provenance.pop(name, None)
+    card = model_card(release / "granted", license="mit", ted_results=[result.save(tmp_path)])
+    assert "### TED synthetic" in card and "Of each text at most" not in card
 
 
 def test_results_of_another_encoder_are_refused(release, tmp_path):

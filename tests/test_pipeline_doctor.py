@@ -257,6 +257,8 @@ def test_the_command_prints_a_table_and_exits_with_1_where_something_is_lost(tok
     assert code == 1 and "its end is not read" in " ".join(out.split())
     code, _, error = granted("doctor", tmp_path)
     assert code == 2 and "or a diffusers pipeline" in error and error.count("\n") == 1
+    code, _, error = granted("doctor", tmp_path / "pipe", "--component", "tokenizer")
+    assert code == 2 and "without a tokenizer" in error
     code, _, error = granted("doctor", tmp_path / "pipe", "--dtype", "float32")
     assert code == 2 and "got --dtype for the pipeline" in error and error.count("\n") == 1
     LlamaModel(LlamaConfig(**decoder() | {"hidden_size": 48})).save_pretrained(tmp_path / "pipe" / "text_encoder")

@@ -121,6 +121,9 @@ def test_a_fix_has_other_texts_or_another_true_statement(review):
     for text, message in (("A line\nbreak", "U\\+000A"), (f"{texts[1]}!", "punctuation at most")):
         with pytest.raises(ReviewError, match=message):
             review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([text, *texts[1:]], one.label))
+    other = ["It is -5 degrees.", "It is 5 degrees.", "C++ wins 2:1.", "C# wins 2-1."]
+    review.decide(one.instance, "bo", "fix", seconds=1.0, fixed=(other, 2))
+    review.undo("bo")
     review.decide(one.instance, "ana", "fix", seconds=1.0, fixed=([" Another. ", *texts[1:]], 2))
     (saved,) = review.decisions()
     assert saved.statements == ("Another.", *texts[1:]) and saved.label == 2

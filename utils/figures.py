@@ -21,6 +21,7 @@ import PIL.Image
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from granted.utils.files import atomic_path
 
@@ -53,10 +54,17 @@ def line_style(number: int) -> dict[str, str]:
 def save_png(figure: Figure, path: str | os.PathLike) -> None:
     """Write a chart, whole or not at all; of 256 colours, in which it takes less than half of the place."""
     FigureCanvasAgg(figure)
+    _take_literally(figure)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     with atomic_path(path) as temporary, PIL.Image.open(drawn) as image:
         image.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
+
+
+def _take_literally(figure: Figure) -> None:
+    """Dollars in a name are dollars, no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
@@ -69,6 +77,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     """
     own = f"c{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # a name may have any characters
     buffer = io.StringIO()
+    _take_literally(figure)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": own}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawn = buffer.getvalue().partition("<svg")[2].partition(">")

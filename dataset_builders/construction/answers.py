@@ -17,6 +17,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from granted.dataset_builders.construction.checks import words_of
+from granted.dataset_builders.construction.review.instances import CONTROLS, bare_words
 from granted.dataset_builders.construction.settings import ConstructionSettings
 
 
@@ -115,18 +116,13 @@ def text_fault(text: str) -> str | None:
     """What keeps a text out of the data, whatever it says."""
     if text != text.strip() or not text:
         return "a text is empty or begins or ends with white space"
-    bad = next((c for c in sorted(set(text)) if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")), None)
+    bad = next((c for c in sorted(set(text)) if unicodedata.category(c) in CONTROLS), None)
     return bad and f"a text has the character U+{ord(bad):04X} or a line break"
 
 
 def same_words(one: str, other: str) -> bool:
     """Whether two texts differ in case, spaces and punctuation at most."""
-    return _plain(one) == _plain(other)
-
-
-def _plain(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in text).split()) or text
+    return bare_words(one) == bare_words(other)
 
 
 def length_fault(what: str, text: str, words: list[int]) -> str | None:
@@ -147,7 +143,7 @@ def _statement_rule(value: dict, material: Mapping, settings: ConstructionSettin
 def _negatives_rule(value: dict, material: Mapping, settings: ConstructionSettings) -> str | None:
     statements = value["statements"]
     everything = [material["statement"], *statements]
-    if len({_plain(text) for text in everything}) < len(everything):
+    if len({bare_words(text) for text in everything}) < len(everything):
         return "a statement equals another one or the true one"
     faults = (length_fault("a statement", text, settings.statement_words) for text in statements)
     return next(filter(None, faults), None)

@@ -50,7 +50,7 @@ FORMS = ("First, {0}; later, {1}.", "{0} before {1}.")
 class Event:
     """An event without its full stop; its subject, where the caption's other events tell where it ends.
 
-    What happens again, be it said in other words (`repeated`), has no place in an order.
+    `repeated`: the list has it twice, perhaps in other words, so that it has no place in an order.
     """
 
     text: str

@@ -160,7 +160,8 @@ class CallStore:
         # Read as a file that does not change, so that many machines can do so over a network.
         with self._refusing(), closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as other:
             rows = other.execute(f"SELECT {names} FROM calls WHERE stage = ?", (stage,))
-            fields = other.execute("SELECT stage, field FROM not_sent WHERE stage = ?", (stage,))
+            known = other.execute("SELECT 1 FROM sqlite_master WHERE name = 'not_sent'").fetchone()
+            fields = other.execute("SELECT stage, field FROM not_sent WHERE stage = ?", (stage,)) if known else ()
             self._db.execute("BEGIN")
             self._db.executemany(f"INSERT OR IGNORE INTO calls ({names}) VALUES ({marks})", rows)
             self._db.executemany("INSERT OR IGNORE INTO not_sent VALUES (?, ?)", fields)

@@ -66,7 +66,7 @@ class DrawingArm(TextToImageTrainer):
     def train(self) -> float:
         if self.schedule.learning:  # captions are drawn again and again, and the trunk takes most of a step
             texts = [UNCONDITIONAL, *self.remaining_captions(self.step)]
-            self.conditioning.store_layers(texts, self.config.cache_dir)
+            self.conditioning.store_layers(texts, self.config.cache_dir or self.output / "embeddings")
         return super().train()
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
     for row, number in zip(panels, shown):
         prompt = prompts[number]
         text = "\n".join(textwrap.wrap(f"{prompt.wording}: {prompt.text}", 42))
-        row[0].text(1, 0.5, text, fontsize=6.5, ha="right", va="center", parse_math=False)
+        row[0].text(1, 0.5, text, fontsize=6.5, ha="right", va="center")
         row[0].axis("off")
         for ax, folder in zip(row[1:], folders):
             with PIL.Image.open(folder / "images" / f"{number:04d}.png") as image:
@@ -57,7 +57,7 @@ def drawing_sheet(arms: Sequence[dict[str, Any]], folders: Sequence[Path], path:
             ax.spines[:].set_color("#cccccc")
     for ax, arm in zip(panels[0][1:], arms):
         title = "\n".join(textwrap.wrap(f"{arm['encoder']}, {feature_name(arm)}", 16))
-        ax.set_title(title, fontsize=6.5, parse_math=False)
+        ax.set_title(title, fontsize=6.5)
     save_png(figure, path)
 
 

@@ -27,7 +27,7 @@ from granted.eval_metric.reading.results import accuracy_text
 from granted.eval_metric.statistics import bootstrap_accuracy
 from granted.utils.errors import InputError
 from granted.utils.files import atomic_path, read_json, write_json
-from granted.utils.shown import signed_estimate
+from granted.utils.shown import markdown_escaped, signed_estimate
 
 
 # By shape and colour together arms are ranked. The place is learned all at once, with one seed before the last step
@@ -191,7 +191,7 @@ def _differences_table(differences: Sequence[dict[str, Any]]) -> list[str]:
         return []
     lines = ["", f"| look: this | minus that | {' | '.join(WORDINGS)} |", f"|---|---|{'--:|' * len(WORDINGS)}"]
     for arms, cells in pairs.items():
-        sides = [" · ".join(arms[:2]), " · ".join(arms[2:])]
+        sides = [markdown_escaped(" · ".join(one)) for one in (arms[:2], arms[2:])]
         lines.append(f"| {' | '.join([*sides, *(cells.get(wording, '') for wording in WORDINGS)])} |")
     return [*lines, "", "Points [95% interval over seeds, Welch's], of arms with several seeds."]
 
@@ -206,7 +206,8 @@ def drawing_table(content: dict[str, Any]) -> str:
     for arm in arms:
         shown = [accuracy_text(cells[(*arm, wording, name)]) for name, wording in SHOWN]
         by_seed = ", ".join(f"{100 * share:.0f}" for share in cells[(*arm, WORDINGS[0], HEADLINE)]["by_seed"])
-        lines.append(f"| {arm[0]} | {arm[1]} | {by_seed} | {' | '.join(shown)} |")
+        encoder, feature = map(markdown_escaped, arm)
+        lines.append(f"| {encoder} | {feature} | {by_seed} | {' | '.join(shown)} |")
     others = {name: [row["control"] for row in rows if row["property"] == name] for name, _ in SHOWN}
     means = ", ".join(f"{name} {100 * sum(own) / max(len(own), 1):.0f}" for name, own in others.items())
     note = "% [95% interval over prompts]. look: shape and colour both right; by seed: the first column of it. Seeds"

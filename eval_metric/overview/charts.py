@@ -37,7 +37,7 @@ def scores_figure(evaluation: Evaluation) -> Figure:
         ax.set(ylim=(len(arms) - 0.5, -0.5))
         ax.set_title(f"{scores.name}, {scores.unit}", fontsize=7, loc="left")
         ax.set_yticks(range(len(arms)))
-        ax.set_yticklabels(arms, parse_math=False)
+        ax.set_yticklabels(arms)
         ax.tick_params(labelsize=6.5, length=0, colors=FAINT)
         ax.grid(axis="x", linewidth=0.4)
         ax.spines[:].set_visible(False)

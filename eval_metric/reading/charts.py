@@ -54,7 +54,7 @@ def reading_chart(
         ax.set(xlim=(-3, 103), ylim=(len(arms) - 0.5, -0.5), xticks=[0, 50, 100])
         ax.set_title(wording, fontsize=8, loc="left", color=INK)
         ax.set_yticks(range(len(arms)))
-        ax.set_yticklabels([_label(arm) for arm in arms], parse_math=False)
+        ax.set_yticklabels([_label(arm) for arm in arms])
         ax.tick_params(labelsize=6.5, length=0)
         ax.grid(axis="x", linewidth=0.4)
         ax.spines[:].set_visible(False)

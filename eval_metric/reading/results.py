@@ -26,7 +26,7 @@ from granted.eval_metric.statistics import bootstrap_accuracy, paired_difference
 from granted.utils.errors import InputError, refusing
 from granted.utils.figures import save_png
 from granted.utils.files import atomic_path, read_json, write_csv, write_json
-from granted.utils.shown import percent, percent_interval
+from granted.utils.shown import markdown_escaped, percent, percent_interval
 
 
 SATURATED = 0.9  # share of training facts from which a reader counts as one that has learned its texts
@@ -253,7 +253,8 @@ def reading_table(arms: Sequence[Arm], rows: Sequence[dict]) -> str:
     lines = [f"| encoder | feature | learned | {' | '.join(wordings)} |", f"|---|---|--:|{'--:|' * len(wordings)}"]
     for arm in arms:
         cells = [accuracy_text(_cell(rows, arm, wording=wording, property="all")) for wording in wordings]
-        lines.append(f"| {arm.encoder} | {arm.feature} | {_learned(arm)} | {' | '.join(cells)} |")
+        names = map(markdown_escaped, (arm.encoder, arm.feature))
+        lines.append(f"| {' | '.join([*names, _learned(arm), *cells])} |")
     guess = np.mean([row["guess"] for row in rows if row["property"] == "all"])
     notes = (
         f"Facts read right, % [95% interval over scenes]; guessing: {100 * guess:.0f}. `learned`: of training texts."
@@ -273,7 +274,8 @@ def ladder_table(arms: Sequence[Arm], rows: Sequence[dict], found: dict[tuple[st
         cells = (_cell(rows, arm, axis=axis, rung=rung, property="all") for axis, rung in rungs)
         values = [f"{100 * cell['accuracy']:.0f}" if cell else "" for cell in cells]
         threshold = found[arm.encoder, arm.feature]
-        lines.append(f"| {arm.encoder} | {arm.feature} | {_learned(arm)} | {threshold} | {' | '.join(values)} |")
+        names = map(markdown_escaped, (arm.encoder, arm.feature))
+        lines.append(f"| {' | '.join([*names, _learned(arm), str(threshold), *values])} |")
     notes = (
         "Facts carried: where accuracy falls half way from its ceiling to guessing [95% interval]; else % read right. "
         "`learned`: of training texts; where a reader has not learned them, its threshold says how fast it learns."

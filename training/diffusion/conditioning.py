@@ -111,9 +111,10 @@ class Conditioning:
         self.encoder.tokenize([text for text in texts if text], self.max_sequence_length)
 
     def store_layers(self, texts: Iterable[str], folder: str | os.PathLike) -> None:
-        """Run the trunk once for each text and sum its layers from the disk until `freeze`: for few, short texts.
+        """Run the trunk once for each text and keep all its layers on the disk; `embed` sums them until `freeze`.
 
-        The gradient of the layer weights is the same. A text takes L times the space of its features.
+        For few, short texts, which take L times the space of their features. The gradient of the layer weights is the
+        same.
 
         Args:
             texts (`Iterable[str]`): all that are asked for until then.

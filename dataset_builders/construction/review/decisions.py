@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .instances import Instance, statements_problem
+from .instances import CONTROLS, Instance, bare_words, statements_problem
 from .refusal import ReviewError
 
 
@@ -30,8 +30,6 @@ UNDO = "undo"
 FILE = "review/decisions.sqlite"  # in the folder of a run
 LONGEST = 2_000  # characters of a statement or a reason
 LONGEST_TIME = 10**9  # seconds
-# Categories of Unicode that no statement has, be it of a model or of a reviewer: line breaks and what is not shown.
-CONTROLS = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 LONGEST_NAME = 80
 SEED, SHARE = 0, 0.1
 VERSION = 1
@@ -138,18 +136,12 @@ def check_decision(one: Decision, instance: Instance) -> None:
 def _check_fix(one: Decision, instance: Instance, place: str) -> None:
     if problem := statements_problem(one.statements, one.label):
         raise ReviewError(f"got {problem} in {place}, expected four different statements and the true one")
-    if len({_letters(text) for text in one.statements}) < len(one.statements):
+    if len({bare_words(text) for text in one.statements}) < len(one.statements):
         raise ReviewError(
             f"got statements that differ in punctuation at most in {place}, expected four different ones: change one"
         )
     if tuple(one.statements or ()) == instance.statements and one.label == instance.label:
         raise ReviewError(f"got nothing changed in {place}, which is a fix: change a text, or accept it as it is")
-
-
-def _letters(text: str) -> str:
-    """Its words, whatever stands between them; a text without any as it is."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in text).split()) or text
 
 
 def check_name(name: str) -> str:

@@ -8,6 +8,7 @@ Tests: tests/test_review.py.
 import hashlib
 import json
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ MEDIA = ("image", "video")
 FOLDER = "media"  # of the run; the page shows nothing outside it
 PAGES = {".svg", ".svgz", ".html", ".htm", ".xhtml", ".xht", ".xml"}  # in which a browser runs code
 STATEMENTS = 4
+# Categories of Unicode that no statement has, be it of a model or of a reviewer: line breaks and what is not shown.
+CONTROLS = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 NUMBERS = [str(number) for number in range(1, STATEMENTS + 1)]  # what they are called
 TEXTS = ("instance", "id", "media", "file", "caption", "category", "question")
 COLUMNS = (*TEXTS, "statements", "label", "kept")
@@ -111,6 +114,17 @@ def _instance(row: dict[str, Any], place: str) -> Instance:
     if not isinstance(row["kept"], bool):
         raise ReviewError(f"got kept {row['kept']!r:.80} in {place}, expected true or false")
     return Instance(**row | {"statements": tuple(row["statements"])})
+
+
+def bare_words(text: str) -> str:
+    """Letters, digits and symbols alone, in one case; of punctuation what stands before a digit: "-5" and "2:1"."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    following = [*text[1:], " "]
+    kept = (
+        letter.isalnum() or unicodedata.category(letter)[0] in "MS" or (letter in "-−:.,/" and after.isdigit())
+        for letter, after in zip(text, following)
+    )
+    return " ".join("".join(letter if keep else " " for letter, keep in zip(text, kept)).split()) or text
 
 
 def statements_problem(statements: Any, label: Any) -> str | None:
