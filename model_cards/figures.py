@@ -180,8 +180,8 @@ def feature_name(config: GrantedConfig) -> str:
 
 def _sums(options: FusionOptions) -> tuple:
     """What a fusion computes, however it is spelt."""
-    kind = "single" if options.fusion == "single" else "learned" if options.has_weights() else "mean"
-    return kind, options.fusion == "signed", options.used_layers(), options.norm(), options.num_outputs, options.arrangement()
+    kind = options.fusion if options.has_weights() else "mean"  # of one layer, or several
+    return kind, options.arrangement(), options.used_layers(), options.norm(), options.num_outputs
 
 
 def ted_eval_results(results: Sequence[Result], repo: str, feature: str) -> list[EvalResult]:
