@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -348,12 +347,24 @@ def _scaled(value: float, unit: str) -> float:
     return 100 * value if unit == "%" else value
 
 
+def _markers(arms: Sequence[str]) -> dict[str, dict[str, str]]:
+    """How the point of an arm looks: each encoder has a colour and a shape, its controls are hollow."""
+    encoders = {arm: arm.partition(" · ")[0].partition(", ") for arm in sorted(arms)}
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(one[0] for one in encoders.values()))}
+    looks = {}
+    for arm, (name, _, control) in encoders.items():
+        row, column = divmod(numbers[name], len(COLOURS))
+        own = {"color": COLOURS[column], "marker": "osD^v"[row % 5], "linestyle": "none"}
+        looks[arm] = own | ({"markerfacecolor": "none"} if control else {})
+    return looks
+
+
 @chart_style()
 def comparison_figure(found: Sequence[Correlation]) -> Figure:
     """A panel an instrument: the reference upwards, a numbered point an arm, named at the side."""
     arms = _best_first({arm for one in found for arm in one.arms}, found[0].reference)
     numbers = {arm: number for number, arm in enumerate(arms, 1)}
-    colours = dict(zip(dict.fromkeys(arm.split(" · ")[0] for arm in sorted(arms)), cycle(COLOURS)))
+    markers = _markers(arms)
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(2.75 * columns + 2.6, max(2.9 * rows, 0.17 * len(arms) + 0.6)))
@@ -368,9 +379,9 @@ def comparison_figure(found: Sequence[Correlation]) -> Figure:
                 [[abs(_scaled(end, side.unit) - value)] for end in side.by_arm[arm].ci95]
                 for side, value in ((one.other, x), (one.reference, y))
             ]
-            colour = colours[arm.split(" · ")[0]]
+            colour = markers[arm]["color"]
             ax.errorbar(x, y, yerr=errors[1], xerr=errors[0], color=colour, elinewidth=0.5, alpha=0.5)
-            ax.plot(x, y, "o", color=colour, markersize=4)
+            ax.plot(x, y, markersize=4, **markers[arm])
             ax.annotate(str(numbers[arm]), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
         ax.set_xlabel(f"{one.other.name}, {one.other.unit}", fontsize=7)
         title = f"Pearson {interval_text(one.pearson)}\nKendall {interval_text(one.kendall)}"
@@ -378,7 +389,7 @@ def comparison_figure(found: Sequence[Correlation]) -> Figure:
         ax.tick_params(labelsize=6.5)
         ax.spines[["top", "right"]].set_visible(False)
     figure.supylabel(f"{found[0].reference.name}, {found[0].reference.unit}", fontsize=7)
-    handles = [figure.axes[0].plot([], [], "o", color=colours[arm.split(" · ")[0]])[0] for arm in arms]
+    handles = [figure.axes[0].plot([], [], **markers[arm])[0] for arm in arms]
     labels = [f"{numbers[arm]} {arm}" for arm in arms]
     figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False)
     return figure

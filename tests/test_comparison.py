@@ -11,6 +11,7 @@ from granted.eval_metric.comparison import (
     MEASURES,
     Score,
     Scores,
+    _markers,
     compare,
     comparison_figure,
     comparison_table,
@@ -213,6 +214,15 @@ def test_the_intervals_are_those_of_a_bootstrap_over_arms_and_scores():
 def test_what_either_has_alone_is_named():
     one, other = scores("one", 0.1, 0.5, 0.4, 0.8), scores("other", 0.2, 0.4, 0.6, 0.8, 0.9)
     assert compare(one, other).left_out == ["e4 · last"] == compare(other, one).left_out
+
+
+def test_every_encoder_has_a_look_of_its_own_and_its_controls_are_hollow():
+    encoders = [f"e{number}" for number in range(20)]
+    looks = _markers([f"{one}{more} · last" for one in encoders for more in ("", ", random weights")])
+    filled = {(look["color"], look["marker"]) for look in looks.values() if "markerfacecolor" not in look}
+    assert len(filled) == 20 and len(looks) == 40
+    for one in encoders:
+        assert looks[f"{one}, random weights · last"] == looks[f"{one} · last"] | {"markerfacecolor": "none"}
 
 
 def test_names_stand_for_themselves_in_tables_and_charts(tmp_path):
