@@ -331,11 +331,13 @@ def test_texts_that_cannot_be_encoded_are_one_line(granted, tiny_encoder_folder,
     assert not (tmp_path / "out").exists()
     assert granted("encode", tiny_encoder_folder, tmp_path / "texts.txt", *out)[0] == 0
     before = files(tmp_path / "out")
-    GrantedModel.from_encoder(tiny_encoder_folder, fusion="avg").save_pretrained(tmp_path / "saved")
-    for option, value in (("--fusion", "norm_avg"), ("--layer-index", "1")):
-        given = ("--output", tmp_path / "a", option, value)
-        other = granted("encode", tmp_path / "saved", tmp_path / "texts.txt", *given)
-        assert is_one_line(other, option.strip("-").replace("-", "_"))
+    GrantedModel.from_encoder(tiny_encoder_folder, fusion="single").save_pretrained(tmp_path / "saved")
+    for options, word in (
+        (("--fusion", "norm_avg"), "expected its own"),
+        (("--fusion", "single", "--layer-index", "1"), "got layer_index 1 for"),
+    ):
+        other = granted("encode", tmp_path / "saved", tmp_path / "texts.txt", "--output", tmp_path / "a", *options)
+        assert is_one_line(other, word)
     assert not (tmp_path / "a").exists()
     assert is_one_line(granted("encode", tiny_bert_folder, tmp_path / "texts.txt", *out), "of another encoder")
     assert files(tmp_path / "out") == before
