@@ -1,16 +1,14 @@
 """The table of items in a browser, by keyboard alone: it is searched, filtered and sorted, and texts stay texts."""
 
-import shutil
-
 import pytest
 
 from granted.dataset_builders.ted_6k.export import export_dataset
 from granted.dataset_builders.ted_6k.reading import read_ted
 from granted.eval_metric.overview.page import write_overview
 from granted.tests.ted_results import ATTACK, CATEGORY, make, make_records
+from granted.tests.test_review_page import CHROMIUM, WAIT
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 COUNT = 120  # more than are shown at first
 
 
@@ -45,6 +43,7 @@ def browser():
 def page(browser, page_file):
     """The page as it opens; nothing may be asked of the network, and no script may fail."""
     context = browser.new_context(viewport={"width": 390, "height": 800})
+    context.set_default_timeout(WAIT)
     opened, wrong = context.new_page(), []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("dialog", lambda dialog: wrong.append(dialog.message))

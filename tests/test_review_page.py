@@ -23,7 +23,7 @@ from granted.tests.review_runs import make_run, run_rows, write_run
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run"]
 FLAGS += ["disable-background-networking", "disable-component-update", "disable-sync"]
-WAIT = 40_000  # milliseconds, on a machine that does much else
+WAIT = 300_000  # milliseconds, on a machine that does much else
 SPACE = Path(review_page.__file__).parent
 PASSWORD = "correct horse"
 HOSTILE = (
