@@ -121,7 +121,7 @@ def text_fault(text: str) -> str | None:
 
 
 def same_words(one: str, other: str) -> bool:
-    """Whether two texts differ in case, spaces and punctuation at most."""
+    """Whether two texts differ in case, spaces and punctuation at most, as of `bare_words`."""
     return bare_words(one) == bare_words(other)
 
 

@@ -33,7 +33,7 @@ def is_held_out(drawing: Drawing) -> bool:
     """Whether a drawing is kept for tests.
 
     The order in which figures are listed counts, so one image can be in both parts. In the texts of reading and of the
-    ladder there is none (of 30,000 drawings); another rule would make other texts, which have no scores yet.
+    ladder there is none (of 19,000 drawings); another rule would make other texts, which have no scores yet.
     """
     return int(hashlib.sha256(drawing.to_json().encode()).hexdigest(), 16) % HELD_OUT == 0
 
